@@ -1,0 +1,24 @@
+//! What an order is and what may happen to it. Pure: no async, no IO, no clock, no random ids.
+//!
+//! Time and identifiers come in as arguments, so that every rule here can be replayed, tested as a table and
+//! simulated. The one entry point is [`react::react`].
+
+pub mod address;
+pub mod command;
+pub mod decide;
+pub mod error;
+pub mod event;
+pub mod evolve;
+pub mod ids;
+pub mod item;
+pub mod money;
+pub mod order;
+pub mod payment;
+pub mod pricing;
+pub mod react;
+pub mod saga;
+pub mod status;
+pub mod text;
+
+/// A moment in UTC. Always truncated to microseconds, which every store keeps exactly.
+pub type Timestamp = chrono::DateTime<chrono::Utc>;

@@ -1,0 +1,6 @@
+//! Order Service: one actor per active order, durable sagas, gRPC.
+//!
+//! Read `ARCHITECTURE.md` first; it walks through a create, a read and a crash.
+
+pub mod domain;
+pub mod ports;
