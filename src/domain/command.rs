@@ -1,1 +1,133 @@
-//! See below.
+//! What may be asked of an order, and by whom.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::address::Address;
+use super::ids::{OrderId, OrderNumber, UserId};
+use super::item::OrderItem;
+use super::money::Currency;
+use super::payment::PaymentToken;
+use super::pricing::{CouponUse, Totals};
+use super::status::OrderStatus;
+
+/// What a caller may do, coarsely. Fine-grained rules come with authorization.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// A user of the platform: own orders only.
+    Customer,
+    /// Every right; what `auth.mode: dev` fills in.
+    Admin,
+}
+
+/// Who asks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Caller {
+    /// Name of the principal, at most 200 characters; stands in events and history.
+    pub principal: Arc<str>,
+    /// What they may do.
+    pub roles: Arc<[Role]>,
+}
+
+/// What a request carries besides its content.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RequestContext {
+    /// Names this request in logs and in outward calls, at most 64 characters.
+    pub request_id: Arc<str>,
+    /// W3C `traceparent`, passed on as it came.
+    pub trace_parent: Option<Arc<str>>,
+}
+
+/// A repeatable request: the caller's id, and the hash of method and content that the id stands for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Repeatable {
+    /// The caller's id, 1..=64 characters.
+    pub request_id: String,
+    /// The first 16 bytes of a SHA-256 over method and content.
+    pub hash: [u8; 16],
+}
+
+/// A checked and priced order that is not stored yet.
+#[derive(Clone)]
+pub struct Draft {
+    /// Its id.
+    pub id: OrderId,
+    /// Its number; another one is drawn when the store finds it taken.
+    pub order_number: OrderNumber,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// All amounts are in this.
+    pub currency: Currency,
+    /// Sums.
+    pub totals: Totals,
+    /// Lines with their ids.
+    pub items: Vec<OrderItem>,
+    /// Shipping, then billing.
+    pub addresses: Vec<Address>,
+    /// Upper-cased name from the price book.
+    pub payment_method: String,
+    /// Secret; kept until the charge is settled.
+    pub payment_token: Option<PaymentToken>,
+    /// Upper-cased name from the price book.
+    pub shipping_method: String,
+    /// Free text.
+    pub notes: String,
+    /// The coupon to claim.
+    pub coupon: Option<CouponUse>,
+    /// Free pairs.
+    pub metadata: BTreeMap<String, String>,
+    /// Hash of the request.
+    pub request_hash: [u8; 16],
+}
+
+impl fmt::Debug for Draft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Draft").field("id", &self.id).field("user_id", &self.user_id).finish_non_exhaustive()
+    }
+}
+
+/// Tracking told by the caller of a status change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tracking {
+    /// At most 100 characters.
+    pub carrier: String,
+    /// At most 100 characters.
+    pub tracking_number: String,
+}
+
+/// What is asked of one order.
+#[derive(Clone, Debug)]
+pub enum OrderCommand {
+    /// Store it and run its Create saga.
+    Create(Box<Draft>),
+    /// Unwind it.
+    Cancel {
+        /// Free text, kept as the note of the status change.
+        notes: String,
+    },
+    /// Move it along the status table.
+    SetStatus {
+        /// Where to.
+        to: OrderStatus,
+        /// Free text, kept in the history.
+        notes: String,
+        /// Carrier and number, when shipping.
+        tracking: Option<Tracking>,
+    },
+}
+
+/// A command with everything that decides whether it is taken.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Who asks.
+    pub caller: Caller,
+    /// The request's context.
+    pub context: RequestContext,
+    /// The version the caller saw, if it cares.
+    pub expected_version: Option<i64>,
+    /// Makes the command repeatable.
+    pub repeatable: Option<Repeatable>,
+    /// What.
+    pub command: OrderCommand,
+}

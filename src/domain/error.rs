@@ -1,1 +1,126 @@
-//! See below.
+//! Why an order refuses a command. Every reason is one of the contract's names.
+
+use super::item::Shortage;
+use super::status::OrderStatus;
+use super::text::Violation;
+
+/// A refusal. Nothing was changed, unless the variant says that an order was kept.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum OrderError {
+    /// The request is malformed; every bad field is listed.
+    #[error("the request has {} invalid field(s): {}", .0.len(), .0.first().map_or("", |first| first.field.as_str()))]
+    Invalid(Vec<Violation>),
+    /// The request id was used before with other content.
+    #[error("request_id was used before with other content; use a new one")]
+    RequestIdReused,
+    /// No such order, or not the caller's.
+    #[error("there is no such order")]
+    OrderNotFound {
+        /// The id or number asked for.
+        order: String,
+    },
+    /// A product is unknown.
+    #[error("there is no product {product}")]
+    ProductNotFound {
+        /// Product, and variant where given.
+        product: String,
+    },
+    /// The user is unknown.
+    #[error("there is no user {user}")]
+    UserNotFound {
+        /// The id asked for.
+        user: String,
+    },
+    /// The status table does not allow it.
+    #[error("an order that is {from} cannot become {to}")]
+    IllegalTransition {
+        /// Now.
+        from: OrderStatus,
+        /// Asked for.
+        to: OrderStatus,
+        /// What is missing, when the table would allow it.
+        missing: Option<&'static str>,
+    },
+    /// Only a saga sets this status.
+    #[error("{to} is set by the order itself, never by a caller")]
+    StatusManagedBySaga {
+        /// Now.
+        from: OrderStatus,
+        /// Asked for.
+        to: OrderStatus,
+    },
+    /// The order is on hold.
+    #[error("the order is on hold: {reason}")]
+    OnHold {
+        /// Now.
+        status: OrderStatus,
+        /// Why.
+        reason: String,
+    },
+    /// The total is not what the caller expected.
+    #[error("the total is {actual}, not {expected} as expected; nothing was stored")]
+    PriceChanged {
+        /// What the caller expected.
+        expected: String,
+        /// What it is.
+        actual: String,
+        /// ISO 4217 code.
+        currency: String,
+    },
+    /// Inventory cannot serve every line.
+    #[error("some items are not available")]
+    InventoryUnavailable {
+        /// What is short.
+        shortages: Vec<Shortage>,
+        /// The order that was kept as CANCELLED, if it got that far.
+        order_id: Option<String>,
+    },
+    /// The payment service declined.
+    #[error("the payment was declined: {code}")]
+    PaymentDeclined {
+        /// Its code.
+        code: String,
+        /// The order that was kept as CANCELLED.
+        order_id: String,
+    },
+    /// The order is at another version.
+    #[error("the order is at version {current}, not {expected}; read it again")]
+    VersionMismatch {
+        /// Given.
+        expected: i64,
+        /// Now.
+        current: i64,
+    },
+    /// Another change of this order is under way.
+    #[error("another change of this order is under way; try again")]
+    Busy {
+        /// Now.
+        status: OrderStatus,
+    },
+    /// The store did not take or give it.
+    #[error("the order store is not available; try again")]
+    StorageUnavailable,
+    /// A collaborator could not be reached or refused for a reason of its own.
+    #[error("the {dependency} service is not available; try again")]
+    DependencyUnavailable {
+        /// Which.
+        dependency: String,
+        /// The order that was kept as CANCELLED, if it got that far.
+        order_id: Option<String>,
+    },
+    /// This node is stopping.
+    #[error("this node is shutting down; try again")]
+    ShuttingDown,
+    /// Another owner took the order over while this ran.
+    #[error("another node owns this order now; try again")]
+    NotOwner,
+    /// A limit of this order or node is reached.
+    #[error("{what}; try again later")]
+    Overloaded {
+        /// Which limit.
+        what: &'static str,
+    },
+    /// The order's stored state cannot be worked with; an operator is needed.
+    #[error("this order is quarantined after repeated failures; an operator has been alerted")]
+    Quarantined,
+}

@@ -6,4 +6,5 @@ pub mod inventory;
 pub mod payment;
 pub mod product;
 pub mod shipping;
+pub mod store;
 pub mod user;

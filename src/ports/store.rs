@@ -1,0 +1,213 @@
+//! The store of orders: what must be durable, and when.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::domain::Timestamp;
+use crate::domain::event::RecordedEvent;
+use crate::domain::ids::{OrderId, OrderNumber, UserId};
+use crate::domain::order::{Order, RequestRecord};
+use crate::domain::saga::SagaProgress;
+use crate::domain::status::OrderStatus;
+
+/// Who may write: one process life on one node, at one epoch of ownership. Epochs only grow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Owner {
+    /// Epoch of the slot's ownership.
+    pub epoch: i64,
+    /// The process life; unique for ever.
+    pub incarnation: i64,
+}
+
+/// The condition of a write: the row is at `version` and belongs to `owner`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WriteGuard {
+    /// The version before the write; 0 = the order does not exist yet.
+    pub version: i64,
+    /// The owner that claimed it.
+    pub owner: Owner,
+}
+
+/// Which rows besides the order's own a commit writes. Everything for version 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Touched {
+    /// The lines changed: they are replaced.
+    pub items: bool,
+    /// The addresses changed: they are replaced.
+    pub addresses: bool,
+    /// The shipments changed: each is inserted or updated.
+    pub shipments: bool,
+    /// Ledger entries from this index on are new.
+    pub payments_from: usize,
+}
+
+/// What a commit does to the use count of a coupon.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CouponMove {
+    /// Count one use, unless `use_limit` uses are counted already.
+    Claim {
+        /// Upper-cased code.
+        code: String,
+        /// At most this many uses; none = no limit.
+        use_limit: Option<u32>,
+    },
+    /// Give the use of this order back. Giving back what is not claimed does nothing.
+    Release {
+        /// Upper-cased code.
+        code: String,
+    },
+}
+
+/// One order's change: all of it becomes durable, or none.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// The condition.
+    pub guard: WriteGuard,
+    /// The order after the change; its version is `guard.version + 1`.
+    pub order: Arc<Order>,
+    /// Which rows to write.
+    pub touched: Touched,
+    /// New events, in order; a `StatusChanged` (and the creation) also makes a row of status history.
+    pub events: Vec<RecordedEvent>,
+    /// The saga's record after the change.
+    pub saga: Option<SagaProgress>,
+    /// A request id that this change answers.
+    pub request: Option<RequestRecord>,
+    /// What happens to the coupon.
+    pub coupon: Option<CouponMove>,
+}
+
+/// An order as it is stored, with what its actor needs besides.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The order.
+    pub order: Arc<Order>,
+    /// Its saga that is not settled, if any.
+    pub saga: Option<SagaProgress>,
+}
+
+/// Why a commit did not, or may not have, become durable.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Not committed: the row is at another version or owner, or exists already. The writer is deposed.
+    #[error("the order has changed under its writer")]
+    Conflict,
+    /// Not committed: the order number is taken.
+    #[error("the order number is taken")]
+    NumberTaken,
+    /// Not committed: the coupon has no uses left.
+    #[error("the coupon has no uses left")]
+    CouponExhausted,
+    /// Certainly not committed, for a reason that may pass.
+    #[error("the store did not take the change: {0}")]
+    NotCommitted(String),
+    /// It may have been committed. Load afresh before telling anyone.
+    #[error("it is not known whether the change was stored: {0}")]
+    Unknown(String),
+}
+
+/// Why a read failed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The store cannot be reached or is overloaded.
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
+    /// The stored rows of one order make no sense; only that order is affected.
+    #[error("the stored order {order} cannot be read: {what}")]
+    Corrupt {
+        /// Which order.
+        order: OrderId,
+        /// What is wrong; never with personal data.
+        what: String,
+    },
+}
+
+/// Which orders to list, newest first unless `oldest_first`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListQuery {
+    /// Only this user's.
+    pub user_id: Option<UserId>,
+    /// Only these statuses; empty = all.
+    pub statuses: Vec<OrderStatus>,
+    /// Created at or after.
+    pub created_after: Option<Timestamp>,
+    /// Created before.
+    pub created_before: Option<Timestamp>,
+    /// Oldest first instead of newest first.
+    pub oldest_first: bool,
+    /// Continue behind this order.
+    pub after: Option<ListCursor>,
+    /// 1..=200.
+    pub limit: u32,
+}
+
+/// The last order of a page: the next page continues behind it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ListCursor {
+    /// Its creation time.
+    pub created_at: Timestamp,
+    /// Its id, which breaks ties.
+    pub id: OrderId,
+}
+
+/// A saga that is not settled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unfinished {
+    /// The order.
+    pub order_id: OrderId,
+    /// When its next call is due; in the past for one that was running.
+    pub due_at: Timestamp,
+}
+
+/// What is stored about orders. Implementations pass one conformance suite.
+#[async_trait]
+pub trait OrderStore: Send + Sync + std::fmt::Debug {
+    /// Makes `owner` the only writer of the order and returns its newest state; none when there is no such order.
+    ///
+    /// Durable when it returns: a writer with an older epoch or another incarnation can commit nothing from now on.
+    /// Refused with [`CommitError::Conflict`] when the order belongs to a higher epoch.
+    async fn claim(&self, id: OrderId, owner: Owner) -> Result<Option<Stored>, ClaimError>;
+
+    /// Stores one change. Durable when it returns `Ok`; all or nothing; order of commits per order is kept.
+    ///
+    /// The work runs in a task of the store: dropping the future neither stops nor harms it.
+    async fn commit(&self, commit: Commit) -> Result<(), CommitError>;
+
+    /// The order as last committed.
+    async fn load(&self, id: OrderId) -> Result<Option<Stored>, StoreError>;
+
+    /// The order with this number.
+    async fn find_by_number(&self, number: &OrderNumber) -> Result<Option<OrderId>, StoreError>;
+
+    /// One page of orders.
+    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Order>>, StoreError>;
+
+    /// Events with `seq > after_seq`, in order, at most `limit`.
+    async fn events(&self, id: OrderId, after_seq: i64, limit: u32) -> Result<Vec<RecordedEvent>, StoreError>;
+
+    /// Sagas that are not settled and due before `due_before`, by due time and id, behind `after`, at most `limit`.
+    async fn unfinished(
+        &self,
+        due_before: Timestamp,
+        after: Option<Unfinished>,
+        limit: u32,
+    ) -> Result<Vec<Unfinished>, StoreError>;
+
+    /// Whether the store answers at all, within a short time.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Waits until everything queued is stored, then closes files and connections.
+    async fn close(&self);
+}
+
+/// Why an order could not be claimed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// It belongs to a higher epoch.
+    #[error("the order belongs to a newer owner")]
+    Deposed,
+    /// It could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
