@@ -121,7 +121,8 @@ fn fulfil_forward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
 }
 
 /// Undo what was or may have been done, last things first: label, money, stock.
-fn backward(work: &Work<'_>) -> Option<(StepName, StepCall)> {
+fn backward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
+    let refund_key = work.key("refund");
     let order = &work.order;
     let kind = work.saga.as_ref().map(|saga| saga.kind);
     if kind != Some(SagaKind::Return) {
@@ -141,12 +142,12 @@ fn backward(work: &Work<'_>) -> Option<(StepName, StepCall)> {
     if owed > rust_decimal::Decimal::ZERO
         && let Some(charge) = captured(&order.payments)
     {
-        let call = StepCall::Refund {
-            key: work.key("refund"),
-            transaction_id: charge.transaction_id.clone(),
-            amount: owed,
-        };
-        return Some((StepName::Charge, call));
+        let (key, transaction_id, amount) = (refund_key, charge.transaction_id.clone(), owed);
+        if !order.payments.iter().any(|entry| entry.key == key) {
+            let (key, transaction_id) = (key.clone(), transaction_id.clone());
+            work.emit(OrderEvent::RefundRequested { key, transaction_id, amount });
+        }
+        return Some((StepName::Charge, StepCall::Refund { key, transaction_id, amount }));
     }
     let reservation = &order.reservation;
     match (reservation.state, &reservation.id, &reservation.key) {

@@ -54,12 +54,7 @@ fn success(work: &mut Work<'_>, call: &StepCall, result: StepResult) -> Option<S
         (StepCall::CommitStock { reservation_id, .. }, StepResult::Committed) => {
             work.emit(OrderEvent::StockCommitted { reservation_id: reservation_id.clone() });
         }
-        (StepCall::Refund { key, transaction_id, amount }, StepResult::Refunded { refund_id }) => {
-            // Where the intent was not booked (the key is deterministic), book it with the answer.
-            if last_state(work, call) != Some(EntryState::Requested) {
-                let (key, transaction_id, amount) = (key.clone(), transaction_id.clone(), *amount);
-                work.emit(OrderEvent::RefundRequested { key, transaction_id, amount });
-            }
+        (StepCall::Refund { key, .. }, StepResult::Refunded { refund_id }) => {
             work.emit(OrderEvent::Refunded { key: key.clone(), refund_id });
         }
         (StepCall::Release { key, .. }, StepResult::Released)
