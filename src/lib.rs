@@ -2,7 +2,10 @@
 //!
 //! Read `ARCHITECTURE.md` first; it walks through a create, a read and a crash.
 
+pub mod actor;
+pub mod cache;
 pub mod clients;
 pub mod domain;
 pub mod ports;
 pub mod proto;
+pub mod steps;
