@@ -6,6 +6,7 @@ pub mod actor;
 pub mod cache;
 pub mod clients;
 pub mod domain;
+pub mod grpc;
 pub mod ports;
 pub mod proto;
 pub mod steps;
