@@ -75,8 +75,7 @@ impl Inventory for InventoryClient {
 
     async fn commit(&self, ctx: &CallContext, key: &CallKey, reservation_id: &str) -> Result<(), CallError> {
         const METHOD: &str = "inventory.Commit";
-        let message =
-            wire::CommitRequest { key: key.to_string(), reservation_id: reservation_id.to_owned() };
+        let message = wire::CommitRequest { key: key.to_string(), reservation_id: reservation_id.to_owned() };
         self.0
             .call(ctx, Kind::Effect, METHOD, message, |mut client, request| async move {
                 client.commit(request).await

@@ -150,10 +150,7 @@ impl<C: Clone> Caller<C> {
             read_retries: config.read_retries,
             breaker: Breaker::new(config.breaker),
             // Differs between nodes, or all would pause in step.
-            jitter: AtomicU64::new(std::hash::BuildHasher::hash_one(
-                &std::hash::RandomState::new(),
-                service,
-            )),
+            jitter: AtomicU64::new(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), service)),
         }
     }
 

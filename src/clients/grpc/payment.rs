@@ -7,8 +7,8 @@ use tonic::transport::Channel;
 use super::{Caller, ClientConfig, ClientError, bounded_id, build, channel, unreadable};
 use crate::clients::status::Kind;
 use crate::domain::ids::{CallKey, OrderId};
-use crate::domain::money::{Currency, format_amount};
-use crate::ports::call::{CallContext, CallError, Collaborator, MAX_REASON_LEN};
+use crate::domain::money::{Currency, format_amount, is_amount};
+use crate::ports::call::{CallContext, CallError, Collaborator, MAX_REASON_LEN, reason};
 use crate::ports::payment::{Charged, GatewayFacts, PaymentToken, Payments, Refunded, TransactionState};
 use crate::proto::payment as wire;
 use crate::proto::payment::payment_service_client::PaymentServiceClient;
@@ -20,6 +20,15 @@ pub struct PaymentClient(Caller<PaymentServiceClient<Channel>>);
 fn read_facts(facts: Option<wire::GatewayFacts>) -> GatewayFacts {
     let wire::GatewayFacts { authorization_code, card_brand, last4, avs_result } = facts.unwrap_or_default();
     GatewayFacts { authorization_code, card_brand, last4, avs_result }.bounded()
+}
+
+/// An amount for the wire; one with more digits than the currency has is refused, not rounded.
+fn write_amount(amount: Decimal, currency: Currency) -> Result<String, CallError> {
+    if is_amount(amount, currency) {
+        Ok(format_amount(amount, currency))
+    } else {
+        Err(CallError::refused(reason::INVALID_REQUEST, "amount has more digits than its currency"))
+    }
 }
 
 fn read_transaction(answer: wire::Transaction, method: &str) -> Result<TransactionState, CallError> {
@@ -82,7 +91,7 @@ impl Payments for PaymentClient {
         let message = wire::ChargeRequest {
             key: key.to_string(),
             order_id: order.to_string(),
-            amount: format_amount(amount, currency),
+            amount: write_amount(amount, currency)?,
             currency: currency.code().to_owned(),
             method: method.to_owned(),
             token: token.map(|token| token.expose().to_owned()).unwrap_or_default(),
@@ -123,7 +132,7 @@ impl Payments for PaymentClient {
         let message = wire::RefundRequest {
             key: key.to_string(),
             transaction_id: transaction_id.to_owned(),
-            amount: format_amount(amount, currency),
+            amount: write_amount(amount, currency)?,
             currency: currency.code().to_owned(),
         };
         let answer = self
