@@ -37,6 +37,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long the peer may take to say so.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A collaborator that was given less time than this and did not answer has not failed: its caller was late.
+const FAIR_WAIT: Duration = Duration::from_millis(250);
 /// Longest identifier that is accepted from a collaborator, in bytes: the width of its column.
 const MAX_ID_LEN: usize = 255;
 
@@ -205,7 +207,8 @@ impl<C: Clone> Caller<C> {
         let Some(permit) = self.breaker.admit(Instant::now()) else {
             return Err(CallError::Unavailable(format!("{method}: not tried, {} is failing", self.service)));
         };
-        let request = request(ctx, deadline.saturating_duration_since(Instant::now()), message);
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        let request = request(ctx, remaining, message);
         let outcome = match timeout_at(deadline, send(self.client.clone(), request)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(classify(&status, kind, method)),
@@ -217,6 +220,7 @@ impl<C: Clone> Caller<C> {
                     tracing::info!(collaborator = %self.service, "collaborator answers again");
                 }
             }
+            Err(_) if remaining < FAIR_WAIT && Instant::now() >= deadline => drop(permit),
             Err(CallError::Unknown(_) | CallError::Unavailable(_)) => {
                 if permit.failed(Instant::now()) {
                     tracing::warn!(collaborator = %self.service, "collaborator fails; calls are held off");

@@ -302,3 +302,28 @@ async fn urls_that_cannot_be_called_are_refused() {
     }
     assert!(!format!("{:?}", ClientConfig::new("http://a:secret@b")).contains("secret"));
 }
+
+#[test]
+fn what_travels_with_a_call() {
+    let sent = request(&ctx(), Duration::from_secs(2), ());
+    let header = |name| sent.metadata().get(name).and_then(|value| value.to_str().ok());
+    assert_eq!(header("x-request-id"), Some("r-1"));
+    assert_eq!(header("traceparent"), ctx().trace_parent.as_deref());
+    assert_eq!(header("grpc-timeout"), Some("2000000u"));
+    let odd = CallContext { request_id: "two\nlines".to_owned(), trace_parent: None, ..ctx() };
+    assert!(request(&odd, Duration::from_secs(2), ()).metadata().get("x-request-id").is_none());
+}
+
+#[tokio::test]
+async fn callers_with_no_time_left_do_not_open_the_breaker() {
+    let bed = Bed::start().await;
+    let delay = Duration::from_millis(200);
+    bed.faults("user.GetUser", FaultSpec { delay, ..FaultSpec::default() });
+    let hasty = CallContext { timeout: Duration::from_millis(1), ..ctx() };
+    for _ in 0..10 {
+        let outcome = bed.clients.users.get_user(&hasty, catalogue::SAMPLE_USER).await;
+        assert!(matches!(outcome, Err(CallError::Unavailable(_))), "{outcome:?}");
+    }
+    assert!(bed.clients.users.get_user(&ctx(), catalogue::SAMPLE_USER).await.is_ok());
+    bed.finish().await;
+}

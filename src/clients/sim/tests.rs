@@ -246,7 +246,7 @@ async fn a_closed_key_takes_no_money() {
 #[tokio::test]
 async fn a_slow_charge_is_pending_and_happens_though_its_caller_has_left() {
     let bed = Bed::new();
-    let delay = Duration::from_millis(200);
+    let delay = Duration::from_millis(500);
     bed.faults("payment.Charge", FaultSpec { delay, max_count: Some(1), ..FaultSpec::default() });
     let impatient = CallContext { timeout: Duration::from_millis(10), ..ctx() };
     let (amount, usd) = usd("1.00");
@@ -361,6 +361,56 @@ async fn pages_hold_every_order_once() {
         from = page.next;
     }
     assert_eq!(seen, 25);
+}
+
+/// Whatever is asked in whatever order with whatever luck: every unit is in one place, and the reservations say where.
+#[tokio::test]
+async fn units_are_never_lost_nor_made() {
+    for seed in 0..20u64 {
+        let bed = Bed::new();
+        let unlucky = FaultSpec {
+            error_rate: 0.1,
+            lose_reply_rate: 0.2,
+            duplicate_rate: 0.2,
+            unavailable_rate: 0.1,
+            seed,
+            ..FaultSpec::default()
+        };
+        bed.faults("inventory.*", unlucky);
+        let mut dice = seed;
+        let mut roll = move |sides: u64| {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (dice >> 33) % sides
+        };
+        for _ in 0..300 {
+            let (step, other) = (format!("step{}", roll(8)), bed.key(&format!("other{}", roll(8))));
+            let ids: Vec<_> = bed.ledger().reservations.iter().map(|one| one.id.clone()).collect();
+            let id = ids.get(roll(8) as usize).cloned().unwrap_or_default();
+            let _ = match roll(6) {
+                0 | 1 => bed.reserve(&step, 1 + roll(2) as u32).await.map(drop),
+                2 => bed.simulator.commit(&ctx(), &other, &id).await,
+                3 => {
+                    let target = ReleaseTarget::ReserveKey(bed.key(&step));
+                    bed.simulator.release(&ctx(), &other, &target).await.map(drop)
+                }
+                4 => bed.simulator.restock(&ctx(), &other, &id, &[rare(1)]).await,
+                _ => {
+                    bed.seconds.fetch_add(roll(200) as i64, Ordering::SeqCst);
+                    Ok(())
+                }
+            };
+            let (available, reserved, committed) = bed.rare();
+            assert_eq!(available + reserved + committed, 3, "seed {seed}");
+            let ledger = bed.ledger();
+            let sum = |state| {
+                let with = ledger.reservations.iter().filter(|one| one.state == state);
+                with.flat_map(|one| &one.lines).map(|line| line.quantity).sum::<u64>()
+            };
+            let restocked = ledger.restocks.iter().flat_map(|one| &one.lines).map(|line| line.quantity);
+            assert_eq!(sum(ReservationState::Held), reserved, "seed {seed}");
+            assert_eq!(sum(ReservationState::Committed), committed + restocked.sum::<u64>(), "seed {seed}");
+        }
+    }
 }
 
 /// Not a test: how many calls the simulator can take. Run with `--ignored --nocapture`.
