@@ -1,1 +1,6 @@
-//! x
+//! What stands behind the ports: gRPC clients of real collaborators, and a simulator of all five.
+
+pub mod grpc;
+pub mod sim;
+mod status;
+mod wire;

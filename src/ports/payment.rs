@@ -138,7 +138,7 @@ pub trait Payments: Send + Sync + Debug {
     /// gives up on a charge whose answer never came; without it the late charge would take money for nothing.
     ///
     /// # Errors
-    /// [`CallError`].
+    /// [`CallError`], never refused; ask again until it answers, as often as it takes.
     async fn close_transaction(
         &self,
         ctx: &CallContext,
