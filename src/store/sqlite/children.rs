@@ -3,14 +3,14 @@
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 
 use super::bind::{Bind, Bound};
-use super::statement::{Statement, marks};
+use super::statement::Statement;
 use crate::domain::address::Address;
 use crate::domain::event::{OrderEvent, RecordedEvent};
 use crate::domain::ids::OrderId;
 use crate::domain::item::OrderItem;
 use crate::domain::order::{Order, RequestRecord, Shipment};
 use crate::domain::payment::LedgerEntry;
-use crate::domain::saga::{Failure, SagaProgress};
+use crate::domain::saga::SagaProgress;
 use crate::domain::status::OrderStatus;
 use crate::ports::store::Commit;
 
@@ -24,7 +24,6 @@ pub(super) struct Children {
     shipments: Statement,
     requests: Statement,
     events: Statement,
-    supersede: Statement,
     sagas: Statement,
 }
 
@@ -50,12 +49,6 @@ impl Children {
             shipments: insert("shipments", shipments, &upsert("order_id, id", shipments)),
             requests: insert("order_requests", "order_id request_id hash saga_no version", ""),
             events: insert("order_events", "order_id seq version type payload principal request_id at", ""),
-            supersede: Statement::new(
-                "UPDATE sagas SET settled = 1, step = NULL, next_at = NULL, payment_token = NULL, \
-                 failure = coalesce(v.column3, sagas.failure) FROM (VALUES",
-                &marks(3),
-                ") AS v WHERE sagas.order_id = v.column1 AND sagas.saga_no < v.column2 AND sagas.settled = 0",
-            ),
             sagas: insert("sagas", sagas, &upsert("order_id, saga_no", sagas)),
         }
     }
@@ -116,9 +109,6 @@ impl Children {
             .collect();
         self.history.run(connection, &history, bind_history).await?;
 
-        // One saga at a time: what a new one takes over from has nothing left to do.
-        let superseded: Vec<_> = commits.iter().filter_map(|commit| supersedes(commit)).collect();
-        self.supersede.run(connection, &superseded, bind_superseded).await?;
         let sagas: Vec<_> = commits.iter().filter_map(|commit| commit.saga.as_ref()).collect();
         self.sagas.run(connection, &sagas, |args, saga| bind_saga(args, saga)).await
     }
@@ -156,18 +146,6 @@ fn entered(event: &OrderEvent) -> Option<(OrderStatus, &str)> {
         OrderEvent::StatusChanged { to, notes, .. } => Some((*to, notes)),
         _ => None,
     }
-}
-
-/// Order, number and what is known of the end of the sagas before, when the commit starts a saga that is not the first.
-fn supersedes(commit: &Commit) -> Option<(OrderId, u32, Option<&Failure>)> {
-    let no = commit.saga.as_ref().map(|saga| saga.no).filter(|no| *no > 1)?;
-    let events = || commit.events.iter().map(|event| &event.event);
-    events().find(|event| matches!(event, OrderEvent::SagaStarted { saga, .. } if *saga == no))?;
-    let failure = events().find_map(|event| match event {
-        OrderEvent::SagaSettled { saga, failure } if *saga < no => failure.as_ref(),
-        _ => None,
-    });
-    Some((commit.order.id, no, failure))
 }
 
 fn bind_item(args: &mut SqliteArguments, (order, place, item): &Numbered<'_, OrderItem>) -> Bound {
@@ -267,12 +245,6 @@ fn bind_history(
     args.text(notes)?;
     args.text(&event.principal)?;
     args.time(event.at)
-}
-
-fn bind_superseded(args: &mut SqliteArguments, (order, no, failure): &(OrderId, u32, Option<&Failure>)) -> Bound {
-    args.id(order.0)?;
-    args.int(*no)?;
-    args.maybe_json(*failure)
 }
 
 fn bind_saga(args: &mut SqliteArguments, saga: &SagaProgress) -> Bound {

@@ -272,7 +272,8 @@ async fn apply(path: &Path, connection: &mut SqliteConnection) -> Result<Vec<App
                 .map_err(|error| sqlite(path, &error))?
         }
     };
-    MIGRATIONS.run(&mut *connection).await.map_err(|error| match error {
+    // `run` takes any source of connections, and with that the compiler no longer sees that the future is Send.
+    MIGRATIONS.run_direct(None, connection, false).await.map_err(|error| match error {
         MigrateError::VersionMissing(found) => OpenError::Newer { path: path.to_path_buf(), found, known },
         MigrateError::VersionMismatch(version) => OpenError::Changed { path: path.to_path_buf(), version },
         other => OpenError::Sqlite { path: path.to_path_buf(), what: other.to_string() },
