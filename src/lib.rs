@@ -10,3 +10,4 @@ pub mod grpc;
 pub mod ports;
 pub mod proto;
 pub mod steps;
+pub mod store;
