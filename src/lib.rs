@@ -2,5 +2,7 @@
 //!
 //! Read `ARCHITECTURE.md` first; it walks through a create, a read and a crash.
 
+pub mod clients;
 pub mod domain;
 pub mod ports;
+pub mod proto;

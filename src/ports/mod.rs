@@ -1,6 +1,8 @@
 //! What the service needs from the world: traits and their types only. Implementations are leaves that
 //! `app` alone names.
 
+use std::sync::Arc;
+
 pub mod call;
 pub mod inventory;
 pub mod payment;
@@ -8,3 +10,18 @@ pub mod product;
 pub mod shipping;
 pub mod store;
 pub mod user;
+
+/// The services that this one depends on, whatever stands behind each.
+#[derive(Clone, Debug)]
+pub struct Collaborators {
+    /// Stock and reservations.
+    pub inventory: Arc<dyn inventory::Inventory>,
+    /// Names and prices.
+    pub products: Arc<dyn product::Products>,
+    /// Users and addresses.
+    pub users: Arc<dyn user::Users>,
+    /// Charges and refunds.
+    pub payments: Arc<dyn payment::Payments>,
+    /// Labels.
+    pub shipping: Arc<dyn shipping::Shipping>,
+}

@@ -1,0 +1,42 @@
+//! Compiles every `.proto` below `proto/` without `protoc`, and keeps their descriptors for reflection.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// Messages that hold personal data or secrets: `src/proto.rs` writes their `Debug` by hand.
+const PRIVATE_MESSAGES: [&str; 3] =
+    [".user.v1.Address", ".shipping.v1.Address", ".payment.v1.ChargeRequest"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let root = Path::new("proto");
+    println!("cargo:rerun-if-changed=build.rs");
+    let mut files = Vec::new();
+    collect(root, &mut files)?;
+    files.sort();
+
+    let mut compiler = protox::Compiler::new([root])?;
+    compiler.include_imports(true).include_source_info(true).open_files(&files)?;
+
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
+    fs::write(out.join("order_descriptor.bin"), compiler.encode_file_descriptor_set())?;
+    tonic_prost_build::configure()
+        .skip_debug(PRIVATE_MESSAGES)
+        .compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
+}
+
+/// Gathers the `.proto` files below `folder`; cargo watches folders too, so a new file is noticed.
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed={}", folder.display());
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "proto") {
+            println!("cargo:rerun-if-changed={}", path.display());
+            files.push(path);
+        }
+    }
+    Ok(())
+}
