@@ -1,1 +1,219 @@
-//! See below.
+//! Whether a command is taken, and what it begins.
+
+use super::Timestamp;
+use super::advance::{advance, change_status};
+use super::command::{Ask, Draft, OrderCommand, Tracking};
+use super::error::OrderError;
+use super::event::OrderEvent;
+use super::evolve;
+use super::order::{LabelState, Order, RequestRecord, StockState};
+use super::payment::money_may_be_here;
+use super::react::{CouponChange, Policy, Reaction, Work};
+use super::saga::{Direction, SagaKind, SagaMove, SagaProgress, Turn};
+use super::status::{CancelReason, OrderStatus, PaymentStatus, Rule};
+
+/// A new order: stored as PENDING with the intent of its first call.
+pub(super) fn create(draft: &Draft, ask: &Ask, now: Timestamp, policy: &Policy) -> Reaction {
+    let mut work = begin(&evolve::open(draft, now), None, ask, now, policy);
+    work.emit(OrderEvent::OrderCreated {
+        order_number: draft.order_number.to_string(),
+        currency: draft.currency.code().to_owned(),
+        totals: draft.totals,
+        lines: u32::try_from(draft.items.len()).unwrap_or(u32::MAX),
+    });
+    work.start(SagaKind::Create, ask, "");
+    if let Some(saga) = &mut work.saga {
+        saga.token.clone_from(&draft.payment_token);
+    }
+    let act = advance(&mut work);
+    let request = record(ask, Some(1));
+    work.commit(request, draft.coupon.clone().map(CouponChange::Claim), act)
+}
+
+/// A command to an order that exists.
+pub(super) fn decide(
+    order: &Order,
+    saga: Option<&SagaProgress>,
+    ask: &Ask,
+    calling: bool,
+    now: Timestamp,
+    policy: &Policy,
+) -> Result<Reaction, OrderError> {
+    if let OrderCommand::Create(draft) = &ask.command {
+        // The id is a hash of user and request id, so this is a repeat, or a request id with other content.
+        let same = order.user_id == draft.user_id && order.request_hash == draft.request_hash;
+        return if same { Ok(Reaction::Repeat(Some(1))) } else { Err(OrderError::RequestIdReused) };
+    }
+    if let Some(repeatable) = &ask.repeatable
+        && let Some(known) = order.requests.iter().find(|known| known.request_id == repeatable.request_id)
+    {
+        return if known.hash == repeatable.hash {
+            Ok(Reaction::Repeat(known.saga_no))
+        } else {
+            Err(OrderError::RequestIdReused)
+        };
+    }
+    if let Some(expected) = ask.expected_version
+        && expected != order.version
+    {
+        return Err(OrderError::VersionMismatch { expected, current: order.version });
+    }
+    let saga = saga.filter(|saga| !saga.settled);
+    match &ask.command {
+        OrderCommand::Create(_) => Err(OrderError::RequestIdReused),
+        OrderCommand::Cancel { notes } => cancel(order, saga, ask, notes, calling, now, policy),
+        OrderCommand::SetStatus { to: OrderStatus::Cancelled, notes, .. } => {
+            cancel(order, saga, ask, notes, calling, now, policy)
+        }
+        OrderCommand::SetStatus { to, notes, tracking } => {
+            set_status(order, saga, ask, (*to, notes, tracking.as_ref()), now, policy)
+        }
+    }
+}
+
+fn cancel(
+    order: &Order,
+    saga: Option<&SagaProgress>,
+    ask: &Ask,
+    notes: &str,
+    calling: bool,
+    now: Timestamp,
+    policy: &Policy,
+) -> Result<Reaction, OrderError> {
+    match order.status {
+        OrderStatus::Cancelled => return Ok(Reaction::Unchanged),
+        OrderStatus::Cancelling => return Ok(Reaction::Join),
+        status if !status.can_cancel() => {
+            let (from, to) = (status, OrderStatus::Cancelled);
+            return Err(OrderError::IllegalTransition { from, to, missing: None });
+        }
+        _ => {}
+    }
+    let mut work = begin(order, saga, ask, now, policy);
+    let act = match saga {
+        None => {
+            work.start(SagaKind::Cancel, ask, notes);
+            change_status(&mut work, OrderStatus::Cancelling, notes, Some(CancelReason::CustomerRequest));
+            advance(&mut work)
+        }
+        // It already unwinds, or is about to: it ends where the caller wants it.
+        Some(saga) if saga.turn.is_some() => return Ok(Reaction::Join),
+        Some(saga) if saga.kind == SagaKind::Create && saga.direction == Direction::Backward => {
+            return Ok(Reaction::Join);
+        }
+        Some(_) => {
+            let reason = CancelReason::CustomerRequest;
+            if let Some(running) = &mut work.saga {
+                running.turn = Some(Turn { reason, notes: notes.to_owned() });
+            }
+            if order.status != OrderStatus::Pending || money_may_be_here(&order.payments) {
+                change_status(&mut work, OrderStatus::Cancelling, notes, Some(reason));
+            }
+            // The call that is under way is booked first; its answer meets the wish to turn.
+            if calling { SagaMove::Keep } else { advance(&mut work) }
+        }
+    };
+    let request = record(ask, None);
+    Ok(work.commit(request, None, act))
+}
+
+fn set_status(
+    order: &Order,
+    saga: Option<&SagaProgress>,
+    ask: &Ask,
+    (to, notes, tracking): (OrderStatus, &str, Option<&Tracking>),
+    now: Timestamp,
+    policy: &Policy,
+) -> Result<Reaction, OrderError> {
+    let from = order.status;
+    match from.rule(to) {
+        Rule::Same => return Ok(Reaction::Unchanged),
+        _ if to == OrderStatus::Confirmed => return Err(OrderError::StatusManagedBySaga { from, to }),
+        Rule::Request => {}
+        Rule::Saga | Rule::Cancel | Rule::Illegal => {
+            return Err(OrderError::IllegalTransition { from, to, missing: None });
+        }
+    }
+    if let Some(hold) = &order.hold
+        && hold.until.is_none_or(|until| until > now)
+        && to != OrderStatus::Returned
+    {
+        return Err(OrderError::OnHold { status: from, reason: hold.reason.clone() });
+    }
+    if saga.is_some() {
+        return Err(OrderError::Busy { status: from });
+    }
+    let missing = |what| Err(OrderError::IllegalTransition { from, to, missing: Some(what) });
+    let mut work = begin(order, None, ask, now, policy);
+    let mut saga_no = None;
+    let act = match to {
+        OrderStatus::Processing => {
+            if order.payment_status != PaymentStatus::Paid {
+                return missing("the order is not paid");
+            }
+            if order.reservation.state != StockState::Committed {
+                return missing("the stock reservation is not committed");
+            }
+            work.start(SagaKind::Fulfil, ask, notes);
+            saga_no = Some(work.order.saga_no);
+            advance(&mut work)
+        }
+        OrderStatus::Shipped => {
+            if let Some(tracking) = tracking {
+                set_tracking(&mut work, tracking);
+            }
+            let tracked = work.order.shipments.iter().any(|shipment| {
+                shipment.state == LabelState::Created && !shipment.tracking_number.is_empty()
+            });
+            if !tracked {
+                return missing("no shipment has a tracking number; give one as tracking");
+            }
+            change_status(&mut work, to, notes, None);
+            SagaMove::Settled
+        }
+        OrderStatus::Returned => {
+            change_status(&mut work, to, notes, None);
+            work.start(SagaKind::Return, ask, notes);
+            advance(&mut work)
+        }
+        _ => {
+            change_status(&mut work, to, notes, None);
+            SagaMove::Settled
+        }
+    };
+    let request = record(ask, saga_no);
+    Ok(work.commit(request, None, act))
+}
+
+/// Tells the first live shipment its tracking, or makes one where the label came from elsewhere.
+fn set_tracking(work: &mut Work<'_>, tracking: &Tracking) {
+    let live = work.order.shipments.iter().find(|shipment| shipment.state != LabelState::Voided);
+    let shipment_id = live.map_or_else(
+        || work.order.id.part("shipment", work.order.shipments.len() as u64),
+        |shipment| shipment.id,
+    );
+    work.emit(OrderEvent::TrackingSet {
+        shipment_id,
+        carrier: tracking.carrier.clone(),
+        tracking_number: tracking.tracking_number.clone(),
+    });
+}
+
+fn begin<'a>(
+    order: &Order,
+    saga: Option<&SagaProgress>,
+    ask: &Ask,
+    now: Timestamp,
+    policy: &'a Policy,
+) -> Work<'a> {
+    let principal = ask.caller.principal.to_string();
+    Work::on(order, saga, principal, Some(ask.context.request_id.to_string()), now, policy)
+}
+
+fn record(ask: &Ask, saga_no: Option<u32>) -> Option<RequestRecord> {
+    ask.repeatable.as_ref().map(|repeatable| RequestRecord {
+        request_id: repeatable.request_id.clone(),
+        hash: repeatable.hash,
+        saga_no,
+    })
+}

@@ -1,1 +1,208 @@
-//! See below.
+//! How an event changes an order: the only place where an order is modified.
+
+use std::sync::Arc;
+
+use rust_decimal::Decimal;
+
+use super::Timestamp;
+use super::command::Draft;
+use super::event::OrderEvent;
+use super::ids::CallKey;
+use super::order::{LabelState, Order, Reservation, Shipment, StockState};
+use super::payment::{EntryKind, EntryState, LedgerEntry, payment_status};
+use super::status::{OrderStatus, PaymentStatus};
+
+/// The order a draft becomes, before its first event.
+pub(super) fn open(draft: &Draft, now: Timestamp) -> Order {
+    Order {
+        id: draft.id,
+        user_id: draft.user_id,
+        order_number: draft.order_number.clone(),
+        status: OrderStatus::Pending,
+        currency: draft.currency,
+        totals: draft.totals,
+        payment_method: draft.payment_method.clone(),
+        payment_status: PaymentStatus::Pending,
+        shipping_method: draft.shipping_method.clone(),
+        notes: draft.notes.clone(),
+        coupon_code: draft.coupon.as_ref().map(|coupon| coupon.code.clone()),
+        metadata: Arc::new(draft.metadata.clone()),
+        reservation: Reservation { state: StockState::None, id: None, key: None },
+        items: Arc::new(draft.items.clone()),
+        addresses: Arc::new(draft.addresses.clone()),
+        shipments: Arc::default(),
+        payments: Arc::default(),
+        hold: None,
+        cancel_reason: None,
+        request_hash: draft.request_hash,
+        requests: Arc::default(),
+        failures: Arc::default(),
+        saga_no: 0,
+        version: 0,
+        event_seq: 0,
+        created_at: now,
+        updated_at: now,
+        completed_at: None,
+        cancelled_at: None,
+    }
+}
+
+/// What a new ledger entry says.
+struct Booking<'a> {
+    kind: EntryKind,
+    state: EntryState,
+    key: &'a CallKey,
+    /// None = as the first entry of this key says.
+    amount: Option<Decimal>,
+    transaction_id: Option<&'a str>,
+    code: Option<&'a str>,
+    gateway_response: Option<&'a String>,
+}
+
+impl<'a> Booking<'a> {
+    fn of(kind: EntryKind, state: EntryState, key: &'a CallKey) -> Self {
+        Self { kind, state, key, amount: None, transaction_id: None, code: None, gateway_response: None }
+    }
+}
+
+fn book(order: &mut Order, booking: Booking<'_>, at: Timestamp) {
+    let amount = booking
+        .amount
+        .or_else(|| order.payments.iter().find(|entry| entry.key == *booking.key).map(|entry| entry.amount))
+        .unwrap_or_default();
+    let entry = LedgerEntry {
+        id: order.id.part("payment", order.payments.len() as u64),
+        kind: booking.kind,
+        state: booking.state,
+        key: booking.key.clone(),
+        transaction_id: booking.transaction_id.unwrap_or_default().to_owned(),
+        method: order.payment_method.clone(),
+        amount,
+        code: booking.code.map(str::to_owned),
+        gateway_response: booking.gateway_response.cloned(),
+        created_at: at,
+    };
+    Arc::make_mut(&mut order.payments).push(entry);
+}
+
+fn shipment(order: &mut Order, id: uuid::Uuid, at: Timestamp) -> &mut Shipment {
+    let shipments = Arc::make_mut(&mut order.shipments);
+    let place = shipments.iter().position(|shipment| shipment.id == id).unwrap_or_else(|| {
+        shipments.push(Shipment {
+            id,
+            key: None,
+            state: LabelState::Requested,
+            carrier: String::new(),
+            tracking_number: String::new(),
+            label_url: String::new(),
+            created_at: at,
+            updated_at: at,
+        });
+        shipments.len().saturating_sub(1)
+    });
+    // The place was found or made right above.
+    #[expect(clippy::indexing_slicing)]
+    let shipment = &mut shipments[place];
+    shipment.updated_at = at;
+    shipment
+}
+
+/// Applies one event that happened at `at`.
+pub fn evolve(order: &mut Order, event: &OrderEvent, at: Timestamp) {
+    use {EntryKind as Kind, EntryState as State};
+    match event {
+        OrderEvent::OrderCreated { .. }
+        | OrderEvent::StepDelayed { .. }
+        | OrderEvent::AttentionNeeded { .. } => {}
+        OrderEvent::StatusChanged { to, reason, .. } => {
+            order.status = *to;
+            if order.cancel_reason.is_none() {
+                order.cancel_reason = *reason;
+            }
+            match to {
+                OrderStatus::Cancelled => order.cancelled_at = Some(at),
+                OrderStatus::Delivered => order.completed_at = Some(at),
+                _ => {}
+            }
+        }
+        OrderEvent::SagaStarted { saga, .. } => order.saga_no = *saga,
+        OrderEvent::SagaTurned { reason, .. } => {
+            if order.cancel_reason.is_none() {
+                order.cancel_reason = Some(*reason);
+            }
+        }
+        OrderEvent::SagaSettled { saga, failure } => {
+            if let Some(failure) = failure {
+                Arc::make_mut(&mut order.failures).insert(*saga, failure.clone());
+            }
+        }
+        OrderEvent::StockRequested { key } => {
+            order.reservation =
+                Reservation { state: StockState::Requested, id: None, key: Some(key.clone()) };
+        }
+        OrderEvent::StockUnsent { .. } | OrderEvent::StockRefused { .. } => {
+            order.reservation.state = StockState::None;
+        }
+        OrderEvent::StockReserved { reservation_id } => {
+            order.reservation.state = StockState::Held;
+            order.reservation.id = Some(reservation_id.clone());
+        }
+        OrderEvent::StockCommitRequested { .. } => order.reservation.state = StockState::Committing,
+        OrderEvent::StockCommitted { .. } => order.reservation.state = StockState::Committed,
+        OrderEvent::StockFoundCommitted { reservation_id } => {
+            order.reservation.state = StockState::Committed;
+            order.reservation.id = Some(reservation_id.clone());
+        }
+        OrderEvent::StockReturned { .. } => order.reservation.state = StockState::Returned,
+        OrderEvent::ChargeRequested { key, amount } => {
+            let booking = Booking::of(Kind::Charge, State::Requested, key);
+            book(order, Booking { amount: Some(*amount), ..booking }, at);
+        }
+        OrderEvent::ChargeUnsent { key } => book(order, Booking::of(Kind::Charge, State::Unsent, key), at),
+        OrderEvent::ChargeUnknown { key } => book(order, Booking::of(Kind::Charge, State::Unknown, key), at),
+        OrderEvent::Charged { key, transaction_id, gateway_response } => {
+            let booking = Booking::of(Kind::Charge, State::Succeeded, key);
+            let (transaction_id, gateway_response) = (Some(transaction_id.as_str()), gateway_response.as_ref());
+            book(order, Booking { transaction_id, gateway_response, ..booking }, at);
+        }
+        OrderEvent::ChargeFailed { key, code } => {
+            let booking = Booking::of(Kind::Charge, State::Failed, key);
+            book(order, Booking { code: Some(code), ..booking }, at);
+        }
+        OrderEvent::RefundRequested { key, amount, .. } => {
+            let booking = Booking::of(Kind::Refund, State::Requested, key);
+            book(order, Booking { amount: Some(*amount), ..booking }, at);
+        }
+        OrderEvent::RefundUnknown { key } => book(order, Booking::of(Kind::Refund, State::Unknown, key), at),
+        OrderEvent::Refunded { key, refund_id } => {
+            let booking = Booking::of(Kind::Refund, State::Succeeded, key);
+            book(order, Booking { transaction_id: Some(refund_id), ..booking }, at);
+        }
+        OrderEvent::RefundFailed { key, code } => {
+            let booking = Booking::of(Kind::Refund, State::Failed, key);
+            book(order, Booking { code: Some(code), ..booking }, at);
+        }
+        OrderEvent::LabelRequested { shipment_id, key } => {
+            shipment(order, *shipment_id, at).key = Some(key.clone());
+        }
+        OrderEvent::LabelCreated { shipment_id, carrier, tracking_number, label_url } => {
+            let shipment = shipment(order, *shipment_id, at);
+            shipment.state = LabelState::Created;
+            shipment.carrier.clone_from(carrier);
+            shipment.tracking_number.clone_from(tracking_number);
+            shipment.label_url.clone_from(label_url);
+        }
+        OrderEvent::LabelVoided { shipment_id } => {
+            shipment(order, *shipment_id, at).state = LabelState::Voided;
+        }
+        OrderEvent::TrackingSet { shipment_id, carrier, tracking_number } => {
+            let shipment = shipment(order, *shipment_id, at);
+            shipment.state = LabelState::Created;
+            if !carrier.is_empty() {
+                shipment.carrier.clone_from(carrier);
+            }
+            shipment.tracking_number.clone_from(tracking_number);
+        }
+    }
+    order.payment_status = payment_status(&order.payments, order.totals.total, order.status);
+}

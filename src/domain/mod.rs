@@ -4,6 +4,8 @@
 //! simulated. The one entry point is [`react::react`].
 
 pub mod address;
+mod advance;
+mod book;
 pub mod command;
 pub mod decide;
 pub mod error;

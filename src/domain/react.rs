@@ -1,1 +1,244 @@
-//! See below.
+//! The one road for every change: an order, its saga and an input go in; what to store and what to do next comes out.
+//!
+//! A person asking, a collaborator answering and a crash being recovered all come through [`react`]. It decides and
+//! computes; it stores nothing, calls nobody and tells no one. The caller stores the [`Change`] first, and only then
+//! acts on its [`SagaMove`] and answers.
+
+use std::time::Duration;
+
+use super::command::{Ask, OrderCommand};
+use super::error::OrderError;
+use super::event::{OrderEvent, RecordedEvent};
+use super::evolve::evolve;
+use super::ids::CallKey;
+use super::order::{Order, RequestRecord};
+use super::pricing::CouponUse;
+use super::saga::{SagaKind, SagaMove, SagaProgress, StepCall, StepResult};
+use super::{Timestamp, advance, book, decide};
+
+/// How patient sagas are. All limits that pure code needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Wait before the first retry.
+    pub retry_initial: Duration,
+    /// Longest wait between retries.
+    pub retry_max: Duration,
+    /// Tries of a step that may be given up, 1..; then the saga turns round.
+    pub forward_tries: u32,
+    /// Tries of a step that may not be given up, 1..; then a person is called, and the tries go on.
+    pub attention_after_tries: u32,
+    /// A charge whose key the payment service does not know this long after it was sent was never made: call timeout
+    /// plus the provider's lag.
+    pub charge_settle_lag: Duration,
+}
+
+/// What reaches an order.
+#[derive(Debug)]
+pub enum Input {
+    /// Somebody asks. `calling` says that a step's call is under way: then no other may be begun.
+    Command {
+        /// What and who.
+        ask: Ask,
+        /// A call is under way.
+        calling: bool,
+    },
+    /// The call that was under way came back.
+    StepFinished {
+        /// The call.
+        call: StepCall,
+        /// What it came back with.
+        result: StepResult,
+    },
+    /// The saga's next call is due, or was lost in a crash.
+    Resume,
+}
+
+/// What happens to a coupon's use count.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CouponChange {
+    /// One more use, unless the limit is reached.
+    Claim(CouponUse),
+    /// The use of this order is given back.
+    Release(String),
+}
+
+/// What to store, then what to do.
+#[derive(Debug)]
+pub struct Change {
+    /// The order after the change, at the next version.
+    pub order: Order,
+    /// What happened, at least one saga step or one event.
+    pub events: Vec<RecordedEvent>,
+    /// The saga after the change.
+    pub saga: Option<SagaProgress>,
+    /// The request id this change answers.
+    pub request: Option<RequestRecord>,
+    /// What happens to the coupon.
+    pub coupon: Option<CouponChange>,
+    /// What to do once it is stored.
+    pub act: SagaMove,
+}
+
+/// What an input leads to.
+#[derive(Debug)]
+pub enum Reaction {
+    /// Store this, then act.
+    Commit(Box<Change>),
+    /// Nothing to store; act.
+    Act(SagaMove),
+    /// The same was asked before; its answer is the end of this saga, or the order as it stands.
+    Repeat(Option<u32>),
+    /// The running saga leads where the caller wants to go: wait for its end.
+    Join,
+    /// The order is already as asked.
+    Unchanged,
+}
+
+/// Decides what `input` does to an order.
+///
+/// # Errors
+/// The reason why a command is refused; then nothing changes. A step's result is never refused.
+pub fn react(
+    order: Option<&Order>,
+    saga: Option<&SagaProgress>,
+    input: Input,
+    now: Timestamp,
+    policy: &Policy,
+) -> Result<Reaction, OrderError> {
+    match input {
+        Input::Command { ask, calling } => match (order, &ask.command) {
+            (None, OrderCommand::Create(draft)) => Ok(decide::create(draft, &ask, now, policy)),
+            (None, _) => Err(OrderError::OrderNotFound { order: String::new() }),
+            (Some(order), _) => decide::decide(order, saga, &ask, calling, now, policy),
+        },
+        Input::StepFinished { call, result } => {
+            let (Some(order), Some(saga)) = (order, saga) else { return Ok(Reaction::Unchanged) };
+            let (principal, request) = (saga.principal.clone(), Some(saga.request_id.clone()));
+            let mut work = Work::on(order, Some(saga), principal, request, now, policy);
+            book::book(&mut work, &call, result);
+            let act = advance::advance(&mut work);
+            Ok(work.commit(None, None, act))
+        }
+        Input::Resume => {
+            let (Some(order), Some(saga)) = (order, saga) else { return Ok(Reaction::Unchanged) };
+            let (principal, request) = (saga.principal.clone(), Some(saga.request_id.clone()));
+            let mut work = Work::on(order, Some(saga), principal, request, now, policy);
+            let act = advance::advance(&mut work);
+            if work.events.is_empty() && work.saga.as_ref() == Some(saga) {
+                return Ok(Reaction::Act(act));
+            }
+            Ok(work.commit(None, None, act))
+        }
+    }
+}
+
+/// A change in the making.
+pub(super) struct Work<'a> {
+    pub(super) order: Order,
+    pub(super) saga: Option<SagaProgress>,
+    pub(super) events: Vec<RecordedEvent>,
+    pub(super) now: Timestamp,
+    pub(super) policy: &'a Policy,
+    principal: String,
+    request_id: Option<String>,
+}
+
+impl<'a> Work<'a> {
+    pub(super) fn on(
+        order: &Order,
+        saga: Option<&SagaProgress>,
+        principal: String,
+        request_id: Option<String>,
+        now: Timestamp,
+        policy: &'a Policy,
+    ) -> Self {
+        let mut order = order.clone();
+        // A clock that was set back must not make history run backwards.
+        let now = now.max(order.updated_at);
+        order.version = order.version.saturating_add(1);
+        order.updated_at = now;
+        Self {
+            order,
+            saga: saga.filter(|saga| !saga.settled).cloned(),
+            events: Vec::new(),
+            now,
+            policy,
+            principal,
+            request_id,
+        }
+    }
+
+    /// Records an event and applies it.
+    pub(super) fn emit(&mut self, event: OrderEvent) {
+        evolve(&mut self.order, &event, self.now);
+        self.order.event_seq = self.order.event_seq.saturating_add(1);
+        self.events.push(RecordedEvent {
+            seq: self.order.event_seq,
+            version: self.order.version,
+            at: self.now,
+            principal: self.principal.clone(),
+            request_id: self.request_id.clone().filter(|id| !id.is_empty()),
+            event,
+        });
+    }
+
+    /// Starts the order's next saga on behalf of `ask`.
+    pub(super) fn start(&mut self, kind: SagaKind, ask: &Ask, notes: &str) {
+        let no = self.order.saga_no.saturating_add(1);
+        self.emit(OrderEvent::SagaStarted { saga: no, kind });
+        self.saga = Some(SagaProgress {
+            order_id: self.order.id,
+            no,
+            kind,
+            direction: kind.starts(),
+            step: None,
+            tries: 0,
+            resend: false,
+            turn: None,
+            next_at: None,
+            started_at: self.now,
+            sent_at: None,
+            attention: None,
+            last_error: None,
+            failure: None,
+            settled: false,
+            notes: notes.to_owned(),
+            principal: ask.caller.principal.to_string(),
+            request_id: ask.context.request_id.to_string(),
+            trace_parent: ask.context.trace_parent.as_deref().map(str::to_owned),
+            token: None,
+        });
+    }
+
+    /// The key of a call of the running saga. One attempt a saga: a repeat is always the same call.
+    pub(super) fn key(&self, step: &str) -> CallKey {
+        CallKey::new(self.order.id, self.saga.as_ref().map_or(0, |saga| saga.no), step, 1)
+    }
+
+    pub(super) fn commit(
+        mut self,
+        request: Option<RequestRecord>,
+        coupon: Option<CouponChange>,
+        act: SagaMove,
+    ) -> Reaction {
+        if let Some(request) = &request {
+            std::sync::Arc::make_mut(&mut self.order.requests).push(request.clone());
+        }
+        let ended = self.events.iter().any(|recorded| {
+            matches!(&recorded.event, OrderEvent::StatusChanged { to, .. }
+                if *to == super::status::OrderStatus::Cancelled)
+        });
+        let coupon = match &self.order.coupon_code {
+            Some(code) if ended => Some(CouponChange::Release(code.clone())),
+            _ => coupon,
+        };
+        Reaction::Commit(Box::new(Change {
+            order: self.order,
+            events: self.events,
+            saga: self.saga,
+            request,
+            coupon,
+            act,
+        }))
+    }
+}

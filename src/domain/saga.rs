@@ -75,9 +75,10 @@ impl SagaKind {
         let backward = self.steps().iter().rev().map(|step| (*step, Direction::Backward));
         match (self.starts(), self) {
             (Direction::Backward, _) => backward.collect(),
-            // A label in doubt is voided by the Cancel saga that takes over.
-            (_, Self::Fulfil) => forward.collect(),
-            _ => forward.chain(backward.filter(|(step, _)| *step != StepName::CommitStock)).collect(),
+            (Direction::Forward, _) => {
+                // Committed stock goes back by the undo of `Reserve`.
+                forward.chain(backward.filter(|(step, _)| *step != StepName::CommitStock)).collect()
+            }
         }
     }
 }
@@ -171,11 +172,15 @@ pub enum StepCall {
     Reserve {
         /// Ours.
         key: CallKey,
+        /// No earlier call with this key may have had an effect.
+        fresh: bool,
     },
     /// Take the order's total.
     Charge {
         /// Ours.
         key: CallKey,
+        /// No earlier call with this key may have had an effect.
+        fresh: bool,
     },
     /// Ask what became of a charge.
     QueryCharge {
@@ -224,6 +229,36 @@ pub enum StepCall {
         /// The key it was made with.
         key: CallKey,
     },
+}
+
+impl StepCall {
+    /// The step this call belongs to.
+    pub fn station(&self) -> (StepName, Direction) {
+        match self {
+            Self::Reserve { .. } => (StepName::Reserve, Direction::Forward),
+            Self::Charge { .. } | Self::QueryCharge { .. } => (StepName::Charge, Direction::Forward),
+            Self::CommitStock { .. } => (StepName::CommitStock, Direction::Forward),
+            Self::CreateLabel { .. } => (StepName::Label, Direction::Forward),
+            Self::Refund { .. } => (StepName::Charge, Direction::Backward),
+            Self::Release { .. } | Self::Restock { .. } => (StepName::Reserve, Direction::Backward),
+            Self::VoidLabel { .. } => (StepName::Label, Direction::Backward),
+        }
+    }
+
+    /// The key the call carries.
+    pub fn key(&self) -> &CallKey {
+        match self {
+            Self::Reserve { key, .. }
+            | Self::Charge { key, .. }
+            | Self::QueryCharge { key }
+            | Self::CommitStock { key, .. }
+            | Self::Refund { key, .. }
+            | Self::Release { key, .. }
+            | Self::Restock { key, .. }
+            | Self::CreateLabel { key }
+            | Self::VoidLabel { key } => key,
+        }
+    }
 }
 
 /// What a call came back with.
@@ -304,6 +339,8 @@ pub enum SagaMove {
     Run(StepCall),
     /// Look again at this moment.
     Wait(Timestamp),
+    /// The call that is under way goes on.
+    Keep,
     /// Nothing: whoever waits is answered.
     Settled,
 }

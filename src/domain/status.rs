@@ -1,7 +1,5 @@
 //! The status machine: which status may follow which, and who may ask for it.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 macro_rules! names {
@@ -25,8 +23,8 @@ macro_rules! names {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.as_str())
             }
         }

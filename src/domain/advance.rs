@@ -1,0 +1,249 @@
+//! What a saga does next, read off the order: the walk forward and the walk back.
+//!
+//! Called only when no call is under way, so an intent without an answer means doubt, and doubt is resolved by the
+//! same key: a reservation is asked for again, a charge is queried before anything else.
+
+use super::Timestamp;
+use super::event::OrderEvent;
+use super::order::{LabelState, StockState};
+use super::payment::{EntryKind, EntryState, captured, in_doubt, money_may_be_here, settled, stories};
+use super::react::Work;
+use super::saga::{Direction, SagaKind, SagaMove, StepCall, StepName};
+use super::status::{CancelReason, OrderStatus};
+
+/// Brings the saga to its next call, wait or end, recording intents and status changes on the way.
+pub(super) fn advance(work: &mut Work<'_>) -> SagaMove {
+    let Some(saga) = &mut work.saga else { return SagaMove::Settled };
+    if let Some(turn) = saga.turn.take() {
+        turn_round(work, turn.reason, &turn.notes);
+    }
+    let Some(saga) = &work.saga else { return SagaMove::Settled };
+    if let Some(at) = saga.next_at
+        && at > work.now
+    {
+        return SagaMove::Wait(at);
+    }
+    let (kind, direction) = (saga.kind, saga.direction);
+    let next = match (kind, direction) {
+        (SagaKind::Create, Direction::Forward) => create_forward(work),
+        (SagaKind::Fulfil, Direction::Forward) => fulfil_forward(work),
+        (_, _) => backward(work),
+    };
+    let Some((step, call)) = next else {
+        settle(work);
+        return SagaMove::Settled;
+    };
+    let now = work.now;
+    if let Some(saga) = &mut work.saga {
+        if saga.step != Some(step) {
+            saga.step = Some(step);
+            saga.tries = 0;
+            saga.last_error = None;
+            saga.attention = None;
+        }
+        saga.next_at = None;
+        if matches!(call, StepCall::Charge { .. }) {
+            saga.resend = false;
+            saga.sent_at = Some(now);
+        }
+    }
+    SagaMove::Run(call)
+}
+
+/// Reserve, charge, confirm, commit the reservation.
+fn create_forward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
+    match work.order.reservation.state {
+        StockState::None | StockState::Requested => {
+            let key = work.key("reserve");
+            let fresh = work.order.reservation.state == StockState::None;
+            if fresh {
+                work.emit(OrderEvent::StockRequested { key: key.clone() });
+            }
+            return Some((StepName::Reserve, StepCall::Reserve { key, fresh }));
+        }
+        _ => {}
+    }
+    if !work.order.totals.total.is_zero() && captured(&work.order.payments).is_none() {
+        let key = work.key("charge");
+        let state = stories(&work.order.payments)
+            .iter()
+            .find(|story| story.last.key == key)
+            .map(|story| story.last.state);
+        let call = match state {
+            Some(EntryState::Requested | EntryState::Unknown) => {
+                if work.saga.as_ref().is_some_and(|saga| saga.resend) {
+                    StepCall::Charge { key, fresh: false }
+                } else {
+                    StepCall::QueryCharge { key }
+                }
+            }
+            _ => {
+                let amount = work.order.totals.total;
+                work.emit(OrderEvent::ChargeRequested { key: key.clone(), amount });
+                StepCall::Charge { key, fresh: true }
+            }
+        };
+        return Some((StepName::Charge, call));
+    }
+    if work.order.status == OrderStatus::Pending {
+        change_status(work, OrderStatus::Confirmed, "", None);
+    }
+    match (work.order.reservation.state, work.order.reservation.id.clone()) {
+        (state @ (StockState::Held | StockState::Committing), Some(reservation_id)) => {
+            let key = work.key("commit_stock");
+            if state == StockState::Held {
+                work.emit(OrderEvent::StockCommitRequested { key: key.clone() });
+            }
+            Some((StepName::CommitStock, StepCall::CommitStock { key, reservation_id }))
+        }
+        _ => None,
+    }
+}
+
+/// Make the label.
+fn fulfil_forward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
+    let key = work.key("label");
+    let state = work
+        .order
+        .shipments
+        .iter()
+        .find(|shipment| shipment.key.as_ref() == Some(&key))
+        .map(|shipment| shipment.state);
+    match state {
+        None => {
+            let shipment_id = work.order.id.part("shipment", work.order.shipments.len() as u64);
+            work.emit(OrderEvent::LabelRequested { shipment_id, key: key.clone() });
+            Some((StepName::Label, StepCall::CreateLabel { key }))
+        }
+        Some(LabelState::Requested) => Some((StepName::Label, StepCall::CreateLabel { key })),
+        Some(LabelState::Created | LabelState::Voided) => None,
+    }
+}
+
+/// Undo what was or may have been done, last things first: label, money, stock.
+fn backward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
+    let refund_key = work.key("refund");
+    let order = &work.order;
+    let kind = work.saga.as_ref().map(|saga| saga.kind);
+    if kind != Some(SagaKind::Return) {
+        let live = order.shipments.iter().find(|shipment| shipment.state != LabelState::Voided);
+        if let Some(key) = live.and_then(|shipment| shipment.key.clone()) {
+            return Some((StepName::Label, StepCall::VoidLabel { key }));
+        }
+    }
+    if kind == Some(SagaKind::Fulfil) && order.status != OrderStatus::Cancelling {
+        return None;
+    }
+    if let Some(doubt) = in_doubt(&order.payments, EntryKind::Charge) {
+        return Some((StepName::Charge, StepCall::QueryCharge { key: doubt.key.clone() }));
+    }
+    let owed = settled(&order.payments, EntryKind::Charge)
+        .saturating_sub(settled(&order.payments, EntryKind::Refund));
+    if owed > rust_decimal::Decimal::ZERO
+        && let Some(charge) = captured(&order.payments)
+    {
+        let (key, transaction_id, amount) = (refund_key, charge.transaction_id.clone(), owed);
+        if !order.payments.iter().any(|entry| entry.key == key) {
+            let (key, transaction_id) = (key.clone(), transaction_id.clone());
+            work.emit(OrderEvent::RefundRequested { key, transaction_id, amount });
+        }
+        return Some((StepName::Charge, StepCall::Refund { key, transaction_id, amount }));
+    }
+    let reservation = &order.reservation;
+    match (reservation.state, &reservation.id, &reservation.key) {
+        (StockState::Committed, Some(id), _) => {
+            let call = StepCall::Restock { key: work.key("restock"), reservation_id: id.clone() };
+            Some((StepName::Reserve, call))
+        }
+        (StockState::Requested | StockState::Held | StockState::Committing, id, Some(reserve_key)) => {
+            let call = StepCall::Release {
+                key: work.key("release"),
+                reservation_id: id.clone(),
+                reserve_key: reserve_key.clone(),
+            };
+            Some((StepName::Reserve, call))
+        }
+        _ => None,
+    }
+}
+
+/// Turns the running saga round: from now on it undoes.
+pub(super) fn turn_round(work: &mut Work<'_>, reason: CancelReason, notes: &str) {
+    let Some(saga) = &mut work.saga else { return };
+    if saga.direction == Direction::Backward {
+        return;
+    }
+    let no = saga.no;
+    saga.direction = Direction::Backward;
+    (saga.step, saga.tries, saga.next_at, saga.resend) = (None, 0, None, false);
+    if saga.notes.is_empty() {
+        notes.clone_into(&mut saga.notes);
+    }
+    let ends_order = saga.kind == SagaKind::Create || work.order.status == OrderStatus::Cancelling;
+    if !ends_order {
+        return;
+    }
+    work.emit(OrderEvent::SagaTurned { saga: no, reason });
+    let reason = work.order.cancel_reason;
+    match work.order.status {
+        OrderStatus::Pending if !money_may_be_here(&work.order.payments) => {}
+        OrderStatus::Pending | OrderStatus::Confirmed => {
+            change_status(work, OrderStatus::Cancelling, notes, reason);
+        }
+        _ => {}
+    }
+}
+
+/// Books the end of the saga and the status it leads to.
+fn settle(work: &mut Work<'_>) {
+    let Some(saga) = &work.saga else { return };
+    let (no, kind, direction, notes) = (saga.no, saga.kind, saga.direction, saga.notes.clone());
+    let failure = saga.failure.clone();
+    match (kind, direction) {
+        (SagaKind::Fulfil, Direction::Forward) => {
+            change_status(work, OrderStatus::Processing, &notes, None);
+        }
+        (SagaKind::Create | SagaKind::Cancel, Direction::Backward) => end(work, &notes),
+        (SagaKind::Fulfil, Direction::Backward) if work.order.status == OrderStatus::Cancelling => {
+            end(work, &notes);
+        }
+        _ => {}
+    }
+    work.emit(OrderEvent::SagaSettled { saga: no, failure });
+    if let Some(saga) = &mut work.saga {
+        saga.settled = true;
+        (saga.step, saga.next_at, saga.attention, saga.token) = (None, None, None, None);
+    }
+}
+
+fn end(work: &mut Work<'_>, notes: &str) {
+    let reason = work.order.cancel_reason;
+    change_status(work, OrderStatus::Cancelled, notes, reason);
+}
+
+/// Records a change of status, unless it is the same.
+pub(super) fn change_status(
+    work: &mut Work<'_>,
+    to: OrderStatus,
+    notes: &str,
+    reason: Option<CancelReason>,
+) {
+    let from = work.order.status;
+    if from != to {
+        work.emit(OrderEvent::StatusChanged { from, to, notes: notes.to_owned(), reason });
+    }
+}
+
+/// The moment of the next try: exponential, capped, and spread by a hash of key and count, so that orders that
+/// failed together do not come back together.
+pub(super) fn retry_at(work: &Work<'_>, key: &super::ids::CallKey, tries: u32) -> Timestamp {
+    use sha2::{Digest, Sha256};
+    let policy = work.policy;
+    let doubled = 2u32.saturating_pow(tries.saturating_sub(1).min(20));
+    let full = policy.retry_initial.saturating_mul(doubled).min(policy.retry_max);
+    let hash = Sha256::new().chain_update(key.as_str()).chain_update(tries.to_be_bytes()).finalize();
+    let part = hash.first().copied().map_or(128, u32::from).saturating_add(1);
+    // Between half and all of the full wait.
+    let wait = full / 2 + (full / 512).saturating_mul(part.min(256));
+    work.now + chrono::Duration::from_std(wait).unwrap_or(chrono::Duration::MAX / 2)
+}

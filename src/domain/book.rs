@@ -1,0 +1,259 @@
+//! What the answer of a call means for the order and its saga.
+
+use super::advance::{retry_at, turn_round};
+use super::event::OrderEvent;
+use super::item::Shortage;
+use super::order::LabelState;
+use super::payment::{EntryState, stories};
+use super::react::Work;
+use super::saga::{Direction, Failure, StepCall, StepResult};
+use super::status::CancelReason;
+
+/// A call that did not bring the saga on.
+struct Setback {
+    dependency: &'static str,
+    error: String,
+    /// The call surely had no effect.
+    unsent: bool,
+}
+
+/// Books the answer of `call`. Answers that do not belong to the call count as doubt.
+pub(super) fn book(work: &mut Work<'_>, call: &StepCall, result: StepResult) {
+    let setback = match result {
+        StepResult::Unknown { dependency, error } => Setback { dependency, error, unsent: false },
+        StepResult::Unavailable { dependency, error } => Setback { dependency, error, unsent: true },
+        StepResult::Refused { dependency, reason, shortages } => {
+            return refused(work, call, dependency, reason, shortages);
+        }
+        done => match success(work, call, done) {
+            None => return,
+            Some(setback) => setback,
+        },
+    };
+    set_back(work, call, setback);
+}
+
+/// Books an answer that brings the saga on; gives back what turns out to be a setback.
+fn success(work: &mut Work<'_>, call: &StepCall, result: StepResult) -> Option<Setback> {
+    match (call, result) {
+        (StepCall::Reserve { .. }, StepResult::Reserved { reservation_id }) => {
+            work.emit(OrderEvent::StockReserved { reservation_id });
+        }
+        (
+            StepCall::Charge { key, .. } | StepCall::QueryCharge { key },
+            StepResult::Charged { transaction_id, gateway_response },
+        ) => {
+            forget_token(work);
+            work.emit(OrderEvent::Charged { key: key.clone(), transaction_id, gateway_response });
+        }
+        (StepCall::QueryCharge { key }, StepResult::ChargeNotFound) => return not_found(work, key),
+        (StepCall::QueryCharge { .. }, StepResult::ChargePending) => {
+            let error = "the charge is still being worked on".to_owned();
+            return Some(Setback { dependency: "payment", error, unsent: false });
+        }
+        (StepCall::CommitStock { reservation_id, .. }, StepResult::Committed) => {
+            work.emit(OrderEvent::StockCommitted { reservation_id: reservation_id.clone() });
+        }
+        (StepCall::Refund { key, .. }, StepResult::Refunded { refund_id }) => {
+            work.emit(OrderEvent::Refunded { key: key.clone(), refund_id });
+        }
+        (StepCall::Release { key, .. }, StepResult::Released)
+        | (StepCall::Restock { key, .. }, StepResult::Restocked) => {
+            work.emit(OrderEvent::StockReturned { key: key.clone() });
+        }
+        (StepCall::Release { .. }, StepResult::FoundCommitted { reservation_id }) => {
+            work.emit(OrderEvent::StockFoundCommitted { reservation_id });
+        }
+        (StepCall::CreateLabel { .. }, StepResult::LabelCreated { carrier, tracking_number, label_url }) => {
+            if let Some(shipment_id) = shipment_of(work, call) {
+                work.emit(OrderEvent::LabelCreated { shipment_id, carrier, tracking_number, label_url });
+            }
+        }
+        (StepCall::VoidLabel { .. }, StepResult::LabelVoided) => {
+            if let Some(shipment_id) = shipment_of(work, call) {
+                work.emit(OrderEvent::LabelVoided { shipment_id });
+            }
+        }
+        _ => {
+            let error = "the answer does not belong to the call".to_owned();
+            return Some(Setback { dependency: "order", error, unsent: false });
+        }
+    }
+    if let Some(saga) = &mut work.saga {
+        (saga.tries, saga.last_error, saga.attention) = (0, None, None);
+    }
+    None
+}
+
+/// The payment service does not know the charge. Forward: send it (again), same key. Backward: it was never made,
+/// once enough time has passed for a late request to have arrived.
+fn not_found(work: &mut Work<'_>, key: &super::ids::CallKey) -> Option<Setback> {
+    let lag = chrono::Duration::from_std(work.policy.charge_settle_lag).unwrap_or_default();
+    let now = work.now;
+    let saga = work.saga.as_mut()?;
+    if saga.direction == Direction::Forward && saga.turn.is_none() {
+        saga.resend = true;
+        return None;
+    }
+    let sent_at = saga.sent_at.unwrap_or(saga.started_at);
+    let sure_at = sent_at.checked_add_signed(lag).unwrap_or(now);
+    if now < sure_at {
+        saga.next_at = Some(sure_at);
+        return None;
+    }
+    forget_token(work);
+    work.emit(OrderEvent::ChargeFailed { key: key.clone(), code: "NEVER_ARRIVED".to_owned() });
+    None
+}
+
+/// The collaborator decided against it.
+fn refused(
+    work: &mut Work<'_>,
+    call: &StepCall,
+    dependency: &'static str,
+    reason: String,
+    shortages: Vec<Shortage>,
+) {
+    match call {
+        StepCall::Reserve { .. } => {
+            work.emit(OrderEvent::StockRefused { shortages: shortages.clone() });
+            let failure = if reason == "OUT_OF_STOCK" {
+                Failure::OutOfStock { shortages }
+            } else {
+                Failure::Refused { dependency: dependency.to_owned(), reason }
+            };
+            fail(work, failure, CancelReason::OutOfStock);
+        }
+        StepCall::Charge { key, .. } | StepCall::QueryCharge { key } => {
+            forget_token(work);
+            work.emit(OrderEvent::ChargeFailed { key: key.clone(), code: reason.clone() });
+            fail(work, Failure::PaymentDeclined { code: reason }, CancelReason::PaymentDeclined);
+        }
+        StepCall::CommitStock { .. } => {
+            // The reservation lapsed between charge and commit: give the money back.
+            fail(work, Failure::OutOfStock { shortages }, CancelReason::OutOfStock);
+        }
+        StepCall::CreateLabel { .. } => {
+            if let Some(shipment_id) = shipment_of(work, call) {
+                work.emit(OrderEvent::LabelVoided { shipment_id });
+            }
+            let failure = Failure::Refused { dependency: dependency.to_owned(), reason };
+            fail(work, failure, CancelReason::DependencyUnavailable);
+        }
+        StepCall::Refund { key, .. } => {
+            work.emit(OrderEvent::RefundFailed { key: key.clone(), code: reason.clone() });
+            insist(work, call, format!("{dependency} refused: {reason}"));
+        }
+        StepCall::Release { .. } | StepCall::Restock { .. } | StepCall::VoidLabel { .. } => {
+            insist(work, call, format!("{dependency} refused: {reason}"));
+        }
+    }
+}
+
+/// The saga misses its goal and turns round.
+fn fail(work: &mut Work<'_>, failure: Failure, reason: CancelReason) {
+    let Some(saga) = &mut work.saga else { return };
+    if saga.direction == Direction::Backward {
+        return;
+    }
+    saga.failure = Some(failure);
+    // A cancellation that came first keeps its reason.
+    let (reason, notes) = saga.turn.take().map_or((reason, String::new()), |turn| (turn.reason, turn.notes));
+    turn_round(work, reason, &notes);
+}
+
+/// A refusal of something that has to happen: a person is called at once, and it is tried again at leisure.
+fn insist(work: &mut Work<'_>, call: &StepCall, error: String) {
+    let (step, _) = call.station();
+    let pause = chrono::Duration::from_std(work.policy.retry_max).unwrap_or_default();
+    let next_at = work.now.checked_add_signed(pause);
+    let Some(saga) = &mut work.saga else { return };
+    saga.tries = saga.tries.saturating_add(1);
+    saga.next_at = next_at;
+    saga.last_error = Some(error.clone());
+    let (no, flagged) = (saga.no, saga.attention.replace(error.clone()).is_some());
+    if !flagged {
+        work.emit(OrderEvent::AttentionNeeded { saga: no, step, reason: error });
+    }
+}
+
+/// The call did not bring the saga on: it is tried again later, or given up where that is allowed.
+fn set_back(work: &mut Work<'_>, call: &StepCall, setback: Setback) {
+    let Setback { dependency, error, unsent } = setback;
+    let mut certain = false;
+    match call {
+        StepCall::Reserve { key, fresh } if unsent && *fresh => {
+            certain = true;
+            work.emit(OrderEvent::StockUnsent { key: key.clone() });
+        }
+        StepCall::Charge { key, fresh } => {
+            if unsent && *fresh {
+                certain = true;
+                work.emit(OrderEvent::ChargeUnsent { key: key.clone() });
+            } else if last_state(work, call) != Some(EntryState::Unknown) {
+                work.emit(OrderEvent::ChargeUnknown { key: key.clone() });
+            }
+        }
+        StepCall::Refund { key, .. } if !unsent && last_state(work, call) != Some(EntryState::Unknown) => {
+            work.emit(OrderEvent::RefundUnknown { key: key.clone() });
+        }
+        _ => {}
+    }
+    let (now, policy) = (work.now, work.policy);
+    let Some(saga) = &mut work.saga else { return };
+    if matches!(call, StepCall::Charge { .. }) && !certain {
+        saga.sent_at = Some(now);
+    }
+    saga.tries = saga.tries.saturating_add(1);
+    saga.last_error = Some(error.clone());
+    let (no, tries, direction) = (saga.no, saga.tries, saga.direction);
+    let (step, _) = call.station();
+    // An unknown charge and what comes after a charge are never given up.
+    let may_give_up = direction == Direction::Forward
+        && match call {
+            StepCall::Reserve { .. } | StepCall::CreateLabel { .. } => true,
+            StepCall::Charge { .. } => certain,
+            _ => false,
+        };
+    if may_give_up && tries >= policy.forward_tries {
+        let failure = Failure::DependencyUnavailable { dependency: dependency.to_owned() };
+        fail(work, failure, CancelReason::DependencyUnavailable);
+        return;
+    }
+    let next_at = retry_at(work, call.key(), tries);
+    let Some(saga) = &mut work.saga else { return };
+    saga.next_at = Some(next_at);
+    let attention = !may_give_up && tries >= policy.attention_after_tries && saga.attention.is_none();
+    if attention {
+        saga.attention = Some(error.clone());
+    }
+    // The history of a long outage stays short: past the call for a person only the saga's record changes.
+    if tries <= policy.attention_after_tries {
+        let error = error.clone();
+        work.emit(OrderEvent::StepDelayed { saga: no, step, direction, tries, error, next_at });
+    }
+    if attention {
+        work.emit(OrderEvent::AttentionNeeded { saga: no, step, reason: error });
+    }
+}
+
+fn forget_token(work: &mut Work<'_>) {
+    if let Some(saga) = &mut work.saga {
+        saga.token = None;
+    }
+}
+
+fn last_state(work: &Work<'_>, call: &StepCall) -> Option<EntryState> {
+    stories(&work.order.payments)
+        .iter()
+        .find(|story| story.last.key == *call.key())
+        .map(|story| story.last.state)
+}
+
+fn shipment_of(work: &Work<'_>, call: &StepCall) -> Option<uuid::Uuid> {
+    work.order
+        .shipments
+        .iter()
+        .find(|shipment| shipment.key.as_ref() == Some(call.key()) && shipment.state != LabelState::Voided)
+        .map(|shipment| shipment.id)
+}
