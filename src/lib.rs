@@ -3,6 +3,7 @@
 //! Read `ARCHITECTURE.md` first; it walks through a create, a read and a crash.
 
 pub mod clients;
+pub mod config;
 pub mod domain;
 pub mod ports;
 pub mod proto;
