@@ -2,8 +2,10 @@
 //!
 //! Read `ARCHITECTURE.md` first; it walks through a create, a read and a crash.
 
+pub mod app;
 pub mod clients;
 pub mod config;
 pub mod domain;
 pub mod ports;
 pub mod proto;
+pub mod telemetry;

@@ -1,1 +1,3 @@
-//! x
+//! What stands behind the ports: gRPC clients of real collaborators, and a simulator of all five.
+
+pub mod orders;
