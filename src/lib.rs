@@ -3,6 +3,7 @@
 //! Read `ARCHITECTURE.md` first; it walks through a create, a read and a crash.
 
 pub mod app;
+pub mod cli;
 pub mod clients;
 pub mod config;
 pub mod domain;
