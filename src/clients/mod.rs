@@ -1,6 +1,7 @@
 //! What stands behind the ports: gRPC clients of real collaborators, and a simulator of all five.
 
 pub mod grpc;
+pub mod orders;
 pub mod sim;
 mod status;
 mod wire;
