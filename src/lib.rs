@@ -10,6 +10,7 @@ pub mod clients;
 pub mod config;
 pub mod domain;
 pub mod grpc;
+pub mod ops;
 pub mod ports;
 pub mod proto;
 pub mod steps;
