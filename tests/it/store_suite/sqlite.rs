@@ -66,7 +66,9 @@ impl StoreFactory for SqliteFiles {
     }
 
     async fn spoil(&self, order: OrderId) {
-        self.run(&format!("UPDATE orders SET status = 'LOST' WHERE id = x'{}'", order.0.simple())).await.unwrap();
+        self.run(&format!("UPDATE orders SET status = 'LOST' WHERE id = x'{}'", order.0.simple()))
+            .await
+            .unwrap();
     }
 }
 
@@ -123,7 +125,9 @@ async fn a_file_that_is_not_sqlite_is_refused_and_kept() {
 
 #[tokio::test]
 async fn a_file_of_another_program_is_refused_and_kept() {
-    for sql in ["CREATE TABLE songs (id INTEGER)", "PRAGMA application_id = 42", "CREATE TABLE orders (id INTEGER)"] {
+    for sql in
+        ["CREATE TABLE songs (id INTEGER)", "PRAGMA application_id = 42", "CREATE TABLE orders (id INTEGER)"]
+    {
         let files = SqliteFiles::new();
         files.run(sql).await.unwrap();
         let before = fs::read(files.path()).unwrap();
