@@ -16,7 +16,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, Connection, query_scalar};
 
-/// The schema, compiled in. A changed file is noticed by the compiler, a new one only after this file is touched.
+/// The schema, compiled in.
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// `application_id` in the header of our files, set by the first migration: "ORDS".
