@@ -330,3 +330,26 @@ impl FileLock {
         Ok(Self { _file: file })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn commits_are_synced_and_readers_only_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = SqliteConfig { path: folder.path().join("orders.db"), ..SqliteConfig::default() };
+        let mut opened = open(&config).await.unwrap();
+        let synchronous: i64 =
+            query_scalar("PRAGMA synchronous").fetch_one(&mut opened.writer).await.unwrap();
+        let journal: String =
+            query_scalar("PRAGMA journal_mode").fetch_one(&mut opened.writer).await.unwrap();
+        assert_eq!((synchronous, journal.as_str()), (2, "wal"));
+        let readers = readers(&config).await.unwrap();
+        let refused = sqlx::query("DELETE FROM orders").execute(&readers).await.unwrap_err();
+        assert!(refused.to_string().contains("readonly"), "{refused}");
+        readers.close().await;
+    }
+}

@@ -227,8 +227,8 @@ async fn every_status_has_a_row_of_history() {
 }
 
 #[tokio::test]
-async fn commits_are_synced_before_they_are_answered() {
-    // A copy of the files made while the store is open holds everything that was answered.
+async fn what_was_answered_is_in_the_files() {
+    // As after a crash: a copy of the files, made while the store is open, holds everything that was answered.
     let files = SqliteFiles::new();
     let store = files.try_open().await.unwrap();
     store.commit(creation(order(1))).await.unwrap();
