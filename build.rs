@@ -10,6 +10,8 @@ const PRIVATE_MESSAGES: [&str; 3] = [".user.v1.Address", ".shipping.v1.Address",
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new("proto");
     println!("cargo:rerun-if-changed=build.rs");
+    // Compiled in by a macro, which does not notice a new file.
+    println!("cargo:rerun-if-changed=migrations");
     let mut files = Vec::new();
     collect(root, &mut files)?;
     files.sort();

@@ -36,7 +36,7 @@ pub struct Touched {
     pub items: bool,
     /// The addresses changed: they are replaced.
     pub addresses: bool,
-    /// The shipments changed: each is inserted or updated.
+    /// The shipments changed: each is inserted or updated; none is ever removed.
     pub shipments: bool,
     /// Ledger entries from this index on are new.
     pub payments_from: usize,
@@ -65,12 +65,17 @@ pub struct Commit {
     /// The condition.
     pub guard: WriteGuard,
     /// The order after the change; its version is `guard.version + 1`.
+    ///
+    /// Written once, with version 1, and never again: id, user, number, currency, payment and shipping method, metadata,
+    /// request hash and creation time. Its `requests` and `failures` are not looked at: they come from the commits'
+    /// `request`s and from sagas that settled with a failure.
     pub order: Arc<Order>,
     /// Which rows to write.
     pub touched: Touched,
     /// New events, in order; a `StatusChanged` (and the creation) also makes a row of status history.
     pub events: Vec<RecordedEvent>,
-    /// The saga's record after the change.
+    /// The saga's record after the change: inserted or replaced, by order and number. An order has at most one that is
+    /// not settled.
     pub saga: Option<SagaProgress>,
     /// A request id that this change answers.
     pub request: Option<RequestRecord>,
@@ -156,7 +161,7 @@ pub struct ListCursor {
 pub struct Unfinished {
     /// The order.
     pub order_id: OrderId,
-    /// When its next call is due; in the past for one that was running.
+    /// When its next call is due; the saga's start for one that was running.
     pub due_at: Timestamp,
 }
 
@@ -166,7 +171,8 @@ pub trait OrderStore: Send + Sync + std::fmt::Debug {
     /// Makes `owner` the only writer of the order and returns its newest state; none when there is no such order.
     ///
     /// Durable when it returns: a writer with an older epoch or another incarnation can commit nothing from now on.
-    /// Refused with [`CommitError::Conflict`] when the order belongs to a higher epoch.
+    /// Refused with [`ClaimError::Deposed`] when the order belongs to a higher epoch; at the same epoch the last claim
+    /// counts. What comes back holds: a commit of this owner whose fate was unknown before is in it or never will be.
     async fn claim(&self, id: OrderId, owner: Owner) -> Result<Option<Stored>, ClaimError>;
 
     /// Stores one change. Durable when it returns `Ok`; all or nothing; order of commits per order is kept.
@@ -180,7 +186,7 @@ pub trait OrderStore: Send + Sync + std::fmt::Debug {
     /// The order with this number.
     async fn find_by_number(&self, number: &OrderNumber) -> Result<Option<OrderId>, StoreError>;
 
-    /// One page of orders.
+    /// One page of orders. One that cannot be read is left out, logged and counted, and does not shorten the page.
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Order>>, StoreError>;
 
     /// Events with `seq > after_seq`, in order, at most `limit`.

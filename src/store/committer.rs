@@ -181,7 +181,8 @@ impl Lane {
                 return Vec::new();
             }
         }
-        let mut batch = Vec::with_capacity(self.batch_max.min(arrived.len().saturating_add(self.deferred.len())));
+        let mut batch =
+            Vec::with_capacity(self.batch_max.min(arrived.len().saturating_add(self.deferred.len())));
         let mut orders = HashSet::new();
         // What was deferred is older than what arrives, so it is looked at first. A job whose order is in the batch
         // already is deferred (again), and with it every later job of that order.

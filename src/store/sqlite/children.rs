@@ -36,7 +36,8 @@ impl Children {
         let history = "order_id id seq status notes created_by created_at";
         let ledger = "order_id id entry_no kind status call_key transaction_id payment_method amount currency code \
                       gateway_response created_at updated_at";
-        let shipments = "order_id id position call_key state carrier tracking_number label_url created_at updated_at";
+        let shipments =
+            "order_id id position call_key state carrier tracking_number label_url created_at updated_at";
         let sagas = "order_id saga_no kind direction step tries resend turn next_at due_at started_at sent_at \
                      attention last_error failure settled notes principal request_id trace_parent payment_token";
         Self {
@@ -60,7 +61,10 @@ impl Children {
         commits: &[&Commit],
     ) -> Result<(), sqlx::Error> {
         let orders = |touched: fn(&Commit) -> bool| {
-            commits.iter().filter(move |commit| is_new(commit) || touched(commit)).map(|commit| &*commit.order)
+            commits
+                .iter()
+                .filter(move |commit| is_new(commit) || touched(commit))
+                .map(|commit| &*commit.order)
         };
         let replaced = |touched: fn(&Commit) -> bool| -> Vec<OrderId> {
             let known = commits.iter().filter(|commit| !is_new(commit) && touched(commit));
@@ -75,12 +79,14 @@ impl Children {
 
         let dropped = replaced(|commit| commit.touched.addresses);
         self.drop_addresses.run(connection, &dropped, |args, id| args.id(id.0)).await?;
-        let addresses: Vec<_> =
-            orders(|commit| commit.touched.addresses).flat_map(|order| numbered(order, &order.addresses)).collect();
+        let addresses: Vec<_> = orders(|commit| commit.touched.addresses)
+            .flat_map(|order| numbered(order, &order.addresses))
+            .collect();
         self.addresses.run(connection, &addresses, bind_address).await?;
 
-        let shipments: Vec<_> =
-            orders(|commit| commit.touched.shipments).flat_map(|order| numbered(order, &order.shipments)).collect();
+        let shipments: Vec<_> = orders(|commit| commit.touched.shipments)
+            .flat_map(|order| numbered(order, &order.shipments))
+            .collect();
         self.shipments.run(connection, &shipments, bind_shipment).await?;
 
         let entries: Vec<_> = commits

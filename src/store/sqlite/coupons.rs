@@ -13,10 +13,10 @@ use crate::ports::store::{Commit, CouponMove};
 
 pub(super) struct Coupons {
     counters: Statement,
-    claims: Statement,
+    pub(super) claims: Statement,
     count: Statement,
     claim: Statement,
-    release: Statement,
+    pub(super) release: Statement,
 }
 
 impl Coupons {
@@ -34,7 +34,11 @@ impl Coupons {
                 "ON CONFLICT (code) DO UPDATE SET used = excluded.used",
             ),
             claim: Statement::insert("coupon_claims", &["code", "order_id"], ""),
-            release: Statement::new("DELETE FROM coupon_claims WHERE (code, order_id) IN (VALUES", "(?,?)", ")"),
+            release: Statement::new(
+                "DELETE FROM coupon_claims WHERE (code, order_id) IN (VALUES",
+                "(?,?)",
+                ")",
+            ),
         }
     }
 
@@ -57,9 +61,12 @@ impl Coupons {
         let codes: Vec<&str> = codes.into_keys().collect();
         let counted = self
             .counters
-            .fetch(connection, &codes, |args, code| args.text(code), |row| {
-                Ok((row.try_get::<String, _>(0)?, row.try_get::<i64, _>(1)?))
-            })
+            .fetch(
+                connection,
+                &codes,
+                |args, code| args.text(code),
+                |row| Ok((row.try_get::<String, _>(0)?, row.try_get::<i64, _>(1)?)),
+            )
             .await?;
         for (code, count) in &counted {
             if let Some(slot) = used.get_mut(code.as_str()) {

@@ -58,10 +58,10 @@ const CONDITION: [&str; 4] = ["id", "version", "owner_epoch", "owner_incarnation
 
 pub(super) struct Guard {
     create: Statement,
-    update: Statement,
-    existing: Statement,
-    owners: Statement,
-    set_owner: Statement,
+    pub(super) update: Statement,
+    pub(super) existing: Statement,
+    pub(super) owners: Statement,
+    pub(super) set_owner: Statement,
 }
 
 impl Guard {
@@ -91,15 +91,22 @@ impl Guard {
         connection: &mut SqliteConnection,
         commits: &[&Commit],
     ) -> Result<HashMap<OrderId, CommitError>, sqlx::Error> {
-        let made = self.create.fetch(connection, commits, |args, commit| bind_new(args, commit), read_id).await?;
+        let made =
+            self.create.fetch(connection, commits, |args, commit| bind_new(args, commit), read_id).await?;
         let refused = without(commits, &made);
         // Refused because of the id or because of the number? If the id is not there, it was the number.
         let ids: Vec<OrderId> = refused.iter().map(|commit| commit.order.id).collect();
-        let known: HashSet<OrderId> =
-            self.existing.fetch(connection, &ids, |args, id| args.id(id.0), read_id).await?.into_iter().collect();
+        let known: HashSet<OrderId> = self
+            .existing
+            .fetch(connection, &ids, |args, id| args.id(id.0), read_id)
+            .await?
+            .into_iter()
+            .collect();
         Ok(ids
             .into_iter()
-            .map(|id| (id, if known.contains(&id) { CommitError::Conflict } else { CommitError::NumberTaken }))
+            .map(|id| {
+                (id, if known.contains(&id) { CommitError::Conflict } else { CommitError::NumberTaken })
+            })
             .collect())
     }
 
@@ -109,11 +116,12 @@ impl Guard {
         connection: &mut SqliteConnection,
         commits: &[&Commit],
     ) -> Result<HashMap<OrderId, CommitError>, sqlx::Error> {
-        let done = self
-            .update
-            .fetch(connection, commits, |args, commit| bind_change(args, commit), read_id)
-            .await?;
-        Ok(without(commits, &done).into_iter().map(|commit| (commit.order.id, CommitError::Conflict)).collect())
+        let done =
+            self.update.fetch(connection, commits, |args, commit| bind_change(args, commit), read_id).await?;
+        Ok(without(commits, &done)
+            .into_iter()
+            .map(|commit| (commit.order.id, CommitError::Conflict))
+            .collect())
     }
 
     /// Gives each order the owner that claims it, unless it belongs to a higher epoch.
@@ -126,10 +134,15 @@ impl Guard {
     ) -> Result<HashMap<OrderId, Result<Done, CommitError>>, sqlx::Error> {
         let owners: HashMap<OrderId, Owner> = self
             .owners
-            .fetch(connection, claims, |args, (id, _)| args.id(id.0), |row| {
-                let owner = Owner { epoch: row.try_get(1)?, incarnation: row.try_get(2)? };
-                Ok((read_id(row)?, owner))
-            })
+            .fetch(
+                connection,
+                claims,
+                |args, (id, _)| args.id(id.0),
+                |row| {
+                    let owner = Owner { epoch: row.try_get(1)?, incarnation: row.try_get(2)? };
+                    Ok((read_id(row)?, owner))
+                },
+            )
             .await?
             .into_iter()
             .collect();

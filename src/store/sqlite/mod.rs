@@ -8,6 +8,8 @@ mod children;
 mod coupons;
 mod guard;
 mod open;
+#[cfg(test)]
+mod plans;
 mod read;
 mod rows;
 mod statement;
@@ -98,7 +100,9 @@ impl OrderStore for SqliteStore {
 
     async fn commit(&self, commit: Commit) -> Result<(), CommitError> {
         if commit.guard.version.checked_add(1) != Some(commit.order.version) {
-            return Err(CommitError::NotCommitted(String::from("the change does not follow the version it names")));
+            return Err(CommitError::NotCommitted(String::from(
+                "the change does not follow the version it names",
+            )));
         }
         self.committer.run(Job::Commit(Box::new(commit))).await.map(drop)
     }
@@ -119,13 +123,18 @@ impl OrderStore for SqliteStore {
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Order>>, StoreError> {
         let (pool, query, reported) = (self.readers.clone(), query.clone(), self.reported.clone());
-        self.read(async move {
-            read::list(&pool, &query, |order, what| report(&reported, order, what)).await
-        })
+        self.read(
+            async move { read::list(&pool, &query, |order, what| report(&reported, order, what)).await },
+        )
         .await
     }
 
-    async fn events(&self, id: OrderId, after_seq: i64, limit: u32) -> Result<Vec<RecordedEvent>, StoreError> {
+    async fn events(
+        &self,
+        id: OrderId,
+        after_seq: i64,
+        limit: u32,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
         let pool = self.readers.clone();
         self.read(async move { read::events(&pool, id, after_seq, limit).await }).await
     }

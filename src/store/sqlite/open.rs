@@ -11,11 +11,12 @@ use std::time::Duration;
 use serde::Deserialize;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Connection, query_scalar};
 
-/// The schema, compiled in. A changed file is noticed by the compiler, a new one only after this file is touched.
+/// The schema, compiled in.
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// `application_id` in the header of our files, set by the first migration: "ORDS".
@@ -327,5 +328,28 @@ impl FileLock {
         file.rewind().map_err(failed)?;
         writeln!(file, "{}", std::process::id()).map_err(failed)?;
         Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn commits_are_synced_and_readers_only_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = SqliteConfig { path: folder.path().join("orders.db"), ..SqliteConfig::default() };
+        let mut opened = open(&config).await.unwrap();
+        let synchronous: i64 =
+            query_scalar("PRAGMA synchronous").fetch_one(&mut opened.writer).await.unwrap();
+        let journal: String =
+            query_scalar("PRAGMA journal_mode").fetch_one(&mut opened.writer).await.unwrap();
+        assert_eq!((synchronous, journal.as_str()), (2, "wal"));
+        let readers = readers(&config).await.unwrap();
+        let refused = sqlx::query("DELETE FROM orders").execute(&readers).await.unwrap_err();
+        assert!(refused.to_string().contains("readonly"), "{refused}");
+        readers.close().await;
     }
 }

@@ -19,9 +19,16 @@ pub(super) fn unavailable(error: &sqlx::Error) -> StoreError {
 }
 
 pub(super) async fn load(pool: &SqlitePool, id: OrderId) -> Result<Option<Stored>, StoreError> {
-    let sql = format!("SELECT {} FROM orders AS o WHERE o.id = ?", rows::COLUMNS);
-    let row = query(AssertSqlSafe(sql)).bind(id.0).fetch_optional(pool).await.map_err(|e| unavailable(&e))?;
+    let row = query(AssertSqlSafe(load_statement()))
+        .bind(id.0)
+        .fetch_optional(pool)
+        .await
+        .map_err(|e| unavailable(&e))?;
     row.map(|row| rows::stored(&row)).transpose().map_err(|what| StoreError::Corrupt { order: id, what })
+}
+
+pub(super) fn load_statement() -> String {
+    format!("SELECT {} FROM orders AS o WHERE o.id = ?", rows::COLUMNS)
 }
 
 pub(super) async fn find_by_number(
@@ -36,13 +43,16 @@ pub(super) async fn find_by_number(
     Ok(id.map(OrderId))
 }
 
+pub(super) const EVENTS: &str =
+    "SELECT * FROM order_events WHERE order_id = ? AND seq > ? ORDER BY seq LIMIT ?";
+
 pub(super) async fn events(
     pool: &SqlitePool,
     id: OrderId,
     after_seq: i64,
     limit: u32,
 ) -> Result<Vec<RecordedEvent>, StoreError> {
-    let rows = query("SELECT * FROM order_events WHERE order_id = ? AND seq > ? ORDER BY seq LIMIT ?")
+    let rows = query(EVENTS)
         .bind(id.0)
         .bind(after_seq)
         .bind(limit)
@@ -59,12 +69,8 @@ pub(super) async fn unfinished(
     after: Option<Unfinished>,
     limit: u32,
 ) -> Result<Vec<Unfinished>, StoreError> {
-    let behind = if after.is_some() { "AND (due_at, order_id) > (?, ?)" } else { "" };
-    let sql = format!(
-        "SELECT due_at, order_id FROM sagas INDEXED BY sagas_due WHERE settled = 0 AND due_at < ? {behind} \
-         ORDER BY due_at, order_id LIMIT ?"
-    );
-    let mut asked = query(AssertSqlSafe(sql)).bind(due_before.timestamp_micros());
+    let mut asked =
+        query(AssertSqlSafe(unfinished_statement(after.is_some()))).bind(due_before.timestamp_micros());
     if let Some(after) = after {
         asked = asked.bind(after.due_at.timestamp_micros()).bind(after.order_id.0);
     }
@@ -80,11 +86,19 @@ pub(super) async fn unfinished(
         .collect()
 }
 
+pub(super) fn unfinished_statement(has_after: bool) -> String {
+    let behind = if has_after { "AND (due_at, order_id) > (?, ?)" } else { "" };
+    format!(
+        "SELECT due_at, order_id FROM sagas INDEXED BY sagas_due WHERE settled = 0 AND due_at < ? {behind} \
+         ORDER BY due_at, order_id LIMIT ?"
+    )
+}
+
 /// A place in a list: time, then id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    at: i64,
-    id: Uuid,
+pub(super) struct Key {
+    pub(super) at: i64,
+    pub(super) id: Uuid,
 }
 
 impl Key {
@@ -101,12 +115,14 @@ pub(super) async fn list(
     corrupt: impl Fn(OrderId, &str),
 ) -> Result<Vec<Arc<Order>>, StoreError> {
     let mut page = Vec::new();
-    let mut after = asked.after.map(|cursor| Key { at: cursor.created_at.timestamp_micros(), id: cursor.id.0 });
+    let mut after =
+        asked.after.map(|cursor| Key { at: cursor.created_at.timestamp_micros(), id: cursor.id.0 });
     let limit = usize::try_from(asked.limit).unwrap_or(usize::MAX);
     while page.len() < limit {
         let wanted = limit.saturating_sub(page.len());
         let (sql, arguments) = statement(asked, after, wanted).map_err(|error| unavailable(&error))?;
-        let rows = query_with(AssertSqlSafe(sql), arguments).fetch_all(pool).await.map_err(|e| unavailable(&e))?;
+        let rows =
+            query_with(AssertSqlSafe(sql), arguments).fetch_all(pool).await.map_err(|e| unavailable(&e))?;
         let mut keyed = Vec::with_capacity(rows.len());
         for row in &rows {
             keyed.push((Key::of(row).map_err(|error| unavailable(&error))?, row));
@@ -135,7 +151,7 @@ pub(super) async fn list(
 /// Several statuses without a user are several walks over the index by status, merged by SQLite as they go; so a page
 /// costs what is on it, however many orders there are. With a user, the statuses are looked up order by order: that
 /// user's orders are few.
-fn statement(
+pub(super) fn statement(
     asked: &ListQuery,
     after: Option<Key>,
     limit: usize,
@@ -148,8 +164,7 @@ fn statement(
     let mut branches = Vec::new();
     let mut branch = |index: &str, own: &str, bind: &dyn Fn(&mut SqliteArguments) -> super::bind::Bound| {
         let range = conditions.iter().fold(String::new(), |range, condition| range + " AND " + condition);
-        branches
-            .push(format!("SELECT created_at, id FROM orders INDEXED BY {index} WHERE {own}{range}"));
+        branches.push(format!("SELECT created_at, id FROM orders INDEXED BY {index} WHERE {own}{range}"));
         bind(&mut arguments)?;
         for bound in &bounds {
             match bound {

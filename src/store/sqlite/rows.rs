@@ -193,7 +193,9 @@ fn addresses(row: &SqliteRow) -> Read<Vec<Address>> {
     let mut addresses: Vec<Address> = read.collect::<Read<_>>()?;
     addresses.sort_by_key(|address| address.kind);
     match addresses.as_slice() {
-        [first, second] if first.kind == AddressKind::Shipping && second.kind == AddressKind::Billing => Ok(addresses),
+        [first, second] if first.kind == AddressKind::Shipping && second.kind == AddressKind::Billing => {
+            Ok(addresses)
+        }
         _ => Err(String::from("order_addresses: not one of each type")),
     }
 }

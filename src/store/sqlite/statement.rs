@@ -63,6 +63,12 @@ impl Statement {
         Ok(found)
     }
 
+    /// The text for as many rows as it takes at once.
+    #[cfg(test)]
+    pub(super) fn widest(&self) -> SqlStr {
+        self.texts[0].1.clone()
+    }
+
     fn chunks<'a, T>(&'a self, mut rows: &'a [T]) -> impl Iterator<Item = (SqlStr, &'a [T])> {
         self.texts.iter().flat_map(move |(size, sql)| {
             let whole = rows.len().checked_rem(*size).map_or(0, |rest| rows.len().saturating_sub(rest));

@@ -118,7 +118,8 @@ impl SqliteWriter {
 #[async_trait]
 impl BatchWriter for SqliteWriter {
     async fn write(&mut self, jobs: &[Job]) -> Result<Vec<JobResult>, BatchError> {
-        let mut connection = self.connection().await.map_err(|error| BatchError::Refused(error.to_string()))?;
+        let mut connection =
+            self.connection().await.map_err(|error| BatchError::Refused(error.to_string()))?;
         let mut excluded = HashSet::new();
         let mut results = loop {
             let filled = self.fill(&mut connection, jobs, &excluded).await;
@@ -193,7 +194,9 @@ fn classify(error: &sqlx::Error) -> BatchError {
                 _ => BatchError::Refused(text),
             }
         }
-        sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed | sqlx::Error::PoolClosed => BatchError::Refused(text),
+        sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed | sqlx::Error::PoolClosed => {
+            BatchError::Refused(text)
+        }
         _ => BatchError::Suspect(text),
     }
 }

@@ -270,12 +270,13 @@ pub(crate) fn change_all(order: &mut Order) {
     addresses[0].city = String::from("Köln");
     order.addresses = Arc::new(addresses);
     order.shipments = Arc::new((0..4).map(|n| shipment(id, n)).collect());
-    order.payments =
-        Arc::new([EntryState::Requested, EntryState::Unknown, EntryState::Failed, EntryState::Succeeded]
+    order.payments = Arc::new(
+        [EntryState::Requested, EntryState::Unknown, EntryState::Failed, EntryState::Succeeded]
             .into_iter()
             .zip(0..)
             .map(|(state, n)| entry(id, n, state))
-            .collect());
+            .collect(),
+    );
     order.hold = Some(Hold {
         reason: String::from("fraud?"),
         by: String::from("ops"),

@@ -92,8 +92,14 @@ pub(super) async fn filters_can_be_combined<F: StoreFactory>() {
                 for created_before in [None, Some(at(21)), Some(at(9))] {
                     for oldest_first in [false, true] {
                         let statuses = statuses.clone();
-                        let query =
-                            ListQuery { user_id, statuses, created_after, created_before, oldest_first, ..ALL };
+                        let query = ListQuery {
+                            user_id,
+                            statuses,
+                            created_after,
+                            created_before,
+                            oldest_first,
+                            ..ALL
+                        };
                         let want = expected(&orders, &query);
                         some += usize::from(want.len() > 4);
                         assert_eq!(walk(&store, &query).await, want, "{query:?}");
@@ -107,8 +113,14 @@ pub(super) async fn filters_can_be_combined<F: StoreFactory>() {
     for (oldest_first, outside) in [(false, at(80)), (true, at(-80))] {
         let after = Some(ListCursor { created_at: outside, id: id(1) });
         let range = (Some(at(9)), Some(at(12)));
-        let query =
-            ListQuery { created_after: range.0, created_before: range.1, oldest_first, after, limit: 200, ..ALL };
+        let query = ListQuery {
+            created_after: range.0,
+            created_before: range.1,
+            oldest_first,
+            after,
+            limit: 200,
+            ..ALL
+        };
         assert_eq!(walk(&store, &query).await, expected(&orders, &query));
     }
     store.close().await;

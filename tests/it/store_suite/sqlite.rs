@@ -66,7 +66,9 @@ impl StoreFactory for SqliteFiles {
     }
 
     async fn spoil(&self, order: OrderId) {
-        self.run(&format!("UPDATE orders SET status = 'LOST' WHERE id = x'{}'", order.0.simple())).await.unwrap();
+        self.run(&format!("UPDATE orders SET status = 'LOST' WHERE id = x'{}'", order.0.simple()))
+            .await
+            .unwrap();
     }
 }
 
@@ -123,7 +125,9 @@ async fn a_file_that_is_not_sqlite_is_refused_and_kept() {
 
 #[tokio::test]
 async fn a_file_of_another_program_is_refused_and_kept() {
-    for sql in ["CREATE TABLE songs (id INTEGER)", "PRAGMA application_id = 42", "CREATE TABLE orders (id INTEGER)"] {
+    for sql in
+        ["CREATE TABLE songs (id INTEGER)", "PRAGMA application_id = 42", "CREATE TABLE orders (id INTEGER)"]
+    {
         let files = SqliteFiles::new();
         files.run(sql).await.unwrap();
         let before = fs::read(files.path()).unwrap();
@@ -223,8 +227,8 @@ async fn every_status_has_a_row_of_history() {
 }
 
 #[tokio::test]
-async fn commits_are_synced_before_they_are_answered() {
-    // A copy of the files made while the store is open holds everything that was answered.
+async fn what_was_answered_is_in_the_files() {
+    // As after a crash: a copy of the files, made while the store is open, holds everything that was answered.
     let files = SqliteFiles::new();
     let store = files.try_open().await.unwrap();
     store.commit(creation(order(1))).await.unwrap();

@@ -261,7 +261,8 @@ pub(super) async fn neighbors_of_a_failure_are_stored<F: StoreFactory>() {
     poisoned_change.events[0].seq = 2;
     let mut number_taken = order(60);
     number_taken.order_number = there.order_number.clone();
-    let mut commits: Vec<Commit> = (1..=120).filter(|n| *n != 50 && *n != 60).map(|n| creation(order(n))).collect();
+    let mut commits: Vec<Commit> =
+        (1..=120).filter(|n| *n != 50 && *n != 60).map(|n| creation(order(n))).collect();
     let good = commits.len();
     commits.insert(40, poison);
     commits.insert(41, creation(there.clone()));
