@@ -58,7 +58,6 @@ pub(super) fn decide(
     {
         return Err(OrderError::VersionMismatch { expected, current: order.version });
     }
-    let saga = saga.filter(|saga| !saga.settled);
     match &ask.command {
         OrderCommand::Create(_) => Err(OrderError::RequestIdReused),
         OrderCommand::Cancel { notes } => cancel(order, saga, ask, notes, calling, now, policy),

@@ -105,14 +105,16 @@ pub fn react(
     now: Timestamp,
     policy: &Policy,
 ) -> Result<Reaction, OrderError> {
+    // What is settled is over: no late answer and no timer moves it again.
+    let running = saga.filter(|saga| !saga.settled);
     match input {
         Input::Command { ask, calling } => match (order, &ask.command) {
             (None, OrderCommand::Create(draft)) => Ok(decide::create(draft, &ask, now, policy)),
             (None, _) => Err(OrderError::OrderNotFound { order: String::new() }),
-            (Some(order), _) => decide::decide(order, saga, &ask, calling, now, policy),
+            (Some(order), _) => decide::decide(order, running, &ask, calling, now, policy),
         },
         Input::StepFinished { call, result } => {
-            let (Some(order), Some(saga)) = (order, saga) else { return Ok(Reaction::Unchanged) };
+            let (Some(order), Some(saga)) = (order, running) else { return Ok(Reaction::Unchanged) };
             let (principal, request) = (saga.principal.clone(), Some(saga.request_id.clone()));
             let mut work = Work::on(order, Some(saga), principal, request, now, policy);
             book::book(&mut work, &call, result);
@@ -120,7 +122,7 @@ pub fn react(
             Ok(work.commit(None, None, act))
         }
         Input::Resume => {
-            let (Some(order), Some(saga)) = (order, saga) else { return Ok(Reaction::Unchanged) };
+            let (Some(order), Some(saga)) = (order, running) else { return Ok(Reaction::Unchanged) };
             let (principal, request) = (saga.principal.clone(), Some(saga.request_id.clone()));
             let mut work = Work::on(order, Some(saga), principal, request, now, policy);
             let act = advance::advance(&mut work);
@@ -159,7 +161,7 @@ impl<'a> Work<'a> {
         order.updated_at = now;
         Self {
             order,
-            saga: saga.filter(|saga| !saga.settled).cloned(),
+            saga: saga.cloned(),
             events: Vec::new(),
             now,
             policy,
