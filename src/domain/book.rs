@@ -86,21 +86,28 @@ fn success(work: &mut Work<'_>, call: &StepCall, result: StepResult) -> Option<S
 }
 
 /// The payment service does not know the charge. Forward: send it (again), same key. Backward: it was never made,
-/// once enough time has passed for a late request to have arrived.
+/// if it was asked after the last moment at which a late request can have arrived. When the answer came says
+/// nothing about that, so a question that was asked too early is asked once more.
 fn not_found(work: &mut Work<'_>, key: &super::ids::CallKey) -> Option<Setback> {
     let lag = chrono::Duration::from_std(work.policy.charge_settle_lag).unwrap_or_default();
     let now = work.now;
     let saga = work.saga.as_mut()?;
-    if saga.direction == Direction::Forward && saga.turn.is_none() {
+    if saga.turn.is_some() {
+        // It turns round now and asks again on the way back.
+        return None;
+    }
+    if saga.direction == Direction::Forward {
         saga.resend = true;
         return None;
     }
     let sent_at = saga.sent_at.unwrap_or(saga.started_at);
     let sure_at = sent_at.checked_add_signed(lag).unwrap_or(now);
-    if now < sure_at {
-        saga.next_at = Some(sure_at);
+    if !saga.resend || now < sure_at {
+        saga.resend = true;
+        saga.next_at = Some(sure_at.max(now));
         return None;
     }
+    saga.resend = false;
     forget_token(work);
     work.emit(OrderEvent::ChargeFailed { key: key.clone(), code: "NEVER_ARRIVED".to_owned() });
     None

@@ -135,7 +135,8 @@ pub struct SagaProgress {
     pub step: Option<StepName>,
     /// How often this step was tried in this direction.
     pub tries: u32,
-    /// The payment service said that it does not know the charge's key: send it (again).
+    /// The payment service said that it does not know the charge's key. Forward: send it (again). Backward: ask
+    /// once more at `next_at`, after which no late charge can arrive.
     pub resend: bool,
     /// A wish to turn at the next boundary.
     pub turn: Option<Turn>,
