@@ -3,8 +3,11 @@
 //! Called only when no call is under way, so an intent without an answer means doubt, and doubt is resolved by the
 //! same key: a reservation is asked for again, a charge is queried before anything else.
 
+use std::time::Duration;
+
 use super::Timestamp;
 use super::event::OrderEvent;
+use super::ids::CallKey;
 use super::order::{LabelState, StockState};
 use super::payment::{EntryKind, EntryState, captured, in_doubt, money_may_be_here, settled, stories};
 use super::react::Work;
@@ -234,16 +237,20 @@ pub(super) fn change_status(
     }
 }
 
-/// The moment of the next try: exponential, capped, and spread by a hash of key and count, so that orders that
-/// failed together do not come back together.
-pub(super) fn retry_at(work: &Work<'_>, key: &super::ids::CallKey, tries: u32) -> Timestamp {
-    use sha2::{Digest, Sha256};
+/// The moment of the next try: exponential and capped.
+pub(super) fn retry_at(work: &Work<'_>, key: &CallKey, tries: u32) -> Timestamp {
     let policy = work.policy;
     let doubled = 2u32.saturating_pow(tries.saturating_sub(1).min(20));
-    let full = policy.retry_initial.saturating_mul(doubled).min(policy.retry_max);
+    spread(work.now, policy.retry_initial.saturating_mul(doubled).min(policy.retry_max), key, tries)
+}
+
+/// Between half and all of `full` from now, by a hash of key and count: orders that failed together do not come back
+/// together. In whole microseconds, as every stored moment.
+pub(super) fn spread(now: Timestamp, full: Duration, key: &CallKey, tries: u32) -> Timestamp {
+    use sha2::{Digest, Sha256};
     let hash = Sha256::new().chain_update(key.as_str()).chain_update(tries.to_be_bytes()).finalize();
     let part = hash.first().copied().map_or(128, u32::from).saturating_add(1);
-    // Between half and all of the full wait.
-    let wait = full / 2 + (full / 512).saturating_mul(part.min(256));
-    work.now + chrono::Duration::from_std(wait).unwrap_or(chrono::Duration::MAX / 2)
+    let micros = full.as_micros().saturating_mul(u128::from(part).saturating_add(256)).checked_div(512);
+    let wait = micros.and_then(|micros| i64::try_from(micros).ok()).map(chrono::Duration::microseconds);
+    wait.and_then(|wait| now.checked_add_signed(wait)).unwrap_or(Timestamp::MAX_UTC)
 }

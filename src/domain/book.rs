@@ -1,6 +1,6 @@
 //! What the answer of a call means for the order and its saga.
 
-use super::advance::{retry_at, turn_round};
+use super::advance::{retry_at, spread, turn_round};
 use super::event::OrderEvent;
 use super::item::Shortage;
 use super::order::LabelState;
@@ -172,11 +172,10 @@ fn fail(work: &mut Work<'_>, failure: Failure, reason: CancelReason) {
 /// A refusal of something that has to happen: a person is called at once, and it is tried again at leisure.
 fn insist(work: &mut Work<'_>, call: &StepCall, error: String) {
     let (step, _) = call.station();
-    let pause = chrono::Duration::from_std(work.policy.retry_max).unwrap_or_default();
-    let next_at = work.now.checked_add_signed(pause);
+    let (now, pause) = (work.now, work.policy.retry_max);
     let Some(saga) = &mut work.saga else { return };
     saga.tries = saga.tries.saturating_add(1);
-    saga.next_at = next_at;
+    saga.next_at = Some(spread(now, pause, call.key(), saga.tries));
     saga.last_error = Some(error.clone());
     let (no, flagged) = (saga.no, saga.attention.replace(error.clone()).is_some());
     if !flagged {
