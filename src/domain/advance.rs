@@ -125,7 +125,11 @@ fn fulfil_forward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
 
 /// Undo what was or may have been done, last things first: label, money, stock.
 fn backward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
-    let refund_key = work.key("refund");
+    let refused = stories(&work.order.payments)
+        .iter()
+        .filter(|story| story.last.kind == EntryKind::Refund && story.last.state == EntryState::Failed)
+        .count();
+    let refund_key = work.attempt("refund", u32::try_from(refused).unwrap_or(u32::MAX).saturating_add(1));
     let order = &work.order;
     let kind = work.saga.as_ref().map(|saga| saga.kind);
     if kind != Some(SagaKind::Return) {

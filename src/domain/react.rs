@@ -212,9 +212,14 @@ impl<'a> Work<'a> {
         });
     }
 
-    /// The key of a call of the running saga. One attempt a saga: a repeat is always the same call.
+    /// The key of a call of the running saga. A repeat is the same call with the same key.
     pub(super) fn key(&self, step: &str) -> CallKey {
-        CallKey::new(self.order.id, self.saga.as_ref().map_or(0, |saga| saga.no), step, 1)
+        self.attempt(step, 1)
+    }
+
+    /// The key of another attempt, where the last one was surely refused: under its key the answer stays no.
+    pub(super) fn attempt(&self, step: &str, attempt: u32) -> CallKey {
+        CallKey::new(self.order.id, self.saga.as_ref().map_or(0, |saga| saga.no), step, attempt)
     }
 
     pub(super) fn commit(
