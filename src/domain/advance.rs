@@ -183,6 +183,8 @@ pub(super) fn turn_round(work: &mut Work<'_>, reason: CancelReason, notes: &str)
     let no = saga.no;
     saga.direction = Direction::Backward;
     (saga.step, saga.tries, saga.next_at, saga.resend) = (None, 0, None, false);
+    // Nothing is charged on the way back.
+    saga.token = None;
     if saga.notes.is_empty() {
         notes.clone_into(&mut saga.notes);
     }

@@ -23,7 +23,7 @@ pub(super) fn create(draft: &Draft, ask: &Ask, now: Timestamp, policy: &Policy) 
     });
     work.start(SagaKind::Create, ask, "");
     if let Some(saga) = &mut work.saga {
-        saga.token.clone_from(&draft.payment_token);
+        saga.token = draft.payment_token.clone().filter(|_| !draft.totals.total.is_zero());
     }
     let act = advance(&mut work);
     let request = record(ask, Some(1));
