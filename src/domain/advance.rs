@@ -177,6 +177,9 @@ fn backward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
 /// Turns the running saga round: from now on it undoes.
 pub(super) fn turn_round(work: &mut Work<'_>, reason: CancelReason, notes: &str) {
     let Some(saga) = &mut work.saga else { return };
+    if !notes.is_empty() {
+        notes.clone_into(&mut saga.notes);
+    }
     if saga.direction == Direction::Backward {
         return;
     }
@@ -185,9 +188,6 @@ pub(super) fn turn_round(work: &mut Work<'_>, reason: CancelReason, notes: &str)
     (saga.step, saga.tries, saga.next_at, saga.resend) = (None, 0, None, false);
     // Nothing is charged on the way back.
     saga.token = None;
-    if saga.notes.is_empty() {
-        notes.clone_into(&mut saga.notes);
-    }
     let ends_order = saga.kind == SagaKind::Create || work.order.status == OrderStatus::Cancelling;
     if !ends_order {
         return;

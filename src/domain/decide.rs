@@ -47,11 +47,15 @@ pub(super) fn decide(
     if let Some(repeatable) = &ask.repeatable
         && let Some(known) = order.requests.iter().find(|known| known.request_id == repeatable.request_id)
     {
-        return if known.hash == repeatable.hash {
-            Ok(Reaction::Repeat(known.saga_no))
-        } else {
-            Err(OrderError::RequestIdReused)
-        };
+        if known.hash != repeatable.hash {
+            return Err(OrderError::RequestIdReused);
+        }
+        // Once a cancel is taken, the saga that runs is the one that carries it out: wait for the first's answer.
+        let cancels = matches!(
+            ask.command,
+            OrderCommand::Cancel { .. } | OrderCommand::SetStatus { to: OrderStatus::Cancelled, .. }
+        );
+        return Ok(if cancels && saga.is_some() { Reaction::Join } else { Reaction::Repeat(known.saga_no) });
     }
     if let Some(expected) = ask.expected_version
         && expected != order.version
