@@ -133,8 +133,8 @@ fn backward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
     let order = &work.order;
     let kind = work.saga.as_ref().map(|saga| saga.kind);
     if kind != Some(SagaKind::Return) {
-        let live = order.shipments.iter().find(|shipment| shipment.state != LabelState::Voided);
-        if let Some(key) = live.and_then(|shipment| shipment.key.clone()) {
+        let mut live = order.shipments.iter().filter(|shipment| shipment.state != LabelState::Voided);
+        if let Some(key) = live.find_map(|shipment| shipment.key.clone()) {
             return Some((StepName::Label, StepCall::VoidLabel { key }));
         }
     }
