@@ -231,12 +231,7 @@ fn end(work: &mut Work<'_>, notes: &str) {
 }
 
 /// Records a change of status, unless it is the same.
-pub(super) fn change_status(
-    work: &mut Work<'_>,
-    to: OrderStatus,
-    notes: &str,
-    reason: Option<CancelReason>,
-) {
+pub(super) fn change_status(work: &mut Work<'_>, to: OrderStatus, notes: &str, reason: Option<CancelReason>) {
     let from = work.order.status;
     if from != to {
         work.emit(OrderEvent::StatusChanged { from, to, notes: notes.to_owned(), reason });

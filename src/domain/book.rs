@@ -9,6 +9,9 @@ use super::react::Work;
 use super::saga::{Direction, Failure, StepCall, StepResult};
 use super::status::CancelReason;
 
+/// Longest pause after a refusal of what has to happen, in longest waits between retries.
+const LONGEST_PAUSE: u32 = 60;
+
 /// A call that did not bring the saga on.
 struct Setback {
     dependency: &'static str,
@@ -169,12 +172,14 @@ fn fail(work: &mut Work<'_>, failure: Failure, reason: CancelReason) {
     turn_round(work, reason, &notes);
 }
 
-/// A refusal of something that has to happen: a person is called at once, and it is tried again at leisure.
+/// A refusal of something that has to happen: a person is called at once, and it is tried again at leisure. The
+/// pause grows with every no, so that the ledger of an order that waits for weeks stays short.
 fn insist(work: &mut Work<'_>, call: &StepCall, error: String) {
     let (step, _) = call.station();
-    let (now, pause) = (work.now, work.policy.retry_max);
+    let now = work.now;
     let Some(saga) = &mut work.saga else { return };
     saga.tries = saga.tries.saturating_add(1);
+    let pause = work.policy.retry_max.saturating_mul(saga.tries.min(LONGEST_PAUSE));
     saga.next_at = Some(spread(now, pause, call.key(), saga.tries));
     saga.last_error = Some(error.clone());
     let (no, flagged) = (saga.no, saga.attention.replace(error.clone()).is_some());

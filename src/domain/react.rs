@@ -159,15 +159,7 @@ impl<'a> Work<'a> {
         let now = now.max(order.updated_at);
         order.version = order.version.saturating_add(1);
         order.updated_at = now;
-        Self {
-            order,
-            saga: saga.cloned(),
-            events: Vec::new(),
-            now,
-            policy,
-            principal,
-            request_id,
-        }
+        Self { order, saga: saga.cloned(), events: Vec::new(), now, policy, principal, request_id }
     }
 
     /// Records an event and applies it.
