@@ -18,7 +18,7 @@ use super::status::{CancelReason, OrderStatus};
 pub(super) fn advance(work: &mut Work<'_>) -> SagaMove {
     let Some(saga) = &mut work.saga else { return SagaMove::Settled };
     if let Some(turn) = saga.turn.take() {
-        turn_round(work, turn.reason, &turn.notes);
+        turn_round(work, turn.reason, &turn.notes, true);
     }
     let Some(saga) = &work.saga else { return SagaMove::Settled };
     if let Some(at) = saga.next_at
@@ -174,8 +174,8 @@ fn backward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
     }
 }
 
-/// Turns the running saga round: from now on it undoes.
-pub(super) fn turn_round(work: &mut Work<'_>, reason: CancelReason, notes: &str) {
+/// Turns the running saga round: from now on it undoes. The event stands already where a caller asked for it.
+pub(super) fn turn_round(work: &mut Work<'_>, reason: CancelReason, notes: &str, recorded: bool) {
     let Some(saga) = &mut work.saga else { return };
     if !notes.is_empty() {
         notes.clone_into(&mut saga.notes);
@@ -192,7 +192,9 @@ pub(super) fn turn_round(work: &mut Work<'_>, reason: CancelReason, notes: &str)
     if !ends_order {
         return;
     }
-    work.emit(OrderEvent::SagaTurned { saga: no, reason });
+    if !recorded {
+        work.emit(OrderEvent::SagaTurned { saga: no, reason });
+    }
     let reason = work.order.cancel_reason;
     match work.order.status {
         OrderStatus::Pending if !money_may_be_here(&work.order.payments) => {}

@@ -168,8 +168,10 @@ fn fail(work: &mut Work<'_>, failure: Failure, reason: CancelReason) {
     }
     saga.failure = Some(failure);
     // A cancellation that came first keeps its reason.
-    let (reason, notes) = saga.turn.take().map_or((reason, String::new()), |turn| (turn.reason, turn.notes));
-    turn_round(work, reason, &notes);
+    let turn = saga.turn.take();
+    let recorded = turn.is_some();
+    let (reason, notes) = turn.map_or((reason, String::new()), |turn| (turn.reason, turn.notes));
+    turn_round(work, reason, &notes, recorded);
 }
 
 /// A refusal of something that has to happen: a person is called at once, and it is tried again at leisure. The

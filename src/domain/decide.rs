@@ -108,6 +108,8 @@ fn cancel(
             let reason = CancelReason::CustomerRequest;
             if let Some(running) = &mut work.saga {
                 running.turn = Some(Turn { reason, notes: notes.to_owned() });
+                let saga = running.no;
+                work.emit(OrderEvent::SagaTurned { saga, reason });
             }
             if order.status != OrderStatus::Pending || money_may_be_here(&order.payments) {
                 change_status(&mut work, OrderStatus::Cancelling, notes, Some(reason));
