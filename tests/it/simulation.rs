@@ -20,7 +20,7 @@ use crate::harness::world::{Mood, World};
 use crate::harness::{CALL_TIMEOUT, Chance, PROVIDER_LAG, SEND_LAG, Wish, ask, dawn, policy, set_status};
 
 /// Seeds of a plain test run.
-const SEEDS: u64 = 4000;
+const SEEDS: u64 = 10_000;
 /// All must be at rest this long after faults stop.
 const REST: TimeDelta = TimeDelta::minutes(10);
 
