@@ -12,6 +12,7 @@
 )]
 
 mod committer;
+mod create_order;
 mod harness;
 mod saga_tables;
 mod simulation;

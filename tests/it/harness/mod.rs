@@ -1,6 +1,7 @@
 //! What several tests share: seeded chance, orders from the real price book, a model of the collaborators, the laws.
 
 pub mod laws;
+pub mod node;
 pub mod orders;
 pub mod world;
 
