@@ -26,6 +26,10 @@ macro_rules! package {
 }
 
 package! {
+    /// `order.v1`: the public API.
+    order, "order.v1"
+}
+package! {
     /// `inventory.v1`: stock and reservations.
     inventory, "inventory.v1"
 }

@@ -1,1 +1,7 @@
-//! x
+//! What stands behind the ports: gRPC clients of real collaborators, and a simulator of all five.
+
+pub mod grpc;
+pub mod orders;
+pub mod sim;
+mod status;
+mod wire;

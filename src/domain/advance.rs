@@ -3,8 +3,11 @@
 //! Called only when no call is under way, so an intent without an answer means doubt, and doubt is resolved by the
 //! same key: a reservation is asked for again, a charge is queried before anything else.
 
+use std::time::Duration;
+
 use super::Timestamp;
 use super::event::OrderEvent;
+use super::ids::CallKey;
 use super::order::{LabelState, StockState};
 use super::payment::{EntryKind, EntryState, captured, in_doubt, money_may_be_here, settled, stories};
 use super::react::Work;
@@ -15,7 +18,7 @@ use super::status::{CancelReason, OrderStatus};
 pub(super) fn advance(work: &mut Work<'_>) -> SagaMove {
     let Some(saga) = &mut work.saga else { return SagaMove::Settled };
     if let Some(turn) = saga.turn.take() {
-        turn_round(work, turn.reason, &turn.notes);
+        turn_round(work, turn.reason, &turn.notes, true);
     }
     let Some(saga) = &work.saga else { return SagaMove::Settled };
     if let Some(at) = saga.next_at
@@ -122,12 +125,16 @@ fn fulfil_forward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
 
 /// Undo what was or may have been done, last things first: label, money, stock.
 fn backward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
-    let refund_key = work.key("refund");
+    let refused = stories(&work.order.payments)
+        .iter()
+        .filter(|story| story.last.kind == EntryKind::Refund && story.last.state == EntryState::Failed)
+        .count();
+    let refund_key = work.attempt("refund", u32::try_from(refused).unwrap_or(u32::MAX).saturating_add(1));
     let order = &work.order;
     let kind = work.saga.as_ref().map(|saga| saga.kind);
     if kind != Some(SagaKind::Return) {
-        let live = order.shipments.iter().find(|shipment| shipment.state != LabelState::Voided);
-        if let Some(key) = live.and_then(|shipment| shipment.key.clone()) {
+        let mut live = order.shipments.iter().filter(|shipment| shipment.state != LabelState::Voided);
+        if let Some(key) = live.find_map(|shipment| shipment.key.clone()) {
             return Some((StepName::Label, StepCall::VoidLabel { key }));
         }
     }
@@ -167,23 +174,27 @@ fn backward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
     }
 }
 
-/// Turns the running saga round: from now on it undoes.
-pub(super) fn turn_round(work: &mut Work<'_>, reason: CancelReason, notes: &str) {
+/// Turns the running saga round: from now on it undoes. The event stands already where a caller asked for it.
+pub(super) fn turn_round(work: &mut Work<'_>, reason: CancelReason, notes: &str, recorded: bool) {
     let Some(saga) = &mut work.saga else { return };
+    if !notes.is_empty() {
+        notes.clone_into(&mut saga.notes);
+    }
     if saga.direction == Direction::Backward {
         return;
     }
     let no = saga.no;
     saga.direction = Direction::Backward;
     (saga.step, saga.tries, saga.next_at, saga.resend) = (None, 0, None, false);
-    if saga.notes.is_empty() {
-        notes.clone_into(&mut saga.notes);
-    }
+    // Nothing is charged on the way back.
+    saga.token = None;
     let ends_order = saga.kind == SagaKind::Create || work.order.status == OrderStatus::Cancelling;
     if !ends_order {
         return;
     }
-    work.emit(OrderEvent::SagaTurned { saga: no, reason });
+    if !recorded {
+        work.emit(OrderEvent::SagaTurned { saga: no, reason });
+    }
     let reason = work.order.cancel_reason;
     match work.order.status {
         OrderStatus::Pending if !money_may_be_here(&work.order.payments) => {}
@@ -222,28 +233,27 @@ fn end(work: &mut Work<'_>, notes: &str) {
 }
 
 /// Records a change of status, unless it is the same.
-pub(super) fn change_status(
-    work: &mut Work<'_>,
-    to: OrderStatus,
-    notes: &str,
-    reason: Option<CancelReason>,
-) {
+pub(super) fn change_status(work: &mut Work<'_>, to: OrderStatus, notes: &str, reason: Option<CancelReason>) {
     let from = work.order.status;
     if from != to {
         work.emit(OrderEvent::StatusChanged { from, to, notes: notes.to_owned(), reason });
     }
 }
 
-/// The moment of the next try: exponential, capped, and spread by a hash of key and count, so that orders that
-/// failed together do not come back together.
-pub(super) fn retry_at(work: &Work<'_>, key: &super::ids::CallKey, tries: u32) -> Timestamp {
-    use sha2::{Digest, Sha256};
+/// The moment of the next try: exponential and capped.
+pub(super) fn retry_at(work: &Work<'_>, key: &CallKey, tries: u32) -> Timestamp {
     let policy = work.policy;
     let doubled = 2u32.saturating_pow(tries.saturating_sub(1).min(20));
-    let full = policy.retry_initial.saturating_mul(doubled).min(policy.retry_max);
+    spread(work.now, policy.retry_initial.saturating_mul(doubled).min(policy.retry_max), key, tries)
+}
+
+/// Between half and all of `full` from now, by a hash of key and count: orders that failed together do not come back
+/// together. In whole microseconds, as every stored moment.
+pub(super) fn spread(now: Timestamp, full: Duration, key: &CallKey, tries: u32) -> Timestamp {
+    use sha2::{Digest, Sha256};
     let hash = Sha256::new().chain_update(key.as_str()).chain_update(tries.to_be_bytes()).finalize();
     let part = hash.first().copied().map_or(128, u32::from).saturating_add(1);
-    // Between half and all of the full wait.
-    let wait = full / 2 + (full / 512).saturating_mul(part.min(256));
-    work.now + chrono::Duration::from_std(wait).unwrap_or(chrono::Duration::MAX / 2)
+    let micros = full.as_micros().saturating_mul(u128::from(part).saturating_add(256)).checked_div(512);
+    let wait = micros.and_then(|micros| i64::try_from(micros).ok()).map(chrono::Duration::microseconds);
+    wait.and_then(|wait| now.checked_add_signed(wait)).unwrap_or(Timestamp::MAX_UTC)
 }

@@ -1,6 +1,6 @@
 //! What the answer of a call means for the order and its saga.
 
-use super::advance::{retry_at, turn_round};
+use super::advance::{retry_at, spread, turn_round};
 use super::event::OrderEvent;
 use super::item::Shortage;
 use super::order::LabelState;
@@ -8,6 +8,9 @@ use super::payment::{EntryState, stories};
 use super::react::Work;
 use super::saga::{Direction, Failure, StepCall, StepResult};
 use super::status::CancelReason;
+
+/// Longest pause after a refusal of what has to happen, in longest waits between retries.
+const LONGEST_PAUSE: u32 = 60;
 
 /// A call that did not bring the saga on.
 struct Setback {
@@ -86,21 +89,28 @@ fn success(work: &mut Work<'_>, call: &StepCall, result: StepResult) -> Option<S
 }
 
 /// The payment service does not know the charge. Forward: send it (again), same key. Backward: it was never made,
-/// once enough time has passed for a late request to have arrived.
+/// if it was asked after the last moment at which a late request can have arrived. When the answer came says
+/// nothing about that, so a question that was asked too early is asked once more.
 fn not_found(work: &mut Work<'_>, key: &super::ids::CallKey) -> Option<Setback> {
     let lag = chrono::Duration::from_std(work.policy.charge_settle_lag).unwrap_or_default();
     let now = work.now;
     let saga = work.saga.as_mut()?;
-    if saga.direction == Direction::Forward && saga.turn.is_none() {
+    if saga.turn.is_some() {
+        // It turns round now and asks again on the way back.
+        return None;
+    }
+    if saga.direction == Direction::Forward {
         saga.resend = true;
         return None;
     }
     let sent_at = saga.sent_at.unwrap_or(saga.started_at);
     let sure_at = sent_at.checked_add_signed(lag).unwrap_or(now);
-    if now < sure_at {
-        saga.next_at = Some(sure_at);
+    if !saga.resend || now < sure_at {
+        saga.resend = true;
+        saga.next_at = Some(sure_at.max(now));
         return None;
     }
+    saga.resend = false;
     forget_token(work);
     work.emit(OrderEvent::ChargeFailed { key: key.clone(), code: "NEVER_ARRIVED".to_owned() });
     None
@@ -158,18 +168,21 @@ fn fail(work: &mut Work<'_>, failure: Failure, reason: CancelReason) {
     }
     saga.failure = Some(failure);
     // A cancellation that came first keeps its reason.
-    let (reason, notes) = saga.turn.take().map_or((reason, String::new()), |turn| (turn.reason, turn.notes));
-    turn_round(work, reason, &notes);
+    let turn = saga.turn.take();
+    let recorded = turn.is_some();
+    let (reason, notes) = turn.map_or((reason, String::new()), |turn| (turn.reason, turn.notes));
+    turn_round(work, reason, &notes, recorded);
 }
 
-/// A refusal of something that has to happen: a person is called at once, and it is tried again at leisure.
+/// A refusal of something that has to happen: a person is called at once, and it is tried again at leisure. The
+/// pause grows with every no, so that the ledger of an order that waits for weeks stays short.
 fn insist(work: &mut Work<'_>, call: &StepCall, error: String) {
     let (step, _) = call.station();
-    let pause = chrono::Duration::from_std(work.policy.retry_max).unwrap_or_default();
-    let next_at = work.now.checked_add_signed(pause);
+    let now = work.now;
     let Some(saga) = &mut work.saga else { return };
     saga.tries = saga.tries.saturating_add(1);
-    saga.next_at = next_at;
+    let pause = work.policy.retry_max.saturating_mul(saga.tries.min(LONGEST_PAUSE));
+    saga.next_at = Some(spread(now, pause, call.key(), saga.tries));
     saga.last_error = Some(error.clone());
     let (no, flagged) = (saga.no, saga.attention.replace(error.clone()).is_some());
     if !flagged {

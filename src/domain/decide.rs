@@ -23,7 +23,7 @@ pub(super) fn create(draft: &Draft, ask: &Ask, now: Timestamp, policy: &Policy) 
     });
     work.start(SagaKind::Create, ask, "");
     if let Some(saga) = &mut work.saga {
-        saga.token.clone_from(&draft.payment_token);
+        saga.token = draft.payment_token.clone().filter(|_| !draft.totals.total.is_zero());
     }
     let act = advance(&mut work);
     let request = record(ask, Some(1));
@@ -39,28 +39,36 @@ pub(super) fn decide(
     now: Timestamp,
     policy: &Policy,
 ) -> Result<Reaction, OrderError> {
-    if let OrderCommand::Create(draft) = &ask.command {
+    let creation = match &ask.command {
+        OrderCommand::Create(draft) => Some((draft.user_id, draft.request_hash)),
+        OrderCommand::Rejoin { user_id, request_hash } => Some((*user_id, *request_hash)),
+        OrderCommand::Cancel { .. } | OrderCommand::SetStatus { .. } => None,
+    };
+    if let Some(creation) = creation {
         // The id is a hash of user and request id, so this is a repeat, or a request id with other content.
-        let same = order.user_id == draft.user_id && order.request_hash == draft.request_hash;
+        let same = creation == (order.user_id, order.request_hash);
         return if same { Ok(Reaction::Repeat(Some(1))) } else { Err(OrderError::RequestIdReused) };
     }
     if let Some(repeatable) = &ask.repeatable
         && let Some(known) = order.requests.iter().find(|known| known.request_id == repeatable.request_id)
     {
-        return if known.hash == repeatable.hash {
-            Ok(Reaction::Repeat(known.saga_no))
-        } else {
-            Err(OrderError::RequestIdReused)
-        };
+        if known.hash != repeatable.hash {
+            return Err(OrderError::RequestIdReused);
+        }
+        // Once a cancel is taken, the saga that runs is the one that carries it out: wait for the first's answer.
+        let cancels = matches!(
+            ask.command,
+            OrderCommand::Cancel { .. } | OrderCommand::SetStatus { to: OrderStatus::Cancelled, .. }
+        );
+        return Ok(if cancels && saga.is_some() { Reaction::Join } else { Reaction::Repeat(known.saga_no) });
     }
     if let Some(expected) = ask.expected_version
         && expected != order.version
     {
         return Err(OrderError::VersionMismatch { expected, current: order.version });
     }
-    let saga = saga.filter(|saga| !saga.settled);
     match &ask.command {
-        OrderCommand::Create(_) => Err(OrderError::RequestIdReused),
+        OrderCommand::Create(_) | OrderCommand::Rejoin { .. } => Err(OrderError::RequestIdReused),
         OrderCommand::Cancel { notes } => cancel(order, saga, ask, notes, calling, now, policy),
         OrderCommand::SetStatus { to: OrderStatus::Cancelled, notes, .. } => {
             cancel(order, saga, ask, notes, calling, now, policy)
@@ -105,6 +113,8 @@ fn cancel(
             let reason = CancelReason::CustomerRequest;
             if let Some(running) = &mut work.saga {
                 running.turn = Some(Turn { reason, notes: notes.to_owned() });
+                let saga = running.no;
+                work.emit(OrderEvent::SagaTurned { saga, reason });
             }
             if order.status != OrderStatus::Pending || money_may_be_here(&order.payments) {
                 change_status(&mut work, OrderStatus::Cancelling, notes, Some(reason));

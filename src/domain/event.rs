@@ -48,7 +48,7 @@ pub enum OrderEvent {
         /// Its kind.
         kind: SagaKind,
     },
-    /// A saga turned round and undoes what it did.
+    /// A saga undoes what it did: from now on, or once the call that is under way has answered.
     SagaTurned {
         /// Its number.
         saga: u32,

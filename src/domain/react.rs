@@ -105,14 +105,16 @@ pub fn react(
     now: Timestamp,
     policy: &Policy,
 ) -> Result<Reaction, OrderError> {
+    // What is settled is over: no late answer and no timer moves it again.
+    let running = saga.filter(|saga| !saga.settled);
     match input {
         Input::Command { ask, calling } => match (order, &ask.command) {
             (None, OrderCommand::Create(draft)) => Ok(decide::create(draft, &ask, now, policy)),
             (None, _) => Err(OrderError::OrderNotFound { order: String::new() }),
-            (Some(order), _) => decide::decide(order, saga, &ask, calling, now, policy),
+            (Some(order), _) => decide::decide(order, running, &ask, calling, now, policy),
         },
         Input::StepFinished { call, result } => {
-            let (Some(order), Some(saga)) = (order, saga) else { return Ok(Reaction::Unchanged) };
+            let (Some(order), Some(saga)) = (order, running) else { return Ok(Reaction::Unchanged) };
             let (principal, request) = (saga.principal.clone(), Some(saga.request_id.clone()));
             let mut work = Work::on(order, Some(saga), principal, request, now, policy);
             book::book(&mut work, &call, result);
@@ -120,7 +122,7 @@ pub fn react(
             Ok(work.commit(None, None, act))
         }
         Input::Resume => {
-            let (Some(order), Some(saga)) = (order, saga) else { return Ok(Reaction::Unchanged) };
+            let (Some(order), Some(saga)) = (order, running) else { return Ok(Reaction::Unchanged) };
             let (principal, request) = (saga.principal.clone(), Some(saga.request_id.clone()));
             let mut work = Work::on(order, Some(saga), principal, request, now, policy);
             let act = advance::advance(&mut work);
@@ -130,6 +132,11 @@ pub fn react(
             Ok(work.commit(None, None, act))
         }
     }
+}
+
+/// The order that a draft would become, for those who only want to know. It is at version 0: nothing is stored.
+pub fn preview(draft: &super::command::Draft, now: Timestamp) -> Order {
+    super::evolve::open(draft, now)
 }
 
 /// A change in the making.
@@ -157,15 +164,7 @@ impl<'a> Work<'a> {
         let now = now.max(order.updated_at);
         order.version = order.version.saturating_add(1);
         order.updated_at = now;
-        Self {
-            order,
-            saga: saga.filter(|saga| !saga.settled).cloned(),
-            events: Vec::new(),
-            now,
-            policy,
-            principal,
-            request_id,
-        }
+        Self { order, saga: saga.cloned(), events: Vec::new(), now, policy, principal, request_id }
     }
 
     /// Records an event and applies it.
@@ -210,9 +209,14 @@ impl<'a> Work<'a> {
         });
     }
 
-    /// The key of a call of the running saga. One attempt a saga: a repeat is always the same call.
+    /// The key of a call of the running saga. A repeat is the same call with the same key.
     pub(super) fn key(&self, step: &str) -> CallKey {
-        CallKey::new(self.order.id, self.saga.as_ref().map_or(0, |saga| saga.no), step, 1)
+        self.attempt(step, 1)
+    }
+
+    /// The key of another attempt, where the last one was surely refused: under its key the answer stays no.
+    pub(super) fn attempt(&self, step: &str, attempt: u32) -> CallKey {
+        CallKey::new(self.order.id, self.saga.as_ref().map_or(0, |saga| saga.no), step, attempt)
     }
 
     pub(super) fn commit(

@@ -73,11 +73,16 @@ impl SagaKind {
     pub fn stations(self) -> Vec<(StepName, Direction)> {
         let forward = self.steps().iter().map(|step| (*step, Direction::Forward));
         let backward = self.steps().iter().rev().map(|step| (*step, Direction::Backward));
-        match (self.starts(), self) {
-            (Direction::Backward, _) => backward.collect(),
-            (Direction::Forward, _) => {
-                // Committed stock goes back by the undo of `Reserve`.
+        match self {
+            Self::Cancel | Self::Return => backward.collect(),
+            // Committed stock goes back by the undo of `Reserve`.
+            Self::Create => {
                 forward.chain(backward.filter(|(step, _)| *step != StepName::CommitStock)).collect()
+            }
+            // A cancel turns it round, and then it undoes the whole order.
+            Self::Fulfil => {
+                let rest = [StepName::Charge, StepName::Reserve].map(|step| (step, Direction::Backward));
+                forward.chain(backward).chain(rest).collect()
             }
         }
     }
@@ -135,7 +140,8 @@ pub struct SagaProgress {
     pub step: Option<StepName>,
     /// How often this step was tried in this direction.
     pub tries: u32,
-    /// The payment service said that it does not know the charge's key: send it (again).
+    /// The payment service said that it does not know the charge's key. Forward: send it (again). Backward: ask
+    /// once more at `next_at`, after which no late charge can arrive.
     pub resend: bool,
     /// A wish to turn at the next boundary.
     pub turn: Option<Turn>,

@@ -5,6 +5,16 @@ use std::time::Duration;
 
 use crate::domain::item::Shortage;
 
+/// Reasons of refusals that any collaborator may give.
+pub mod reason {
+    /// The call itself is wrong; repeating it is pointless.
+    pub const INVALID_REQUEST: &str = "INVALID_REQUEST";
+    /// The key was used before with other content.
+    pub const KEY_REUSED: &str = "KEY_REUSED";
+    /// On the wire only, with `UNAVAILABLE`: a promise that nothing was executed ([`super::CallError::Unavailable`]).
+    pub const NOT_EXECUTED: &str = "NOT_EXECUTED";
+}
+
 /// Longest reason of a refusal that is kept, in bytes; longer ones are cut.
 pub const MAX_REASON_LEN: usize = 63;
 /// Longest text of a refusal or failure that is kept, in bytes; longer ones are cut.

@@ -1,7 +1,18 @@
-//! Every test that uses the service from outside its own modules.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-#![allow(clippy::arithmetic_side_effects)]
+//! Every test that uses the service from outside its own modules, in one binary: each further one is a link more.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
 
 mod committer;
 mod harness;
+mod saga_tables;
+mod simulation;
 mod store_suite;

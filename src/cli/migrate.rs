@@ -1,0 +1,19 @@
+//! `migrate`: bring the store's tables up to date.
+
+use clap::Args;
+
+use super::{ConfigFiles, Failure, load_config, run_logged};
+use crate::app;
+
+// No arguments: the store is described by the configuration.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  order-service migrate
+  ORDER__STORE__URL=sqlite:/data/orders.db order-service migrate")]
+pub(super) struct MigrateArgs {}
+
+pub(super) fn run(files: &ConfigFiles) -> Result<(), Failure> {
+    let config = load_config(files)?;
+    run_logged(config, |config, _| app::migrate(config))
+}

@@ -1,0 +1,256 @@
+//! The command line: one file per subcommand.
+//!
+//! Exit codes: 0 done, 1 refused or failed, 2 wrong usage. Results go to standard output, everything else to
+//! standard error. Nothing here panics, and a reader that closes the pipe is no failure.
+
+mod config_check;
+mod migrate;
+mod order;
+mod serve;
+mod simulate;
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::future::Future;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigErrors};
+use crate::telemetry::{self, Telemetry};
+
+/// Exit code of a refusal or failure.
+const FAILED: u8 = 1;
+/// Exit code of wrong usage.
+const WRONG_USAGE: u8 = 2;
+
+/// Orders for an e-commerce platform: one actor per order, durable sagas, gRPC.
+#[derive(Parser, Debug)]
+#[command(
+    name = "order-service",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  order-service serve                                  run a node: no configuration needed
+  order-service order create examples/create-order.json
+  order-service order watch ORD-7K3M9Q2XYZ
+  order-service config check --config my.yaml
+
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage."
+)]
+struct Cli {
+    #[command(flatten)]
+    files: ConfigFiles,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which configuration files are read.
+#[derive(Args, Debug, Clone, Default)]
+struct ConfigFiles {
+    /// A YAML file over the defaults; may be repeated, later ones win. Above it come ORDER__SECTION__KEY variables.
+    #[arg(long = "config", value_name = "FILE", global = true)]
+    config: Vec<PathBuf>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a node until SIGINT or SIGTERM.
+    Serve(serve::ServeArgs),
+    /// Run the five simulated collaborators as one gRPC server, for nodes that must share one truth.
+    Simulate(simulate::SimulateArgs),
+    /// Apply migrations to the configured store and exit.
+    Migrate(migrate::MigrateArgs),
+    /// Look at the configuration.
+    #[command(subcommand, arg_required_else_help = true)]
+    Config(ConfigCommand),
+    /// Create, read and change orders on a running node.
+    Order(Box<order::OrderArgs>),
+}
+
+#[derive(Subcommand, Debug)]
+enum ConfigCommand {
+    /// Load and check the configuration, and print every key with its value and where it comes from.
+    Check(config_check::CheckArgs),
+}
+
+/// Why a command ends with an exit code other than 0.
+#[derive(Debug)]
+enum Failure {
+    /// The configuration is wrong.
+    Config(ConfigErrors),
+    /// One sentence.
+    Sentence(String),
+    /// It has been told already.
+    Told,
+    /// Standard output took no more.
+    Output(io::Error),
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::Config(errors)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+/// Runs the program with these arguments, the program's name first.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed pipe is no failure, and nothing else could be told to anybody.
+            let _ = error.print();
+            let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if asked_for { ExitCode::SUCCESS } else { ExitCode::from(WRONG_USAGE) };
+        }
+    };
+    let outcome = match cli.command {
+        Command::Serve(_) => serve::run(&cli.files),
+        Command::Simulate(arguments) => simulate::run(&cli.files, &arguments),
+        Command::Migrate(_) => migrate::run(&cli.files),
+        Command::Config(ConfigCommand::Check(_)) => config_check::run(&cli.files),
+        Command::Order(arguments) => order::run(*arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            tell(&explanation(failure));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// What is told about a failure; ends with one sentence that says what to do.
+fn explanation(failure: Failure) -> String {
+    let mut text = String::new();
+    match failure {
+        Failure::Told => {}
+        Failure::Sentence(sentence) => {
+            let _ = write!(text, "error: {sentence}");
+        }
+        Failure::Output(error) => {
+            let _ = write!(text, "error: the result cannot be written ({error}); check standard output");
+        }
+        Failure::Config(errors) => {
+            for error in &errors.0 {
+                let _ = writeln!(text, "{error}");
+            }
+            let count = errors.0.len();
+            let (noun, pronoun) = if count == 1 { ("error", "it") } else { ("errors", "them") };
+            let _ = write!(text, "error: the configuration has {count} {noun}; correct {pronoun} and start again");
+        }
+    }
+    text
+}
+
+/// Writes lines to standard error; when that fails there is nobody left to tell.
+fn tell(text: &str) {
+    if !text.is_empty() {
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    }
+}
+
+/// The environment as the configuration wants it. What is not Unicode is shown with replacement characters, so that
+/// a broken value of ours is refused rather than overlooked.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+}
+
+fn load_config(files: &ConfigFiles) -> Result<Config, Failure> {
+    Ok(Config::load(&files.config, environment())?)
+}
+
+/// Sets up logs and runs `work` on a runtime of many threads; a failure is the last log line.
+fn run_logged<F>(config: Config, work: impl FnOnce(Config, Telemetry) -> F) -> Result<(), Failure>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let telemetry = telemetry::init(&config.log).map_err(|error| Failure::Sentence(error.to_string()))?;
+    let runtime = runtime(&mut tokio::runtime::Builder::new_multi_thread())?;
+    runtime.block_on(work(config, telemetry)).map_err(|error| {
+        tracing::error!("{error:#}");
+        Failure::Told
+    })
+}
+
+fn runtime(builder: &mut tokio::runtime::Builder) -> Result<tokio::runtime::Runtime, Failure> {
+    builder.enable_all().build().map_err(|error| {
+        Failure::Sentence(format!("the runtime cannot start ({error}); raise this process's limits"))
+    })
+}
+
+/// Ready when the process is asked to stop: SIGINT, or SIGTERM where there is one.
+async fn stop_asked() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                () = interrupted() => {}
+            }
+            return;
+        }
+    }
+    interrupted().await;
+}
+
+/// Ready on Ctrl-C; never where that cannot be noticed.
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_level_has_help() {
+        fn visit(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} says nothing of itself", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+            }
+            command.get_subcommands().for_each(visit);
+        }
+        visit(&Cli::command());
+    }
+
+    #[test]
+    fn config_files_are_global_and_repeatable() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ').map(OsString::from)).unwrap();
+        let cli = parse("order-service config check --config a --config b");
+        assert_eq!(cli.files.config, [PathBuf::from("a"), PathBuf::from("b")]);
+        let cli = parse("order-service --config a serve");
+        assert_eq!(cli.files.config, [PathBuf::from("a")]);
+    }
+
+    #[test]
+    fn the_last_line_of_wrong_configuration_says_what_to_do() {
+        let errors = Config::load(&["/no/such.yaml".into()], std::iter::empty()).unwrap_err();
+        let text = explanation(Failure::Config(errors));
+        assert!(text.ends_with("error: the configuration has 1 error; correct it and start again"), "{text}");
+    }
+}

@@ -1,0 +1,339 @@
+//! The typed configuration: one struct per section of `config/default.yaml`, which says what each key means.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The whole configuration, checked. Made by [`Config::load`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What the node is run for.
+    pub profile: Profile,
+    /// The public API.
+    pub grpc: GrpcConfig,
+    /// Node to node.
+    pub peer: PeerConfig,
+    /// Whether there are other nodes.
+    pub cluster: ClusterConfig,
+    /// Health and metrics.
+    pub ops: OpsConfig,
+    /// Where orders are kept.
+    pub store: StoreConfig,
+    /// The disposable copy of orders.
+    pub cache: CacheConfig,
+    /// The five services that orders depend on.
+    pub collaborators: CollaboratorsConfig,
+    /// Who may call.
+    pub auth: AuthConfig,
+    /// Creation of orders.
+    pub create: CreateConfig,
+    /// Actors.
+    pub actor: ActorConfig,
+    /// Sagas.
+    pub saga: SagaConfig,
+    /// What a request may hold.
+    pub limits: LimitsConfig,
+    /// Where the price book is.
+    pub pricing: PricingConfig,
+    /// Identifiers.
+    pub ids: IdsConfig,
+    /// Log lines.
+    pub log: LogConfig,
+    /// The simulated collaborators.
+    pub simulator: SimulatorConfig,
+    /// For tests only.
+    pub testing: TestingConfig,
+}
+
+/// What a node is run for.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Profile {
+    /// Development: everything is allowed.
+    #[default]
+    Dev,
+    /// Production: what is only meant for development is refused.
+    Production,
+}
+
+/// `grpc`: the public API.
+#[derive(Clone, Debug)]
+pub struct GrpcConfig {
+    /// Where it listens; port 0 takes a free port.
+    pub listen: SocketAddr,
+    /// Largest request, in bytes.
+    pub max_message_bytes: usize,
+    /// Deadline of a call that brings none.
+    pub default_deadline: Duration,
+    /// Longest deadline; at least `default_deadline`.
+    pub max_deadline: Duration,
+    /// Calls in flight on this node.
+    pub max_concurrent_requests: usize,
+    /// Calls in flight on one connection.
+    pub max_streams_per_connection: u32,
+    /// `WatchOrder` calls on this node.
+    pub max_watchers: usize,
+    /// Whether server reflection is answered.
+    pub reflection: bool,
+    /// How often a silent connection is checked.
+    pub keepalive: Duration,
+    /// How long a stopping node waits for what is in flight.
+    pub shutdown_grace: Duration,
+}
+
+/// `peer`: the listener for other nodes. Reserved.
+#[derive(Clone, Debug)]
+pub struct PeerConfig {
+    /// Where it would listen.
+    pub listen: SocketAddr,
+    /// `HOST:PORT` for other nodes; none = `listen`.
+    pub advertise: Option<String>,
+}
+
+/// `cluster`. Reserved: `enabled` is always false.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// Whether this node joins others.
+    pub enabled: bool,
+}
+
+/// `ops`: health and metrics over HTTP.
+#[derive(Clone, Debug)]
+pub struct OpsConfig {
+    /// Where it listens; port 0 takes a free port.
+    pub listen: SocketAddr,
+}
+
+/// Which store, and where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StoreUrl {
+    /// A SQLite file.
+    Sqlite(PathBuf),
+}
+
+/// `store`: where orders are kept.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Which store, and where.
+    pub url: StoreUrl,
+    /// Reads side by side, in connections.
+    pub readers: u32,
+    /// Orders' commits in one transaction.
+    pub batch_max: usize,
+    /// Commits that wait; at least `batch_max`.
+    pub queue_max: usize,
+}
+
+/// Which cache.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CacheUrl {
+    /// In this process.
+    Memory,
+    /// None at all.
+    None,
+}
+
+/// `cache`: the disposable copy of orders.
+#[derive(Clone, Debug)]
+pub struct CacheConfig {
+    /// Which cache.
+    pub url: CacheUrl,
+    /// Orders kept in memory.
+    pub max_orders: u64,
+}
+
+/// Where a collaborator is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CollaboratorUrl {
+    /// Simulated in this process.
+    Simulated,
+    /// A gRPC server: `http://HOST:PORT` or `https://HOST:PORT`.
+    Grpc(String),
+}
+
+/// `collaborators`: the five services that orders depend on.
+#[derive(Clone, Debug)]
+pub struct CollaboratorsConfig {
+    /// Stock and reservations.
+    pub inventory: CollaboratorUrl,
+    /// Names and prices.
+    pub product: CollaboratorUrl,
+    /// Users and their addresses.
+    pub user: CollaboratorUrl,
+    /// Charges and refunds.
+    pub payment: CollaboratorUrl,
+    /// Labels.
+    pub shipping: CollaboratorUrl,
+    /// Longest call.
+    pub timeout: Duration,
+    /// Longest connecting.
+    pub connect_timeout: Duration,
+    /// How often a failed read is repeated at once.
+    pub read_retries: u32,
+    /// Failures in a row after which a collaborator is left alone.
+    pub breaker_failures: u32,
+    /// How long it is left alone.
+    pub breaker_open_for: Duration,
+    /// Largest answer, in bytes.
+    pub max_message_bytes: usize,
+}
+
+/// How callers are known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AuthMode {
+    /// Every caller may do everything.
+    Dev,
+}
+
+/// `auth`: who may call.
+#[derive(Clone, Debug)]
+pub struct AuthConfig {
+    /// How callers are known.
+    pub mode: AuthMode,
+}
+
+/// `create`: creation of orders.
+#[derive(Clone, Debug)]
+pub struct CreateConfig {
+    /// How long `CreateOrder` waits for its saga.
+    pub wait: Duration,
+}
+
+/// `actor`: one actor per order that is being worked on.
+#[derive(Clone, Debug)]
+pub struct ActorConfig {
+    /// Actors on this node.
+    pub max_live: usize,
+    /// Commands in flight for one order.
+    pub max_commands_per_order: usize,
+    /// An actor with nothing to do ends after this.
+    pub idle_after: Duration,
+    /// How often idle actors are looked for.
+    pub sweep_every: Duration,
+    /// Failures in a row after which an order is quarantined.
+    pub max_failures: u32,
+    /// Pause after the first failure; doubles.
+    pub failure_backoff: Duration,
+    /// Longest pause; at least `failure_backoff`.
+    pub failure_backoff_max: Duration,
+    /// How long a quarantined order refuses commands.
+    pub quarantine_for: Duration,
+}
+
+/// `saga`: how the steps of an order are carried through.
+#[derive(Clone, Debug)]
+pub struct SagaConfig {
+    /// Longest step; then its outcome counts as unknown.
+    pub step_timeout: Duration,
+    /// Pause before a step's second try; doubles.
+    pub retry_initial: Duration,
+    /// Longest pause; at least `retry_initial`.
+    pub retry_max: Duration,
+    /// Tries of a step before its saga turns round.
+    pub forward_tries: u32,
+    /// Tries of a step before a person should look.
+    pub attention_after_tries: u32,
+    /// How long after an unknown charge "never heard of it" counts.
+    pub charge_settle_lag: Duration,
+    /// How long inventory keeps a reservation.
+    pub reservation_ttl: Duration,
+    /// How often unfinished sagas are looked for.
+    pub resume_every: Duration,
+    /// Unfinished sagas fetched at a time.
+    pub resume_batch: usize,
+    /// Unfinished sagas woken side by side.
+    pub resume_concurrency: usize,
+}
+
+/// `limits`: what a request may hold.
+#[derive(Clone, Debug)]
+pub struct LimitsConfig {
+    /// Lines of an order.
+    pub items_per_order: usize,
+    /// Pieces of a line.
+    pub max_quantity: u32,
+    /// Characters of notes.
+    pub notes_chars: usize,
+    /// Keys of metadata.
+    pub metadata_keys: usize,
+    /// Bytes of a key or value of metadata.
+    pub metadata_bytes: usize,
+    /// Page when the caller names no size; at most `page_size_max`.
+    pub page_size_default: u32,
+    /// Largest page.
+    pub page_size_max: u32,
+}
+
+/// `pricing`: where the price book is.
+#[derive(Clone, Debug)]
+pub struct PricingConfig {
+    /// A YAML file; none = the one that is compiled in.
+    pub file: Option<PathBuf>,
+}
+
+/// Text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The secret itself, for the one who needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// `ids`: identifiers of orders.
+#[derive(Clone, Debug)]
+pub struct IdsConfig {
+    /// Keys the hashes in ids and numbers; at least 16 bytes.
+    pub key: Secret,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+    /// Pretty on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+}
+
+/// `log`: log lines.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// A level or filters, in the syntax of `tracing_subscriber::EnvFilter`.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// `simulator`: the simulated collaborators.
+#[derive(Clone, Debug)]
+pub struct SimulatorConfig {
+    /// Where `order-service simulate` listens; port 0 takes a free port.
+    pub listen: SocketAddr,
+    /// What faults are drawn from.
+    pub seed: u64,
+    /// Entries of its ledger.
+    pub max_ledger: usize,
+}
+
+/// `testing`: for tests only.
+#[derive(Clone, Debug)]
+pub struct TestingConfig {
+    /// Name of a point at which the process ends itself.
+    pub crash_at: Option<String>,
+}

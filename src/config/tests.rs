@@ -1,0 +1,195 @@
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::load::DEFAULTS;
+use super::read::keys_read;
+use super::*;
+
+fn load(yaml: &[&str], environment: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    let folder = tempfile::tempdir().unwrap();
+    let files: Vec<PathBuf> = yaml
+        .iter()
+        .enumerate()
+        .map(|(index, text)| {
+            let file = folder.path().join(format!("{index}.yaml"));
+            std::fs::write(&file, text).unwrap();
+            file
+        })
+        .collect();
+    Config::load(&files, environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+}
+
+/// The only error that `load` gives.
+fn only_error(yaml: &[&str], environment: &[(&str, &str)]) -> String {
+    let errors = load(yaml, environment).unwrap_err().0;
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    errors.first().unwrap().to_string()
+}
+
+#[test]
+fn the_defaults_are_the_contract() {
+    let config = load(&[], &[]).unwrap();
+    assert_eq!(config.profile, Profile::Dev);
+    assert_eq!(config.grpc.listen.to_string(), "127.0.0.1:50051");
+    assert_eq!(config.ops.listen.to_string(), "127.0.0.1:9464");
+    assert_eq!(config.peer.listen.to_string(), "127.0.0.1:50052");
+    assert_eq!(config.peer.advertise, None);
+    assert_eq!(config.simulator.listen.to_string(), "127.0.0.1:50061");
+    assert_eq!(config.store.url, StoreUrl::Sqlite("./data/orders.db".into()));
+    assert_eq!(config.cache.url, CacheUrl::Memory);
+    assert_eq!(config.collaborators.payment, CollaboratorUrl::Simulated);
+    assert_eq!(config.create.wait, Duration::from_secs(5));
+    assert_eq!(config.saga.reservation_ttl, Duration::from_secs(1_800));
+    assert_eq!((config.limits.items_per_order, config.limits.max_quantity), (200, 9_999));
+    assert_eq!(config.grpc.max_message_bytes, 262_144);
+    assert_eq!(config.testing.crash_at, None);
+}
+
+#[test]
+fn every_key_is_read_and_every_read_key_exists() {
+    let merged = Merged::collect(&[], std::iter::empty());
+    let known: BTreeSet<&str> = merged.entries.keys().map(String::as_str).collect();
+    assert_eq!(known, keys_read(&merged));
+}
+
+#[test]
+fn every_key_of_the_manual_is_explained() {
+    let mut above = "";
+    for line in DEFAULTS.lines() {
+        let is_key = line.split_once(": ").is_some_and(|(key, _)| !key.trim_start().starts_with('#'));
+        assert!(!is_key || above.trim_start().starts_with('#'), "no comment above {line}");
+        above = line;
+    }
+}
+
+#[test]
+fn later_files_win_and_the_environment_wins_over_files() {
+    let low = "grpc:\n  listen: '127.0.0.1:1'\n  max_watchers: 7\ncreate:\n";
+    let high = "grpc.listen: '127.0.0.1:2'";
+    let config = load(&[low, high, "# nothing\n"], &[]).unwrap();
+    assert_eq!((config.grpc.listen.port(), config.grpc.max_watchers), (2, 7));
+    let environment = [
+        ("order__grpc__Listen", "127.0.0.1:3"),
+        ("ORDER__GRPC__MAX_WATCHERS", "8"),
+        ("ORDER__GRPC__REFLECTION", "False"),
+        ("ORDER__CREATE__WAIT", "250"),
+        ("ORDER__PROFILE", "dev"),
+        ("ORDER_SERVER", "http://else"),
+        ("PATH", "/bin"),
+    ];
+    let config = load(&[low, high], &environment).unwrap();
+    assert_eq!((config.grpc.listen.port(), config.grpc.max_watchers), (3, 8));
+    assert!(!config.grpc.reflection);
+    assert_eq!(config.create.wait, Duration::from_millis(250));
+}
+
+#[test]
+fn unknown_keys_are_named_with_what_there_is() {
+    let error = only_error(&["grpc:\n  lisen: x"], &[]);
+    assert!(error.starts_with("grpc.lisen = x (") && error.contains("0.yaml"), "{error}");
+    assert!(error.contains("is not a key; grpc has default_deadline"), "{error}");
+    let error = only_error(&[], &[("ORDER__GRCP__LISTEN", "x")]);
+    assert!(
+        error.contains("grcp.listen = x (ORDER__GRCP__LISTEN) is not a key; there are actor, auth"),
+        "{error}"
+    );
+    assert!(only_error(&["grpc: 5"], &[]).contains("is a section"));
+    assert!(only_error(&["grpc:\n  listen: {a: b}"], &[]).contains("grpc.listen.a"));
+}
+
+#[test]
+fn types_and_ranges_are_checked() {
+    for (yaml, expected) in [
+        ("grpc: {max_watchers: 0}", "grpc.max_watchers = 0 ("),
+        ("grpc: {max_watchers: '5'}", "must be a whole number; use 1 to 1000000"),
+        ("grpc: {max_watchers: 2.5}", "neither text"),
+        ("grpc: {max_watchers: }", "has no value"),
+        ("grpc: {max_watchers: [1]}", "neither text"),
+        ("grpc: {reflection: 1}", "true or false"),
+        ("grpc: {listen: 50051}", "must be text"),
+        ("grpc: {listen: localhost}", "is not ADDRESS:PORT"),
+        ("create: {wait: 5 days}", "is not a duration"),
+        ("create: {wait: 6m}", "out of range; use 0s to 5m"),
+        ("create: {wait: -1}", "is not a duration"),
+        ("limits: {max_quantity: -1}", "out of range; use 1 to 1000000"),
+        ("limits: {page_size_max: 10}", "is below limits.page_size_default"),
+        ("log: {level: ''}", "is not a log level"),
+        ("log: {format: xml}", "use pretty or json or auto"),
+        ("profile: test", "use dev or production"),
+        ("cluster: {enabled: true}", "clustering is not part of this version yet"),
+        ("store: {url: 'postgres://u:hush@h/db'}", "\"postgres://u:***@h/db\" ("),
+        ("cache: {url: 'redis://h'}", "not part of this version yet"),
+        ("auth: {mode: jwt}", "not part of this version yet"),
+        ("collaborators: {user: 'ftp://h'}", "collaborators.user"),
+        ("ops: {listen: '127.0.0.1:50051'}", "is the address of grpc.listen too"),
+        ("grpc: [", "is not YAML"),
+        ("- a", "is not YAML"),
+    ] {
+        let error = only_error(&[yaml], &[]);
+        assert!(error.contains(expected), "{yaml}: {error}");
+    }
+}
+
+#[test]
+fn all_errors_come_at_once() {
+    let errors = load(
+        &["grpc: {max_watchers: 0}\nnope: 1", "a: b: c"],
+        &[("ORDER__CREATE__WAIT", "x"), ("ORDER__NOPE", "y")],
+    )
+    .unwrap_err();
+    assert_eq!(errors.0.len(), 5, "{errors}");
+    assert_eq!(errors.to_string().lines().count(), 5);
+    let gone = Config::load(&["/no/such.yaml".into()], std::iter::empty()).unwrap_err().to_string();
+    assert!(gone.starts_with("/no/such.yaml cannot be read"), "{gone}");
+}
+
+#[test]
+fn secrets_come_from_files_and_are_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    std::fs::write(&file, "hush-hush-hush-hush\n").unwrap();
+    let path = file.to_str().unwrap();
+    let environment = [("ORDER__IDS__KEY_FILE", path)];
+    let config = load(&[], &environment).unwrap();
+    assert_eq!(config.ids.key.expose(), "hush-hush-hush-hush");
+    assert!(!format!("{config:?}").contains("hush"));
+
+    let merged = Merged::collect(&[], [("ORDER__IDS__KEY_FILE".to_owned(), path.to_owned())].into_iter());
+    let setting = merged.settings().find(|setting| setting.key == "ids.key").unwrap();
+    assert_eq!(setting.value, "***");
+    assert_eq!(setting.origin.to_string(), format!("{path} by ORDER__IDS__KEY_FILE"));
+
+    let error = only_error(&[], &[("ORDER__IDS__KEY", "hush"), ("ORDER__PROFILE", "dev")]);
+    assert!(error.starts_with("ids.key = *** (ORDER__IDS__KEY) has 4 bytes"), "{error}");
+    let error =
+        only_error(&[], &[("ORDER__IDS__KEY", "hush-hush-hush-hush"), ("ORDER__IDS__KEY_FILE", path)]);
+    assert!(error.contains("is set by ORDER__IDS__KEY too"), "{error}");
+    let error = only_error(&[], &[("ORDER__IDS__KEY_FILE", "/no/such")]);
+    assert!(error.contains("cannot be read"), "{error}");
+    let error = only_error(&[], &[("ORDER__IDS__KYE_TOKEN", "hush")]);
+    assert!(!error.contains("hush"), "{error}");
+}
+
+#[test]
+fn production_refuses_what_is_for_development() {
+    let environment = [("ORDER__PROFILE", "production"), ("ORDER__TESTING__CRASH_AT", "charge")];
+    let errors = load(&[], &environment).unwrap_err();
+    let keys: Vec<&str> = errors.0.iter().map(|error| error.key.as_str()).collect();
+    assert_eq!(keys, ["auth.mode", "ids.key", "testing.crash_at"]);
+    let copied = load(&[], &[]).unwrap().ids.key.expose().to_owned();
+    let errors = load(&[], &[("ORDER__PROFILE", "production"), ("ORDER__IDS__KEY", &copied)]).unwrap_err();
+    assert!(errors.0.iter().any(|error| error.key == "ids.key"), "the default is refused from any layer");
+}
+
+#[test]
+fn the_example_for_production_loads() {
+    let example = include_str!("../../config/production.yaml");
+    let key = ("ORDER__IDS__KEY", "a secret of our own");
+    let config = load(&[example], &[key]).unwrap();
+    assert_eq!(config.grpc.listen.to_string(), "0.0.0.0:50051");
+    assert!(!config.grpc.reflection);
+    // What stands between it and `profile: production` is authentication alone.
+    let error = only_error(&[example], &[key, ("ORDER__PROFILE", "production")]);
+    assert!(error.starts_with("auth.mode"), "{error}");
+}

@@ -1,0 +1,135 @@
+//! Values with a form of their own: durations, addresses and URLs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::sections::{CacheUrl, CollaboratorUrl, StoreUrl};
+
+/// Reads a duration: a whole number with a unit (`250ms`, `5s`, `2m`, `1h`), or a bare number of milliseconds.
+///
+/// # Errors
+/// Half a sentence that shows how to write it.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = text.get(digits.len()..).unwrap_or_default();
+    let factor: u64 = match unit {
+        "" | "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("is not a duration; write it like 250ms, 5s, 2m or 1h".to_owned()),
+    };
+    digits
+        .trim_end()
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "is not a duration; write it like 250ms, 5s, 2m or 1h".to_owned())
+}
+
+/// A duration as it would be written in a file.
+pub(super) fn show_duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    for (factor, unit) in [(3_600_000, "h"), (60_000, "m"), (1_000, "s")] {
+        if millis >= factor && millis.is_multiple_of(factor) {
+            return format!("{}{unit}", millis.checked_div(factor).unwrap_or_default());
+        }
+    }
+    if millis == 0 { "0s".to_owned() } else { format!("{millis}ms") }
+}
+
+/// Reads `store.url`.
+pub(super) fn store_url(text: &str) -> Result<StoreUrl, String> {
+    if text.starts_with("postgres:") || text.starts_with("postgresql:") {
+        return Err("names Postgres, which is not part of this version yet; use sqlite:PATH".to_owned());
+    }
+    let path = text.strip_prefix("sqlite:").map(|rest| rest.strip_prefix("//").unwrap_or(rest));
+    match path {
+        Some(path) if !path.is_empty() && !path.starts_with(':') => Ok(StoreUrl::Sqlite(PathBuf::from(path))),
+        _ => Err("is not the URL of a store; write it like sqlite:./data/orders.db".to_owned()),
+    }
+}
+
+/// Reads `cache.url`.
+pub(super) fn cache_url(text: &str) -> Result<CacheUrl, String> {
+    match text {
+        "memory:" => Ok(CacheUrl::Memory),
+        "none:" => Ok(CacheUrl::None),
+        _ if text.starts_with("redis") => {
+            Err("names Redis, which is not part of this version yet; use memory: or none:".to_owned())
+        }
+        _ => Err("is not the URL of a cache; use memory: or none:".to_owned()),
+    }
+}
+
+/// Reads the URL of a collaborator.
+pub(super) fn collaborator_url(text: &str) -> Result<CollaboratorUrl, String> {
+    const FORM: &str = "is not the URL of a collaborator; write sim:, http://HOST:PORT or https://HOST:PORT";
+    if text == "sim:" {
+        return Ok(CollaboratorUrl::Simulated);
+    }
+    let uri: http::Uri = text.parse().map_err(|_| FORM.to_owned())?;
+    let authority = uri.authority().ok_or_else(|| FORM.to_owned())?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || authority.host().is_empty() {
+        return Err(FORM.to_owned());
+    }
+    if authority.as_str().contains('@') {
+        return Err("holds a user or password, which would not be used; leave it out".to_owned());
+    }
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return Err("holds a path, which gRPC does not use; leave it out".to_owned());
+    }
+    Ok(CollaboratorUrl::Grpc(text.trim_end_matches('/').to_owned()))
+}
+
+/// Reads `HOST:PORT`.
+pub(super) fn host_port(text: &str) -> Result<String, String> {
+    let valid = text
+        .parse::<http::uri::Authority>()
+        .is_ok_and(|authority| authority.port_u16().is_some_and(|port| port > 0) && !text.contains('@'));
+    if valid { Ok(text.to_owned()) } else { Err("is not HOST:PORT; write it like orders-1:50052".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, millis) in
+            [("250ms", 250), ("5s", 5_000), ("2m", 120_000), ("1h", 3_600_000), ("7", 7), (" 0s ", 0)]
+        {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "5 days", "1.5s", "-1s", "5S", "99999999999999999999h", "18446744073709551615h"]
+        {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+        for text in ["250ms", "5s", "2m", "1h", "90s", "0s", "720h"] {
+            assert_eq!(parse_duration(text).map(show_duration), Ok(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn urls() {
+        assert_eq!(store_url("sqlite:a/b.db"), Ok(StoreUrl::Sqlite("a/b.db".into())));
+        assert_eq!(store_url("sqlite:///a.db"), Ok(StoreUrl::Sqlite("/a.db".into())));
+        for bad in ["", "sqlite:", "sqlite::memory:", "a.db", "postgres://u:p@h/db", "mysql://h"] {
+            assert!(store_url(bad).is_err(), "{bad}");
+        }
+        assert_eq!(collaborator_url("sim:"), Ok(CollaboratorUrl::Simulated));
+        assert_eq!(collaborator_url("http://h:1/"), Ok(CollaboratorUrl::Grpc("http://h:1".into())));
+        for bad in ["", "sim", "h:1", "ftp://h", "http://u:p@h:1", "http://h/p", "http://", "http://h?x"] {
+            assert!(collaborator_url(bad).is_err(), "{bad}");
+        }
+        assert!(
+            cache_url("memory:").is_ok() && cache_url("none:").is_ok() && cache_url("redis://x").is_err()
+        );
+        assert!(host_port("orders-1:50052").is_ok() && host_port("[::1]:1").is_ok());
+        for bad in ["h", "h:0", "h:x", "u@h:1", "http://h:1"] {
+            assert!(host_port(bad).is_err(), "{bad}");
+        }
+    }
+}
