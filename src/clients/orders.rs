@@ -51,6 +51,13 @@ pub struct ApiError {
     pub reason: String,
     /// One sentence.
     pub message: String,
+    /// What belongs to it.
+    pub details: Box<ApiDetails>,
+}
+
+/// What belongs to an [`ApiError`], as far as the server told it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ApiDetails {
     /// Fields that are wrong.
     pub violations: Vec<FieldViolation>,
     /// Lines that are short.
@@ -279,13 +286,14 @@ fn from_status(status: &Status, server: &str, timeout: Duration) -> ApiError {
     let details = status.get_error_details();
     let code = code_name(status.code());
     let mut error = ApiError::local(code, status.message());
+    let told = error.details.as_mut();
     if let Some(info) = details.error_info() {
         error.reason.clone_from(&info.reason);
-        error.metadata = info.metadata.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        let shortages = error.metadata.get("shortages").and_then(|json| serde_json::from_str(json).ok());
+        told.metadata = info.metadata.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let shortages = told.metadata.get("shortages").and_then(|json| serde_json::from_str(json).ok());
         if let Some(shortages) = shortages {
-            error.shortages = shortages;
-            error.metadata.remove("shortages");
+            told.shortages = shortages;
+            told.metadata.remove("shortages");
         }
     } else if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) {
         error.message =
@@ -299,22 +307,22 @@ fn from_status(status: &Status, server: &str, timeout: Duration) -> ApiError {
     }
     if let Some(request) = details.bad_request() {
         let violations = request.field_violations.iter();
-        error.violations = violations
+        told.violations = violations
             .map(|bad| FieldViolation { field: bad.field.clone(), description: bad.description.clone() })
             .collect();
     }
     if let Some(failure) = details.precondition_failure() {
         let violations = failure.violations.iter();
-        error.violations.extend(
+        told.violations.extend(
             violations.map(|bad| FieldViolation {
                 field: bad.subject.clone(),
                 description: bad.description.clone(),
             }),
         );
     }
-    error.resource =
+    told.resource =
         details.resource_info().map(|info| (info.resource_type.clone(), info.resource_name.clone()));
-    error.retry_after = details.retry_info().and_then(|info| info.retry_delay);
+    told.retry_after = details.retry_info().and_then(|info| info.retry_delay);
     error
 }
 
@@ -362,11 +370,11 @@ mod tests {
         details.add_bad_request_violation("items", "too many");
         let error = decode(Code::FailedPrecondition, "some items are not available", details);
         assert_eq!((error.code, error.reason.as_str()), ("FAILED_PRECONDITION", "INVENTORY_UNAVAILABLE"));
-        assert_eq!(error.shortages.first().unwrap().available_quantity, 2);
-        assert_eq!(error.metadata.keys().collect::<Vec<_>>(), ["order_id"]);
-        assert_eq!(error.violations.first().unwrap().field, "items");
-        assert_eq!(error.resource, Some(("order".to_owned(), "o".to_owned())));
-        assert_eq!(error.retry_after, Some(Duration::from_secs(1)));
+        assert_eq!(error.details.shortages.first().unwrap().available_quantity, 2);
+        assert_eq!(error.details.metadata.keys().collect::<Vec<_>>(), ["order_id"]);
+        assert_eq!(error.details.violations.first().unwrap().field, "items");
+        assert_eq!(error.details.resource, Some(("order".to_owned(), "o".to_owned())));
+        assert_eq!(error.details.retry_after, Some(Duration::from_secs(1)));
     }
 
     #[test]
