@@ -1,21 +1,221 @@
-//! Starts the parts in order and stops them in reverse.
+//! Starts the parts in order and stops them in reverse. The only place that knows concrete types, and that reads the
+//! machine's clock.
 
 use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::Config;
+use anyhow::{Context, anyhow};
+use chrono::SubsecRound;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::actor::{ActorConfig, CrashPoint, Orders, Parts};
+use crate::cache::{MemoryCache, NoCache};
+use crate::clients::grpc::{
+    BreakerConfig, ClientConfig, InventoryClient, PaymentClient, ProductClient, ShippingClient, UserClient,
+};
+use crate::clients::sim::{self, SimConfig, Simulator};
+use crate::config::{CacheUrl, CollaboratorUrl, Config, StoreUrl};
+use crate::domain::Timestamp;
+use crate::domain::ids::IdKey;
+use crate::domain::pricing::Pricing;
+use crate::domain::react::Policy;
+use crate::grpc::{self, GrpcConfig, OrderApi, OrderApiConfig, RequestLimits};
+use crate::ops;
+use crate::ports::Collaborators;
+use crate::ports::cache::OrderCache;
+use crate::ports::clock::Clock;
+use crate::ports::store::{OrderStore, Owner};
+use crate::steps::StepLimits;
+use crate::store::sqlite::{self, SqliteConfig, SqliteStore};
 use crate::telemetry::Telemetry;
+
+/// How often samples of histograms are moved into their buckets.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// How long a stopping listener may take after everything else has come to rest.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The machine's clock.
+#[derive(Debug)]
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+        chrono::Utc::now().trunc_subsecs(6)
+    }
+}
+
+/// A running node.
+pub struct Node {
+    grpc_address: SocketAddr,
+    ops_address: SocketAddr,
+    orders: Arc<Orders>,
+    stopping: CancellationToken,
+    ops_stopping: CancellationToken,
+    grpc: JoinHandle<Result<(), String>>,
+    ops: JoinHandle<Result<(), String>>,
+    upkeep: JoinHandle<()>,
+    simulator: Option<Simulator>,
+    grace: Duration,
+}
+
+impl Node {
+    /// Binds its listeners, opens its store and begins to serve.
+    ///
+    /// # Errors
+    /// What stands in the way, as one sentence.
+    pub async fn start(config: Config, telemetry: Telemetry) -> anyhow::Result<Self> {
+        let crash_at = match &config.testing.crash_at {
+            None => None,
+            Some(name) => Some(CrashPoint::parse(name).ok_or_else(|| {
+                anyhow!("testing.crash_at is {name}, which is no crash point; write one like create.charge.forward.after_effect")
+            })?),
+        };
+        let pricing: Arc<dyn Pricing> = Arc::new(crate::config::price_book(&config.pricing)?);
+        // Ports first: a port in use must not leave a half-opened store behind.
+        let grpc_listener = bind(config.grpc.listen, "grpc.listen").await?;
+        let ops_listener = bind(config.ops.listen, "ops.listen").await?;
+        let (grpc_address, ops_address) = (grpc_listener.local_addr()?, ops_listener.local_addr()?);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (collaborators, simulator) = collaborators(&config, &clock)?;
+        let store: Arc<dyn OrderStore> = SqliteStore::open(sqlite_config(&config)).await?;
+        let key = IdKey(config.ids.key.expose().as_bytes().to_vec());
+        let orders = Orders::start(Parts {
+            store: Arc::clone(&store),
+            cache: cache(&config),
+            collaborators: collaborators.clone(),
+            clock: Arc::clone(&clock),
+            key: key.clone(),
+            policy: policy(&config),
+            limits: StepLimits {
+                timeout: config.saga.step_timeout,
+                reservation_ttl: config.saga.reservation_ttl,
+            },
+            config: actor_config(&config),
+            // One process has the file, and its clock does not stand still between two lives.
+            owner: Owner { epoch: 1, incarnation: clock.now().timestamp_micros() },
+            crash_at,
+        })
+        .await
+        .map_err(|error| anyhow!("the order actors cannot be started: {error}"))?;
+        let stopping = CancellationToken::new();
+        let api = OrderApi::new(
+            Arc::clone(&orders),
+            collaborators,
+            pricing,
+            clock,
+            key,
+            api_config(&config),
+            stopping.clone(),
+        );
+        let listener_config = GrpcConfig {
+            max_message_bytes: config.grpc.max_message_bytes,
+            max_streams_per_connection: config.grpc.max_streams_per_connection,
+            max_deadline: config.grpc.max_deadline,
+            keepalive: config.grpc.keepalive,
+            reflection: config.grpc.reflection,
+        };
+        let grpc_stopping = stopping.clone();
+        let grpc = tokio::spawn(async move {
+            grpc::serve(grpc_listener, api, &listener_config, grpc_stopping.cancelled_owned()).await
+        });
+        let ops_stopping = CancellationToken::new();
+        let ops = tokio::spawn(ops::serve(
+            ops_listener,
+            store,
+            telemetry.clone(),
+            stopping.clone(),
+            ops_stopping.clone().cancelled_owned(),
+        ));
+        let upkeep = tokio::spawn(async move {
+            let mut tick = tokio::time::interval(UPKEEP);
+            loop {
+                tick.tick().await;
+                telemetry.upkeep();
+            }
+        });
+        tracing::info!(grpc = %grpc_address, ops = %ops_address, "serving");
+        let grace = config.grpc.shutdown_grace;
+        Ok(Self {
+            grpc_address,
+            ops_address,
+            orders,
+            stopping,
+            ops_stopping,
+            grpc,
+            ops,
+            upkeep,
+            simulator,
+            grace,
+        })
+    }
+
+    /// Where it answers gRPC.
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.grpc_address
+    }
+
+    /// Where it answers operators.
+    pub fn ops_address(&self) -> SocketAddr {
+        self.ops_address
+    }
+
+    /// Its orders.
+    pub fn orders(&self) -> &Arc<Orders> {
+        &self.orders
+    }
+
+    /// The simulator in this process, if a collaborator is simulated.
+    pub fn simulator(&self) -> Option<&Simulator> {
+        self.simulator.as_ref()
+    }
+
+    /// Takes no new work, finishes what runs within `grpc.shutdown_grace`, and closes the store.
+    ///
+    /// # Errors
+    /// When a listener had failed.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        tracing::info!("stopping");
+        self.stopping.cancel();
+        // Requests in flight are answered while sagas come to rest; what does not is stored with its intent.
+        let served = tokio::time::timeout(self.grace, &mut self.grpc).await;
+        self.orders.stop(if served.is_ok() { self.grace } else { Duration::ZERO }).await;
+        self.ops_stopping.cancel();
+        let ops = tokio::time::timeout(LAST_WORDS, &mut self.ops).await;
+        self.grpc.abort();
+        self.ops.abort();
+        self.upkeep.abort();
+        for ended in [served, ops].into_iter().flatten() {
+            ended.context("a listener's task failed")?.map_err(|error| anyhow!(error))?;
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
 
 /// Runs a node until `shutdown` is ready.
 ///
 /// # Errors
-/// When it cannot start.
+/// When it cannot start, or a listener fails.
 pub async fn serve(
-    _config: Config,
-    _telemetry: Telemetry,
+    config: Config,
+    telemetry: Telemetry,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    shutdown.await;
-    Ok(())
+    let mut node = Node::start(config, telemetry).await?;
+    tokio::pin!(shutdown);
+    tokio::select! {
+        () = &mut shutdown => node.stop().await,
+        failed = &mut node.grpc => {
+            node.orders.stop(node.grace).await;
+            failed.context("the gRPC listener's task failed")?.map_err(|error| anyhow!(error))?;
+            Err(anyhow!("the gRPC listener ended by itself"))
+        }
+    }
 }
 
 /// Runs the simulated collaborators as one server until `shutdown` is ready.
@@ -23,18 +223,146 @@ pub async fn serve(
 /// # Errors
 /// When it cannot start.
 pub async fn simulate(
-    _config: Config,
+    config: Config,
     _telemetry: Telemetry,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    shutdown.await;
+    let listener = bind(config.simulator.listen, "simulator.listen").await?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    tracing::info!(grpc = %listener.local_addr()?, "simulating inventory, product, user, payment and shipping");
+    sim::server::serve(Arc::new(simulator(&config, &clock)), listener, shutdown)
+        .await
+        .context("the simulator's listener failed")?;
     Ok(())
 }
 
-/// Applies migrations to the configured store.
+/// Applies migrations to the configured store and tells which.
 ///
 /// # Errors
 /// When the store cannot be opened or a migration fails.
-pub async fn migrate(_config: Config) -> anyhow::Result<()> {
+pub async fn migrate(config: Config) -> anyhow::Result<()> {
+    let applied = sqlite::migrate(&sqlite_config(&config)).await?;
+    if applied.is_empty() {
+        tracing::info!("the store is up to date");
+    }
+    for migration in applied {
+        tracing::info!(version = migration.version, name = migration.description, "migration applied");
+    }
     Ok(())
+}
+
+async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| anyhow!("cannot listen on {address} ({error}); free the port or set another {key}"))
+}
+
+fn simulator(config: &Config, clock: &Arc<dyn Clock>) -> Simulator {
+    let clock = Arc::clone(clock);
+    let limits = SimConfig { max_records: config.simulator.max_ledger, ..SimConfig::default() };
+    Simulator::new(limits, Arc::new(move || clock.now()))
+}
+
+/// The five collaborators, and the simulator that stands behind those that are simulated.
+fn collaborators(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<(Collaborators, Option<Simulator>)> {
+    let urls = &config.collaborators;
+    let client = |url: &str| ClientConfig {
+        connect_timeout: urls.connect_timeout,
+        timeout: urls.timeout,
+        breaker: BreakerConfig { failures_to_open: urls.breaker_failures, open_for: urls.breaker_open_for },
+        max_message_bytes: urls.max_message_bytes,
+        read_retries: urls.read_retries,
+        ..ClientConfig::new(url)
+    };
+    let simulator = simulator(config, clock);
+    let mut all = simulator.collaborators();
+    let mut simulated = false;
+    macro_rules! connect {
+        ($url:ident, $part:ident, $client:ident) => {
+            match &urls.$url {
+                CollaboratorUrl::Simulated => simulated = true,
+                CollaboratorUrl::Grpc(url) => all.$part = Arc::new($client::new(&client(url))?),
+            }
+        };
+    }
+    connect!(inventory, inventory, InventoryClient);
+    connect!(product, products, ProductClient);
+    connect!(user, users, UserClient);
+    connect!(payment, payments, PaymentClient);
+    connect!(shipping, shipping, ShippingClient);
+    if simulated {
+        tracing::warn!("some collaborators are simulated in this process: their stock and money are forgotten when it ends");
+    }
+    Ok((all, simulated.then_some(simulator)))
+}
+
+fn sqlite_config(config: &Config) -> SqliteConfig {
+    let StoreUrl::Sqlite(path) = &config.store.url;
+    SqliteConfig {
+        path: path.clone(),
+        readers: config.store.readers,
+        batch_max: config.store.batch_max,
+        queue_max: config.store.queue_max,
+        ..SqliteConfig::default()
+    }
+}
+
+fn cache(config: &Config) -> Arc<dyn OrderCache> {
+    match config.cache.url {
+        CacheUrl::Memory => Arc::new(MemoryCache::new(config.cache.max_orders)),
+        CacheUrl::None => Arc::new(NoCache),
+    }
+}
+
+fn policy(config: &Config) -> Policy {
+    let saga = &config.saga;
+    Policy {
+        retry_initial: saga.retry_initial,
+        retry_max: saga.retry_max,
+        forward_tries: saga.forward_tries,
+        attention_after_tries: saga.attention_after_tries,
+        charge_settle_lag: saga.charge_settle_lag,
+    }
+}
+
+fn actor_config(config: &Config) -> ActorConfig {
+    let (actor, saga) = (&config.actor, &config.saga);
+    ActorConfig {
+        max_live: actor.max_live,
+        max_commands_per_order: u32::try_from(actor.max_commands_per_order).unwrap_or(u32::MAX >> 1),
+        idle_after: actor.idle_after,
+        sweep_every: actor.sweep_every,
+        max_failures: actor.max_failures,
+        failure_backoff: actor.failure_backoff,
+        failure_backoff_max: actor.failure_backoff_max,
+        quarantine_for: actor.quarantine_for,
+        resume_every: saga.resume_every,
+        resume_batch: u32::try_from(saga.resume_batch).unwrap_or(u32::MAX),
+        resume_concurrency: saga.resume_concurrency,
+        max_wait: config.grpc.max_deadline,
+    }
+}
+
+fn api_config(config: &Config) -> OrderApiConfig {
+    let (grpc, limits) = (&config.grpc, &config.limits);
+    OrderApiConfig {
+        create_wait: config.create.wait,
+        default_deadline: grpc.default_deadline,
+        max_deadline: grpc.max_deadline,
+        call_timeout: config.collaborators.timeout,
+        max_concurrent_requests: grpc.max_concurrent_requests,
+        max_watchers: grpc.max_watchers,
+        limits: RequestLimits {
+            items_per_order: limits.items_per_order,
+            max_quantity: limits.max_quantity,
+            notes_chars: limits.notes_chars,
+            metadata_keys: limits.metadata_keys,
+            metadata_bytes: limits.metadata_bytes,
+            page_size_default: limits.page_size_default,
+            page_size_max: limits.page_size_max,
+        },
+    }
 }

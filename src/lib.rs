@@ -2,11 +2,17 @@
 //!
 //! Read `ARCHITECTURE.md` first; it walks through a create, a read and a crash.
 
+pub mod actor;
 pub mod app;
+pub mod cache;
 pub mod cli;
 pub mod clients;
 pub mod config;
 pub mod domain;
+pub mod grpc;
+pub mod ops;
 pub mod ports;
 pub mod proto;
+pub mod steps;
+pub mod store;
 pub mod telemetry;

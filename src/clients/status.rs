@@ -5,6 +5,7 @@
 //! | what came back | means |
 //! |---|---|
 //! | no connection could be made | [`CallError::Unavailable`] |
+//! | the connection broke, whatever code that was given on our side | [`CallError::Unknown`] |
 //! | `RESOURCE_EXHAUSTED`; `UNAVAILABLE` with reason `NOT_EXECUTED` | [`CallError::Unavailable`] |
 //! | `UNAUTHENTICATED`, `PERMISSION_DENIED`, `UNIMPLEMENTED` | [`CallError::Unavailable`]: turned away at the door |
 //! | `INVALID_ARGUMENT`, `NOT_FOUND`, `ALREADY_EXISTS`, `FAILED_PRECONDITION`, `OUT_OF_RANGE` with a reason | [`CallError::Refused`] |
@@ -48,6 +49,10 @@ pub(super) fn classify(status: &Status, kind: Kind, method: &str) -> CallError {
         return CallError::Unavailable(format!("{method}: no connection could be made"));
     }
     let told = format!("{method} answered {}", code_name(status.code()));
+    // Made up on this side from a connection that broke: no promise of the collaborator's.
+    if kind == Kind::Effect && status.source().is_some() {
+        return CallError::Unknown(format!("{method}: the connection broke"));
+    }
     let details = read_details(status);
     match (status.code(), kind) {
         (Code::Unavailable, Kind::Effect) => match details {
@@ -251,6 +256,17 @@ mod tests {
         {
             assert!(matches!(effect(&Status::new(code, "")), CallError::Unavailable(_)), "{code:?}");
         }
+    }
+
+    #[test]
+    fn a_connection_tells_whether_it_was_ever_made() {
+        let from = |error: Box<dyn Error + Send + Sync>| Status::from_error(error);
+        let refused = from(Box::new(ConnectError("tcp connect error".into())));
+        assert!(matches!(effect(&refused), CallError::Unavailable(_)));
+        // tonic gives this one a code that from a collaborator would be a promise.
+        let mut broken = Status::resource_exhausted("ENHANCE_YOUR_CALM");
+        broken.set_source(std::sync::Arc::new(std::io::Error::other("reset")));
+        assert!(matches!(effect(&broken), CallError::Unknown(_)));
     }
 
     #[test]

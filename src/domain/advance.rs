@@ -244,6 +244,7 @@ pub(super) fn retry_at(work: &Work<'_>, key: &super::ids::CallKey, tries: u32) -
     let hash = Sha256::new().chain_update(key.as_str()).chain_update(tries.to_be_bytes()).finalize();
     let part = hash.first().copied().map_or(128, u32::from).saturating_add(1);
     // Between half and all of the full wait.
-    let wait = full / 2 + (full / 512).saturating_mul(part.min(256));
-    work.now + chrono::Duration::from_std(wait).unwrap_or(chrono::Duration::MAX / 2)
+    let wait = full.div_f64(2.0).saturating_add(full.div_f64(512.0).saturating_mul(part));
+    let wait = chrono::Duration::from_std(wait).unwrap_or(chrono::Duration::MAX);
+    work.now.checked_add_signed(wait).unwrap_or(Timestamp::MAX_UTC)
 }

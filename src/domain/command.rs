@@ -101,6 +101,13 @@ pub struct Tracking {
 pub enum OrderCommand {
     /// Store it and run its Create saga.
     Create(Box<Draft>),
+    /// The answer to a creation that was stored before.
+    Rejoin {
+        /// Whose the order has to be.
+        user_id: UserId,
+        /// What the creation has to have asked.
+        request_hash: [u8; 16],
+    },
     /// Unwind it.
     Cancel {
         /// Free text, kept as the note of the status change.

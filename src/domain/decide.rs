@@ -39,9 +39,14 @@ pub(super) fn decide(
     now: Timestamp,
     policy: &Policy,
 ) -> Result<Reaction, OrderError> {
-    if let OrderCommand::Create(draft) = &ask.command {
+    let creation = match &ask.command {
+        OrderCommand::Create(draft) => Some((draft.user_id, draft.request_hash)),
+        OrderCommand::Rejoin { user_id, request_hash } => Some((*user_id, *request_hash)),
+        OrderCommand::Cancel { .. } | OrderCommand::SetStatus { .. } => None,
+    };
+    if let Some(creation) = creation {
         // The id is a hash of user and request id, so this is a repeat, or a request id with other content.
-        let same = order.user_id == draft.user_id && order.request_hash == draft.request_hash;
+        let same = creation == (order.user_id, order.request_hash);
         return if same { Ok(Reaction::Repeat(Some(1))) } else { Err(OrderError::RequestIdReused) };
     }
     if let Some(repeatable) = &ask.repeatable
@@ -60,7 +65,7 @@ pub(super) fn decide(
     }
     let saga = saga.filter(|saga| !saga.settled);
     match &ask.command {
-        OrderCommand::Create(_) => Err(OrderError::RequestIdReused),
+        OrderCommand::Create(_) | OrderCommand::Rejoin { .. } => Err(OrderError::RequestIdReused),
         OrderCommand::Cancel { notes } => cancel(order, saga, ask, notes, calling, now, policy),
         OrderCommand::SetStatus { to: OrderStatus::Cancelled, notes, .. } => {
             cancel(order, saga, ask, notes, calling, now, policy)

@@ -66,6 +66,18 @@ impl fmt::Debug for IdKey {
     }
 }
 
+impl IdKey {
+    /// A tag that only a holder of this key can make: for opaque tokens.
+    pub fn tag(&self, purpose: &str, parts: &[&[u8]]) -> u64 {
+        keyed_hash(&self.0, purpose, parts) as u64
+    }
+}
+
+/// A hash of a request's method and content: equal requests have equal hashes.
+pub fn content_hash(method: &str, parts: &[&[u8]]) -> [u8; 16] {
+    keyed_hash(&[], method, parts).to_be_bytes()
+}
+
 /// SHA-256 over the key, a purpose and length-prefixed parts; the first 16 bytes.
 fn keyed_hash(key: &[u8], purpose: &str, parts: &[&[u8]]) -> u128 {
     let mut hash = Sha256::new();

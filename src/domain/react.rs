@@ -132,6 +132,11 @@ pub fn react(
     }
 }
 
+/// The order that a draft would become, for those who only want to know. It is at version 0: nothing is stored.
+pub fn preview(draft: &super::command::Draft, now: Timestamp) -> Order {
+    super::evolve::open(draft, now)
+}
+
 /// A change in the making.
 pub(super) struct Work<'a> {
     pub(super) order: Order,

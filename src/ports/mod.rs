@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
+pub mod cache;
 pub mod call;
+pub mod clock;
 pub mod inventory;
 pub mod payment;
 pub mod product;

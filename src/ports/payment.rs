@@ -1,6 +1,6 @@
 //! Payments: charges, what became of them, and refunds.
 
-use std::fmt::{self, Debug};
+use std::fmt::Debug;
 
 use async_trait::async_trait;
 use rust_decimal::Decimal;
@@ -29,38 +29,7 @@ pub mod reason {
     pub const EXPIRED_CARD: &str = "EXPIRED_CARD";
 }
 
-/// Stands for a means of payment at the gateway. A secret: it is shown as `***` everywhere but on the wire to the
-/// payment service and in the store.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct PaymentToken(String);
-
-impl PaymentToken {
-    /// Longest token that is accepted, in bytes.
-    pub const MAX_LEN: usize = 512;
-
-    /// Wraps a token; the caller checks its length.
-    pub fn new(token: impl Into<String>) -> Self {
-        Self(token.into())
-    }
-
-    /// The token itself. Only for the payment service's wire and the store.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Debug for PaymentToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl fmt::Display for PaymentToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
+pub use crate::domain::payment::PaymentToken;
 
 /// What we keep of a gateway's answer: an allow-list, so that no answer can bring card data into the store.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -169,7 +138,7 @@ pub trait Payments: Send + Sync + Debug {
     /// gives up on a charge whose answer never came; without it the late charge would take money for nothing.
     ///
     /// # Errors
-    /// [`CallError`].
+    /// [`CallError`], never refused; ask again until it answers, as often as it takes.
     async fn close_transaction(
         &self,
         ctx: &CallContext,

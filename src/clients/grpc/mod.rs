@@ -47,7 +47,7 @@ const MAX_ID_LEN: usize = 255;
 pub struct ClientConfig {
     /// `http://host:port` or `https://host:port`; the latter trusts the system's root certificates.
     pub url: String,
-    /// Longest time to make a connection.
+    /// Longest time to make a connection, and again for its TLS handshake.
     pub connect_timeout: Duration,
     /// Longest time of a call, repeats included, whatever the caller's patience.
     pub timeout: Duration,
@@ -135,7 +135,7 @@ fn channel(service: Collaborator, config: &ClientConfig) -> Result<Channel, Clie
     let endpoint = match uri.scheme_str() {
         Some("http") => endpoint,
         Some("https") => {
-            let tls = ClientTlsConfig::new().with_native_roots();
+            let tls = ClientTlsConfig::new().with_native_roots().timeout(config.connect_timeout);
             endpoint.tls_config(tls).map_err(|error| ClientError::Tls(service, error))?
         }
         _ => return Err(bad()),

@@ -19,7 +19,7 @@ use crate::domain::item::StockLine;
 use crate::domain::money::Currency;
 use crate::ports::Collaborators;
 use crate::ports::inventory::{ReleaseOutcome, ReleaseTarget};
-use crate::ports::payment::{PaymentToken, TransactionState};
+use crate::ports::payment::{PaymentToken, Payments, TransactionState};
 use crate::proto::simulator as control;
 use crate::proto::simulator::simulator_service_client::SimulatorServiceClient;
 
@@ -326,4 +326,24 @@ async fn callers_with_no_time_left_do_not_open_the_breaker() {
     }
     assert!(bed.clients.users.get_user(&ctx(), catalogue::SAMPLE_USER).await.is_ok());
     bed.finish().await;
+}
+
+/// Accepts calls, then cuts the connection without an answer.
+#[tokio::test]
+async fn a_cut_connection_leaves_an_effect_in_doubt() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let cutter = tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut bytes = [0u8; 1024];
+        // The preface of HTTP/2 and whatever comes with it; then silence for good.
+        while socket.try_read(&mut bytes).is_err() {
+            socket.readable().await.unwrap();
+        }
+    });
+    let payments = PaymentClient::new(&ClientConfig::new(url)).unwrap();
+    let (key, (amount, usd)) = (CallKey::from_text("k"), usd("1.00"));
+    let outcome = payments.charge(&ctx(), &key, OrderId(Uuid::nil()), amount, usd, "CARD", None).await;
+    assert!(matches!(outcome, Err(CallError::Unknown(_))), "{outcome:?}");
+    cutter.await.unwrap();
 }

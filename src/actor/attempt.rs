@@ -1,0 +1,55 @@
+//! One try of a saga's call, off the mailbox: the answer comes back as a message with the ticket of the try.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use ractor::ActorRef;
+
+use super::crash::{CrashPoint, Moment};
+use super::message::Message;
+use super::shared::Shared;
+use crate::domain::order::Order;
+use crate::domain::saga::{SagaProgress, StepCall, StepResult};
+use crate::ports::call::CallContext;
+use crate::steps::{self, StepInput};
+
+/// A client answers within the call's limit by itself; this much later it is taken to be stuck.
+const STUCK_AFTER: Duration = Duration::from_millis(500);
+
+/// Makes the call in a task of its own.
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    actor: ActorRef<Message>,
+    ticket: u64,
+    order: Arc<Order>,
+    saga: &SagaProgress,
+    call: StepCall,
+) {
+    let (step, _) = call.station();
+    let (kind, direction) = (saga.kind, saga.direction);
+    let point = move |moment| CrashPoint { saga: kind, step, direction, moment };
+    let context = CallContext {
+        request_id: saga.request_id.clone(),
+        trace_parent: saga.trace_parent.clone(),
+        timeout: shared.limits.timeout,
+    };
+    let input = StepInput { order, token: saga.token.clone(), context };
+    let shared_by_task = Arc::clone(shared);
+    shared.tasks.spawn(async move {
+        let shared = shared_by_task;
+        point(Moment::BeforeEffect).pass(shared.crash_at);
+        let limit = shared.limits.timeout.saturating_add(STUCK_AFTER);
+        let made = AssertUnwindSafe(steps::run(&shared.collaborators, &shared.limits, &input, &call));
+        let result = match tokio::time::timeout(limit, made.catch_unwind()).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_panic)) => StepResult::Unknown { dependency: "order", error: "the call panicked".into() },
+            Err(_elapsed) => StepResult::Unknown { dependency: "order", error: "the call got stuck".into() },
+        };
+        point(Moment::AfterEffect).pass(shared.crash_at);
+        let message = Message::StepDone { ticket, call: Box::new(call), result: Box::new(result) };
+        // An actor that ended meanwhile does not need it: whoever resumes the saga asks again by the same key.
+        let _gone = actor.cast(message);
+    });
+}

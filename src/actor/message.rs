@@ -1,0 +1,78 @@
+//! What an order's actor is sent.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::oneshot;
+
+use super::registry::Permit;
+use crate::domain::command::Ask;
+use crate::domain::error::OrderError;
+use crate::domain::order::Order;
+use crate::domain::saga::{StepCall, StepResult};
+
+/// What an asker hears.
+pub(super) type Answer = Result<Arc<Order>, OrderError>;
+
+/// Where an answer goes. Dropped unanswered when the actor ends: the asker then asks a fresh one.
+#[derive(Debug)]
+pub(super) struct Reply {
+    to: oneshot::Sender<Answer>,
+    accepted: Arc<AtomicBool>,
+}
+
+impl Reply {
+    pub(super) fn new() -> (Self, oneshot::Receiver<Answer>, Arc<AtomicBool>) {
+        let (to, from) = oneshot::channel();
+        let accepted = Arc::new(AtomicBool::new(false));
+        (Self { to, accepted: Arc::clone(&accepted) }, from, accepted)
+    }
+
+    /// Says that the command is stored and its saga runs: who cannot wait any longer may look at the order.
+    pub(super) fn accept(&self) {
+        self.accepted.store(true, Ordering::Release);
+    }
+
+    pub(super) fn send(self, answer: Answer) {
+        // Whoever hung up does not hear it.
+        let _gone = self.to.send(answer);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.to.is_closed()
+    }
+}
+
+/// One message. Mailboxes are unbounded, so each message from outside carries a permit that counts it.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// Somebody asks.
+    Ask {
+        /// What.
+        ask: Box<Ask>,
+        /// Nobody can have stored this order before: its id is random.
+        fresh: bool,
+        /// Where the answer goes.
+        reply: Reply,
+        /// Counts this command until it is answered.
+        permit: Permit,
+    },
+    /// The call with this ticket came back.
+    StepDone {
+        /// Which attempt.
+        ticket: u64,
+        /// The call.
+        call: Box<StepCall>,
+        /// What it came back with.
+        result: Box<StepResult>,
+    },
+    /// The wait with this ticket is over.
+    Due {
+        /// Which wait.
+        ticket: u64,
+    },
+    /// The sweeper found an unfinished saga.
+    Wake,
+    /// Leave, if nothing is going on.
+    Passivate,
+}

@@ -1,0 +1,21 @@
+//! One actor per active order: it serializes every change to that order through its mailbox.
+//!
+//! The rest of the program sees [`Orders`]: ask, view, watch, stop.
+
+mod attempt;
+mod crash;
+mod message;
+mod order_actor;
+mod orders;
+mod registry;
+mod shared;
+mod supervisor;
+mod sweeper;
+mod waiters;
+mod watch;
+
+pub use crash::{CrashPoint, Moment};
+pub use orders::{Orders, Parts};
+pub use registry::Counts;
+pub use shared::ActorConfig;
+pub use watch::Watcher;

@@ -1,0 +1,512 @@
+//! The actor of one order: react, commit, adopt, act, answer, in that order.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::task::AbortHandle;
+
+use super::attempt;
+use super::crash::{CrashPoint, Moment};
+use super::message::{Message, Reply};
+use super::registry::{Entry, Permit};
+use super::shared::Shared;
+use super::waiters::{Waiters, Want, answer};
+use crate::domain::command::{Ask, OrderCommand};
+use crate::domain::error::OrderError;
+use crate::domain::event::OrderEvent;
+use crate::domain::ids::{OrderId, OrderNumber};
+use crate::domain::order::Order;
+use crate::domain::react::{Change, CouponChange, Input, Reaction, react};
+use crate::domain::saga::{SagaMove, SagaProgress, StepCall, StepName, StepResult};
+use crate::domain::status::OrderStatus;
+use crate::domain::text::{Violation, ViolationReason};
+use crate::ports::store::{
+    ClaimError, Commit, CommitError, CouponMove, StoreError, Touched, WriteGuard,
+};
+
+/// Numbers tried for a new order before it is refused: 38 bits are seldom taken twice, never eight times.
+const NUMBER_ATTEMPTS: u32 = 8;
+
+/// The behavior; all orders share one.
+#[derive(Debug)]
+pub(super) struct OrderActor(pub(super) Arc<Shared>);
+
+/// Why an actor ends.
+#[derive(Debug)]
+enum End {
+    /// Nothing is here, or nothing is left to do.
+    Left,
+    /// Memory can no longer be trusted; `counts` says that the order itself may be to blame.
+    Failed { why: String, counts: bool, hopeless: bool },
+}
+
+impl End {
+    fn of_commit(error: &CommitError) -> Self {
+        let counts = matches!(error, CommitError::Conflict | CommitError::Unknown(_));
+        Self::Failed { why: error.to_string(), counts, hopeless: false }
+    }
+}
+
+/// One order in memory: the last committed version and what runs.
+pub(super) struct State {
+    id: OrderId,
+    shared: Arc<Shared>,
+    entry: Option<Arc<Entry>>,
+    loaded: bool,
+    order: Option<Arc<Order>>,
+    saga: Option<Box<SagaProgress>>,
+    waiters: Waiters,
+    /// Grows with each call and each wait; an answer with another ticket is late.
+    ticket: u64,
+    calling: bool,
+    timer: Option<AbortHandle>,
+    left: bool,
+}
+
+impl State {
+    fn unsettled(&self) -> Option<&SagaProgress> {
+        self.saga.as_deref().filter(|saga| !saga.settled)
+    }
+
+    fn stop_timer(&mut self) {
+        if let Some(timer) = self.timer.take() {
+            timer.abort();
+        }
+    }
+}
+
+impl Drop for State {
+    /// Runs however the actor ended, a panic included.
+    fn drop(&mut self) {
+        self.stop_timer();
+        if !self.left {
+            if let Some(entry) = self.entry.take().or_else(|| self.shared.registry.get(self.id)) {
+                self.shared.leave(self.id, &entry);
+            }
+            self.shared.failed(self.id, false);
+        }
+    }
+}
+
+impl Actor for OrderActor {
+    type Msg = Message;
+    type State = State;
+    type Arguments = OrderId;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<Message>,
+        id: OrderId,
+    ) -> Result<State, ActorProcessingErr> {
+        Ok(State {
+            id,
+            shared: Arc::clone(&self.0),
+            entry: None,
+            loaded: false,
+            order: None,
+            saga: None,
+            waiters: Waiters::default(),
+            ticket: 0,
+            calling: false,
+            timer: None,
+            left: false,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        if state.left {
+            return Ok(());
+        }
+        // Boxed, so that an idle actor does not carry the space of a busy one.
+        if let Err(end) = Box::pin(self.on(&myself, message, state)).await {
+            self.leave(&myself, state, end).await;
+        }
+        Ok(())
+    }
+}
+
+impl OrderActor {
+    async fn on(
+        &self,
+        myself: &ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), End> {
+        if state.entry.is_none() {
+            state.entry = self.0.registry.get(state.id);
+        }
+        match message {
+            Message::Ask { ask, fresh, reply, permit } => {
+                let is_new = fresh && matches!(ask.command, OrderCommand::Create(_));
+                if !state.loaded
+                    && !is_new
+                    && let Err((error, end)) = self.load(state).await
+                {
+                    reply.send(Err(error));
+                    return Err(end);
+                }
+                self.ask(myself, state, *ask, reply, permit).await?;
+            }
+            Message::StepDone { ticket, call, result } => {
+                if ticket != state.ticket || !state.calling {
+                    tracing::debug!(order_id = %state.id, "a late answer was dropped");
+                    return Ok(());
+                }
+                self.step_done(myself, state, *call, *result).await?;
+            }
+            Message::Due { ticket } => {
+                if ticket == state.ticket {
+                    state.timer = None;
+                }
+            }
+            Message::Wake => {
+                if !state.loaded
+                    && let Err((_, end)) = self.load(state).await
+                {
+                    return Err(end);
+                }
+            }
+            Message::Passivate => {
+                if state.unsettled().is_none() && state.entry.as_ref().is_some_and(|e| e.close_if_idle()) {
+                    return Err(End::Left);
+                }
+                return Ok(());
+            }
+        }
+        if state.order.is_none() {
+            return Err(End::Left);
+        }
+        // Whatever came in, a saga with no call and no wait under way goes on.
+        if state.unsettled().is_some() && !state.calling && state.timer.is_none() {
+            self.resume(myself, state).await?;
+        }
+        Ok(())
+    }
+
+    /// Becomes the order's only writer and takes its newest state.
+    async fn load(&self, state: &mut State) -> Result<(), (OrderError, End)> {
+        let failed = |why: String, hopeless: bool| End::Failed { why, counts: hopeless, hopeless };
+        match self.0.store.claim(state.id, self.0.owner).await {
+            Ok(stored) => {
+                state.loaded = true;
+                let Some(stored) = stored else { return Ok(()) };
+                if let Some(entry) = &state.entry {
+                    entry.publish(&stored.order);
+                    entry.set_settled(stored.saga.is_none());
+                }
+                state.order = Some(stored.order);
+                state.saga = stored.saga.map(Box::new);
+                Ok(())
+            }
+            Err(ClaimError::Deposed) => {
+                Err((OrderError::NotOwner, failed("the order belongs to a newer owner".into(), false)))
+            }
+            Err(ClaimError::Store(error @ StoreError::Unavailable(_))) => {
+                Err((OrderError::StorageUnavailable, failed(error.to_string(), false)))
+            }
+            Err(ClaimError::Store(error @ StoreError::Corrupt { .. })) => {
+                Err((OrderError::Quarantined, failed(error.to_string(), true)))
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        myself: &ActorRef<Message>,
+        state: &mut State,
+        mut ask: Ask,
+        reply: Reply,
+        permit: Permit,
+    ) -> Result<(), End> {
+        let mut number_attempt = 0u32;
+        loop {
+            let input = Input::Command { ask: ask.clone(), calling: state.calling };
+            let (order, saga) = (state.order.as_deref(), state.saga.as_deref());
+            let reaction = react(order, saga, input, self.0.clock.now(), &self.0.policy);
+            let change = match (reaction, &state.order) {
+                (Ok(Reaction::Commit(change)), _) => change,
+                (Ok(Reaction::Join), Some(order)) if state.unsettled().is_none() => {
+                    reply.send(answer(order, Want::End));
+                    return Ok(());
+                }
+                (Ok(Reaction::Join), _) => {
+                    state.waiters.add(Want::End, reply, permit);
+                    return Ok(());
+                }
+                (Ok(Reaction::Repeat(saga_no)), Some(order)) => {
+                    let want = saga_no.map_or(Want::End, Want::Goal);
+                    let runs = state.unsettled().is_some_and(|saga| saga_no.is_none_or(|no| no == saga.no));
+                    if runs {
+                        state.waiters.add(want, reply, permit);
+                    } else {
+                        reply.send(answer(order, want));
+                    }
+                    return Ok(());
+                }
+                (Ok(Reaction::Unchanged | Reaction::Act(_)), Some(order)) => {
+                    reply.send(Ok(Arc::clone(order)));
+                    return Ok(());
+                }
+                (Ok(_), None) => {
+                    reply.send(Err(OrderError::OrderNotFound { order: state.id.to_string() }));
+                    return Ok(());
+                }
+                (Err(error), _) => {
+                    reply.send(Err(error));
+                    return Ok(());
+                }
+            };
+            let want = match &ask.command {
+                OrderCommand::SetStatus { to: OrderStatus::Processing, .. } | OrderCommand::Create(_) => {
+                    Want::Goal(change.order.saga_no)
+                }
+                _ => Want::End,
+            };
+            match self.commit(state, change, None).await {
+                Ok(act) => {
+                    if act == SagaMove::Settled {
+                        if let Some(order) = &state.order {
+                            reply.send(answer(order, want));
+                        }
+                    } else {
+                        state.waiters.add(want, reply, permit);
+                    }
+                    self.act(myself, state, act);
+                    return Ok(());
+                }
+                Err(CommitError::NumberTaken) => {
+                    number_attempt = number_attempt.saturating_add(1);
+                    let OrderCommand::Create(draft) = &mut ask.command else {
+                        return Err(End::of_commit(&CommitError::NumberTaken));
+                    };
+                    if number_attempt >= NUMBER_ATTEMPTS {
+                        reply.send(Err(OrderError::StorageUnavailable));
+                        return Err(End::of_commit(&CommitError::NumberTaken));
+                    }
+                    draft.order_number = OrderNumber::of(&self.0.key, draft.id, number_attempt);
+                }
+                Err(CommitError::CouponExhausted) => {
+                    let (field, expected) = ("coupon_code".to_owned(), "this coupon is used up".to_owned());
+                    let reason = ViolationReason::Coupon;
+                    reply.send(Err(OrderError::Invalid(vec![Violation { field, reason, expected }])));
+                    return Ok(());
+                }
+                Err(error @ CommitError::NotCommitted(_)) => {
+                    reply.send(Err(OrderError::StorageUnavailable));
+                    return Err(End::of_commit(&error));
+                }
+                // The reply is dropped: the asker asks a fresh actor, which looks at what is stored.
+                Err(error) => return Err(End::of_commit(&error)),
+            }
+        }
+    }
+
+    async fn step_done(
+        &self,
+        myself: &ActorRef<Message>,
+        state: &mut State,
+        call: StepCall,
+        result: StepResult,
+    ) -> Result<(), End> {
+        log_setback(state.id, &call, &result);
+        let (step, _) = call.station();
+        let input = Input::StepFinished { call, result };
+        self.react_alone(myself, state, input, Some(step)).await
+    }
+
+    async fn resume(&self, myself: &ActorRef<Message>, state: &mut State) -> Result<(), End> {
+        self.react_alone(myself, state, Input::Resume, None).await
+    }
+
+    /// An input that nobody waits for an answer to.
+    async fn react_alone(
+        &self,
+        myself: &ActorRef<Message>,
+        state: &mut State,
+        input: Input,
+        finished: Option<StepName>,
+    ) -> Result<(), End> {
+        let (order, saga) = (state.order.as_deref(), state.saga.as_deref());
+        let act = match react(order, saga, input, self.0.clock.now(), &self.0.policy) {
+            Ok(Reaction::Commit(change)) => {
+                self.commit(state, change, finished).await.map_err(|error| End::of_commit(&error))?
+            }
+            Ok(Reaction::Act(act)) => act,
+            Ok(Reaction::Repeat(_) | Reaction::Join | Reaction::Unchanged) => SagaMove::Keep,
+            Err(error) => {
+                return Err(End::Failed { why: error.to_string(), counts: true, hopeless: false });
+            }
+        };
+        state.calling = state.calling && finished.is_none();
+        self.act(myself, state, act);
+        Ok(())
+    }
+
+    /// Stores the change, then adopts it. Memory changes only after the store has taken it.
+    async fn commit(
+        &self,
+        state: &mut State,
+        change: Box<Change>,
+        finished: Option<StepName>,
+    ) -> Result<SagaMove, CommitError> {
+        let Change { order, events, saga, request, coupon, act } = *change;
+        let armed = self.0.crash_at;
+        let direction = |saga: &SagaProgress| saga.direction;
+        let outcome = finished.and_then(|step| {
+            let saga = state.saga.as_deref()?;
+            Some(move |moment| CrashPoint { saga: saga.kind, step, direction: direction(saga), moment })
+        });
+        let intent = match (&act, &saga) {
+            (SagaMove::Run(call), Some(saga)) => {
+                let ((step, _), saga_kind, direction) = (call.station(), saga.kind, direction(saga));
+                Some(move |moment| CrashPoint { saga: saga_kind, step, direction, moment })
+            }
+            _ => None,
+        };
+        let pass = |outcome_moment, intent_moment| {
+            if let Some(point) = &outcome {
+                point(outcome_moment).pass(armed);
+            }
+            if let Some(point) = &intent {
+                point(intent_moment).pass(armed);
+            }
+        };
+        pass(Moment::BeforeOutcome, Moment::BeforeIntent);
+        let order = Arc::new(order);
+        let commit = Commit {
+            guard: WriteGuard {
+                version: state.order.as_ref().map_or(0, |order| order.version),
+                owner: self.0.owner,
+            },
+            touched: touched(state.order.as_deref(), &order),
+            order: Arc::clone(&order),
+            events,
+            saga: saga.clone(),
+            request,
+            coupon: coupon.map(|coupon| match coupon {
+                CouponChange::Claim(coupon) => {
+                    CouponMove::Claim { code: coupon.code, use_limit: coupon.use_limit }
+                }
+                CouponChange::Release(code) => CouponMove::Release { code },
+            }),
+        };
+        count(&commit);
+        self.0.store.commit(commit).await?;
+        pass(Moment::AfterOutcome, Moment::AfterIntent);
+        state.loaded = true;
+        state.saga = saga.map(Box::new);
+        if let Some(entry) = &state.entry {
+            entry.publish(&order);
+            entry.set_settled(state.unsettled().is_none());
+        }
+        self.0.hub.published(order.id, order.event_seq);
+        self.0.recovered(order.id);
+        state.order = Some(order);
+        Ok(act)
+    }
+
+    fn act(&self, myself: &ActorRef<Message>, state: &mut State, act: SagaMove) {
+        match act {
+            SagaMove::Keep => {}
+            SagaMove::Run(call) => {
+                state.stop_timer();
+                state.ticket = state.ticket.wrapping_add(1);
+                state.calling = true;
+                if let (Some(order), Some(saga)) = (&state.order, state.saga.as_deref()) {
+                    let order = Arc::clone(order);
+                    attempt::start(&self.0, myself.clone(), state.ticket, order, saga, call);
+                }
+            }
+            SagaMove::Wait(at) => {
+                state.stop_timer();
+                state.ticket = state.ticket.wrapping_add(1);
+                let (ticket, actor) = (state.ticket, myself.clone());
+                let pause = at.signed_duration_since(self.0.clock.now()).to_std().unwrap_or_default();
+                let timer = tokio::spawn(async move {
+                    tokio::time::sleep(pause).await;
+                    let _gone = actor.cast(Message::Due { ticket });
+                });
+                state.timer = Some(timer.abort_handle());
+            }
+            SagaMove::Settled => {
+                state.stop_timer();
+                if let Some(order) = &state.order {
+                    state.waiters.settle(order);
+                }
+            }
+        }
+        if let Some(entry) = &state.entry {
+            entry.set_busy(state.calling);
+        }
+    }
+
+    /// Takes the order out of memory. The cache keeps it only if what is in memory is certain.
+    async fn leave(&self, myself: &ActorRef<Message>, state: &mut State, end: End) {
+        state.left = true;
+        state.stop_timer();
+        match (end, &state.order) {
+            (End::Left, Some(order)) => self.0.cache.put(Arc::clone(order)).await,
+            (End::Left, None) => {}
+            (End::Failed { why, counts, hopeless }, order) => {
+                tracing::warn!(order_id = %state.id, why, "an order's actor ends; the next one loads afresh");
+                // Known to be at least this; it may be one more.
+                let at_least = order.as_ref().map_or(1, |order| order.version.saturating_add(1));
+                self.0.cache.forget(state.id, at_least).await;
+                if counts {
+                    self.0.failed(state.id, hopeless);
+                }
+            }
+        }
+        if let Some(entry) = &state.entry {
+            self.0.leave(state.id, entry);
+        }
+        myself.stop(None);
+    }
+}
+
+/// Which rows the change writes: what is shared between the two versions did not change.
+fn touched(before: Option<&Order>, after: &Order) -> Touched {
+    let Some(before) = before else {
+        return Touched { items: true, addresses: true, shipments: true, payments_from: 0 };
+    };
+    Touched {
+        items: !Arc::ptr_eq(&before.items, &after.items),
+        addresses: !Arc::ptr_eq(&before.addresses, &after.addresses),
+        shipments: !Arc::ptr_eq(&before.shipments, &after.shipments),
+        payments_from: before.payments.len(),
+    }
+}
+
+fn log_setback(order_id: OrderId, call: &StepCall, result: &StepResult) {
+    let (dependency, error) = match result {
+        StepResult::Refused { dependency, reason, .. } => (dependency, reason),
+        StepResult::Unknown { dependency, error } | StepResult::Unavailable { dependency, error } => {
+            (dependency, error)
+        }
+        _ => return,
+    };
+    tracing::warn!(%order_id, key = %call.key(), dependency, error, "a step's call did not succeed");
+}
+
+/// What operators count.
+fn count(commit: &Commit) {
+    for recorded in &commit.events {
+        match &recorded.event {
+            OrderEvent::OrderCreated { .. } => metrics::counter!("orders_created_total").increment(1),
+            OrderEvent::AttentionNeeded { step, .. } => {
+                metrics::counter!("orders_needing_attention_total", "step" => step.as_str()).increment(1);
+            }
+            OrderEvent::StatusChanged { to, reason, .. } => {
+                let reason = reason.map_or("", |reason| reason.as_str());
+                metrics::counter!("order_status_changes_total", "to" => to.as_str(), "reason" => reason)
+                    .increment(1);
+            }
+            _ => {}
+        }
+    }
+}

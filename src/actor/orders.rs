@@ -1,0 +1,299 @@
+//! The handle to all orders of this node.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ractor::{Actor, ActorCell, ActorRuntime};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::crash::CrashPoint;
+use super::message::{Answer, Message, Reply};
+use super::order_actor::OrderActor;
+use super::registry::{Admission, Counts, Entry};
+use super::shared::{ActorConfig, Shared};
+use super::supervisor::Supervisor;
+use super::waiters::{Want, answer};
+use super::watch::Watcher;
+use super::sweeper;
+use crate::domain::command::{Ask, OrderCommand};
+use crate::domain::error::OrderError;
+use crate::domain::event::RecordedEvent;
+use crate::domain::ids::{IdKey, OrderId, OrderNumber};
+use crate::domain::order::Order;
+use crate::domain::react::Policy;
+use crate::ports::Collaborators;
+use crate::ports::cache::OrderCache;
+use crate::ports::clock::Clock;
+use crate::ports::store::{ListQuery, OrderStore, Owner, StoreError};
+use crate::steps::StepLimits;
+
+/// How often a command is given to a fresh actor after one ended under it.
+const ASK_ATTEMPTS: u32 = 4;
+
+/// How often a stopping node looks whether the last order has come to rest.
+const REST_CHECK: Duration = Duration::from_millis(10);
+
+/// What the actors are built from.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where orders are stored.
+    pub store: Arc<dyn OrderStore>,
+    /// Where passive orders are kept near by.
+    pub cache: Arc<dyn OrderCache>,
+    /// The other services.
+    pub collaborators: Collaborators,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Keys the hashes of ids and numbers.
+    pub key: IdKey,
+    /// How patient sagas are.
+    pub policy: Policy,
+    /// Limits of a step's call.
+    pub limits: StepLimits,
+    /// Limits of the actor layer.
+    pub config: ActorConfig,
+    /// This process life.
+    pub owner: Owner,
+    /// Where a test wants this process killed.
+    pub crash_at: Option<CrashPoint>,
+}
+
+/// The handle everyone uses: ask, view, watch, stop.
+#[derive(Debug)]
+pub struct Orders {
+    shared: Arc<Shared>,
+    supervisor: ActorCell,
+    sweepers: CancellationToken,
+}
+
+impl Orders {
+    /// Starts the supervisor, and the sweepers that passivate idle orders and resume unfinished sagas.
+    ///
+    /// # Errors
+    /// When the supervisor cannot be spawned.
+    pub async fn start(parts: Parts) -> Result<Arc<Self>, String> {
+        let (supervisor, _join) =
+            Actor::spawn(None, Supervisor, ()).await.map_err(|error| error.to_string())?;
+        let orders = Arc::new(Self {
+            shared: Arc::new(Shared::new(parts)),
+            supervisor: supervisor.get_cell(),
+            sweepers: CancellationToken::new(),
+        });
+        sweeper::start(&orders, &orders.sweepers);
+        Ok(orders)
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// How many orders are live.
+    pub fn counts(&self) -> Counts {
+        self.shared.registry.counts()
+    }
+
+    /// Gives a command to the order's actor and waits until its saga has settled.
+    ///
+    /// After `wait` the answer is the order as it stands, provided that the command is stored. Dropping the future
+    /// stops nothing that is stored or under way. `fresh` promises that a creation's id has never been stored.
+    ///
+    /// # Errors
+    /// The refusals of the command; `Overloaded` at a limit; `StorageUnavailable` when nothing is certain in time.
+    pub async fn ask(&self, id: OrderId, ask: Ask, wait: Duration, fresh: bool) -> Answer {
+        let start = Instant::now();
+        let hard = start.checked_add(self.shared.config.max_wait).unwrap_or(start);
+        let soft = start.checked_add(wait).unwrap_or(hard).min(hard);
+        let mut fresh = fresh;
+        for _ in 0..ASK_ATTEMPTS {
+            let (entry, permit) = self.admit(id)?;
+            let (reply, mut heard, accepted) = Reply::new();
+            let message = Message::Ask { ask: Box::new(ask.clone()), fresh, reply, permit };
+            fresh = false;
+            if entry.actor().cast(message).is_err() {
+                self.shared.leave(id, &entry);
+                continue;
+            }
+            let answered = match tokio::time::timeout_at(soft, &mut heard).await {
+                Ok(answered) => answered,
+                Err(_elapsed) => {
+                    // Stored and under way: the order as it stands is a true answer.
+                    if accepted.load(Ordering::Acquire)
+                        && let Some(order) = entry.published()
+                    {
+                        return Ok(order);
+                    }
+                    match tokio::time::timeout_at(hard, &mut heard).await {
+                        Ok(answered) => answered,
+                        Err(_elapsed) => return Err(OrderError::StorageUnavailable),
+                    }
+                }
+            };
+            match answered {
+                Ok(answer) => return answer,
+                // The actor ended before it answered; what is stored decides.
+                Err(_dropped) => {}
+            }
+        }
+        Err(OrderError::StorageUnavailable)
+    }
+
+    /// The answer to a creation that may have been stored before; none when it was not.
+    ///
+    /// # Errors
+    /// As of [`Self::ask`]; `RequestIdReused` when the stored order was asked for otherwise.
+    pub async fn rejoin(&self, id: OrderId, ask: Ask, wait: Duration) -> Result<Option<Arc<Order>>, OrderError> {
+        if self.shared.registry.get(id).is_none() {
+            let stored = self.shared.store.load(id).await.map_err(refuse_read)?;
+            let Some(stored) = stored else { return Ok(None) };
+            if let OrderCommand::Rejoin { user_id, request_hash } = &ask.command
+                && (stored.order.user_id, stored.order.request_hash) != (*user_id, *request_hash)
+            {
+                return Err(OrderError::RequestIdReused);
+            }
+            // A settled order answers without being woken.
+            if stored.saga.is_none() {
+                return answer(&stored.order, Want::Goal(1)).map(Some);
+            }
+        }
+        match self.ask(id, ask, wait, false).await {
+            // The first creation is live but not stored yet, or was refused: the caller makes its own attempt.
+            Err(OrderError::OrderNotFound { .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// The order as last committed; none when there is no such order. Starts no actor and waits for none.
+    ///
+    /// # Errors
+    /// When it is not in memory and the store cannot be read.
+    pub async fn view(&self, id: OrderId) -> Result<Option<Arc<Order>>, OrderError> {
+        if let Some(order) = self.shared.registry.get(id).and_then(|entry| entry.published()) {
+            return Ok(Some(order));
+        }
+        if let Some(order) = self.shared.cache.get(id).await {
+            return Ok(Some(order));
+        }
+        let stored = self.shared.store.load(id).await.map_err(refuse_read)?;
+        let Some(stored) = stored else { return Ok(None) };
+        self.shared.cache.put(Arc::clone(&stored.order)).await;
+        Ok(Some(stored.order))
+    }
+
+    /// The id behind an order number.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn find(&self, number: &OrderNumber) -> Result<Option<OrderId>, OrderError> {
+        self.shared.store.find_by_number(number).await.map_err(refuse_read)
+    }
+
+    /// One page of orders as last committed.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Order>>, OrderError> {
+        self.shared.store.list(query).await.map_err(refuse_read)
+    }
+
+    /// Events behind `after_seq`, at most `limit`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn events(
+        &self,
+        id: OrderId,
+        after_seq: i64,
+        limit: u32,
+    ) -> Result<Vec<RecordedEvent>, OrderError> {
+        self.shared.store.events(id, after_seq, limit).await.map_err(refuse_read)
+    }
+
+    /// Hears of new events of one order.
+    pub fn watch(&self, id: OrderId) -> Watcher {
+        self.shared.hub.watch(id)
+    }
+
+    /// Starts the actor of an order whose saga is unfinished.
+    pub(super) fn wake(&self, id: OrderId) -> Result<(), OrderError> {
+        let entry = self.activate(id)?;
+        // An actor that ended right now will be found unfinished again.
+        let _gone = entry.actor().cast(Message::Wake);
+        Ok(())
+    }
+
+    fn admit(&self, id: OrderId) -> Result<(Arc<Entry>, super::registry::Permit), OrderError> {
+        if self.shared.is_stopping() {
+            return Err(OrderError::ShuttingDown);
+        }
+        let limit = self.shared.config.max_commands_per_order;
+        loop {
+            let entry = self.activate(id)?;
+            match entry.admit(limit, self.shared.now_millis()) {
+                Admission::Granted(permit) => return Ok((entry, permit)),
+                Admission::Full => {
+                    metrics::counter!("order_commands_refused_total").increment(1);
+                    let what = "this order has too many commands in flight";
+                    return Err(OrderError::Overloaded { what });
+                }
+                // It leaves: make room for a fresh one.
+                Admission::Closed => self.shared.leave(id, &entry),
+            }
+        }
+    }
+
+    fn activate(&self, id: OrderId) -> Result<Arc<Entry>, OrderError> {
+        self.shared.check_trouble(id)?;
+        let spawn = || {
+            let behavior = OrderActor(Arc::clone(&self.shared));
+            let supervisor = self.supervisor.clone();
+            match ActorRuntime::spawn_linked_instant(None, behavior, id, supervisor) {
+                Ok((actor, _join)) => Some(Entry::new(actor, self.shared.now_millis())),
+                Err(error) => {
+                    tracing::error!(order_id = %id, %error, "an order's actor could not be spawned");
+                    None
+                }
+            }
+        };
+        let entry = self.shared.registry.get_or_spawn(id, self.shared.config.max_live, spawn);
+        entry.ok_or(OrderError::Overloaded { what: "this node has too many live orders" })
+    }
+
+    /// Takes no more commands, lets what runs come to rest for at most `grace`, then closes the store.
+    ///
+    /// What has not come to rest by then is stored with its intent and goes on at the next start.
+    pub async fn stop(&self, grace: Duration) {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.sweepers.cancel();
+        let start = Instant::now();
+        let deadline = start.checked_add(grace).unwrap_or(start);
+        let mut check = tokio::time::interval(REST_CHECK);
+        loop {
+            let mut busy = 0usize;
+            self.shared.registry.each(|_, entry| busy = busy.saturating_add(usize::from(entry.is_busy())));
+            if busy == 0 {
+                break;
+            }
+            if Instant::now() >= deadline {
+                tracing::warn!(orders = busy, "stopping with sagas under way; they go on at the next start");
+                break;
+            }
+            check.tick().await;
+        }
+        self.supervisor.stop_children(None);
+        self.supervisor.stop(None);
+        self.shared.store.close().await;
+    }
+}
+
+fn refuse_read(error: StoreError) -> OrderError {
+    tracing::warn!(%error, "a read failed");
+    match error {
+        StoreError::Unavailable(_) => OrderError::StorageUnavailable,
+        StoreError::Corrupt { .. } => {
+            metrics::counter!("order_corrupt_reads_total").increment(1);
+            OrderError::Quarantined
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What all order actors of a node share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio_util::task::TaskTracker;
+
+use super::crash::CrashPoint;
+use super::registry::{Entry, Registry};
+use super::watch::WatchHub;
+use crate::domain::Timestamp;
+use crate::domain::error::OrderError;
+use crate::domain::ids::{IdKey, OrderId};
+use crate::domain::react::Policy;
+use crate::ports::Collaborators;
+use crate::ports::cache::OrderCache;
+use crate::ports::clock::Clock;
+use crate::ports::store::{OrderStore, Owner};
+use crate::steps::StepLimits;
+
+/// Limits of the actor layer.
+#[derive(Clone, Debug)]
+pub struct ActorConfig {
+    /// Orders that may be live at once.
+    pub max_live: usize,
+    /// Commands that may be in flight for one order, waiting callers included.
+    pub max_commands_per_order: u32,
+    /// A settled order that nobody asked for this long leaves memory.
+    pub idle_after: Duration,
+    /// How often idle orders are looked for.
+    pub sweep_every: Duration,
+    /// Failures in a row after which an order is quarantined.
+    pub max_failures: u32,
+    /// Pause after the second failure in a row; doubles with each.
+    pub failure_backoff: Duration,
+    /// Longest pause.
+    pub failure_backoff_max: Duration,
+    /// How long a quarantined order is left alone.
+    pub quarantine_for: Duration,
+    /// How often unfinished sagas are looked for.
+    pub resume_every: Duration,
+    /// Unfinished sagas read at once.
+    pub resume_batch: u32,
+    /// Sagas that may be on their way back at once.
+    pub resume_concurrency: usize,
+    /// Longest a caller waits for its command to be stored.
+    pub max_wait: Duration,
+}
+
+/// An order whose actor failed lately.
+#[derive(Clone, Copy, Debug)]
+struct Trouble {
+    failures: u32,
+    /// Nobody gets in before this.
+    not_before: Timestamp,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) store: Arc<dyn OrderStore>,
+    pub(super) cache: Arc<dyn OrderCache>,
+    pub(super) collaborators: Collaborators,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) key: IdKey,
+    pub(super) policy: Policy,
+    pub(super) limits: StepLimits,
+    pub(super) config: ActorConfig,
+    pub(super) owner: Owner,
+    pub(super) crash_at: Option<CrashPoint>,
+    pub(super) registry: Registry,
+    pub(super) hub: Arc<WatchHub>,
+    pub(super) tasks: TaskTracker,
+    pub(super) stopping: AtomicBool,
+    troubles: DashMap<OrderId, Trouble>,
+}
+
+impl Shared {
+    pub(super) fn new(parts: super::orders::Parts) -> Self {
+        Self {
+            store: parts.store,
+            cache: parts.cache,
+            collaborators: parts.collaborators,
+            clock: parts.clock,
+            key: parts.key,
+            policy: parts.policy,
+            limits: parts.limits,
+            config: parts.config,
+            owner: parts.owner,
+            crash_at: parts.crash_at,
+            registry: Registry::default(),
+            hub: Arc::default(),
+            tasks: TaskTracker::new(),
+            stopping: AtomicBool::new(false),
+            troubles: DashMap::new(),
+        }
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(super) fn now_millis(&self) -> i64 {
+        self.clock.now().timestamp_millis()
+    }
+
+    /// Refuses an order that keeps failing.
+    pub(super) fn check_trouble(&self, id: OrderId) -> Result<(), OrderError> {
+        if self.troubles.is_empty() {
+            return Ok(());
+        }
+        let Some(trouble) = self.troubles.get(&id).map(|trouble| *trouble) else { return Ok(()) };
+        if trouble.not_before <= self.clock.now() {
+            return Ok(());
+        }
+        if trouble.failures >= self.config.max_failures {
+            return Err(OrderError::Quarantined);
+        }
+        Err(OrderError::StorageUnavailable)
+    }
+
+    /// Counts a failure of this order's actor. `hopeless` quarantines it at once.
+    pub(super) fn failed(&self, id: OrderId, hopeless: bool) {
+        let config = &self.config;
+        let now = self.clock.now();
+        let mut trouble = self.troubles.entry(id).or_insert(Trouble { failures: 0, not_before: now });
+        trouble.failures = trouble.failures.saturating_add(1);
+        if hopeless {
+            trouble.failures = trouble.failures.max(config.max_failures);
+        }
+        let pause = if trouble.failures >= config.max_failures {
+            metrics::counter!("order_quarantined_total").increment(1);
+            tracing::error!(order_id = %id, failures = trouble.failures, "order quarantined");
+            config.quarantine_for
+        } else {
+            // The first failure costs nothing: a fresh actor is most often all it takes.
+            match trouble.failures.checked_sub(2) {
+                None => Duration::ZERO,
+                Some(doublings) => config
+                    .failure_backoff
+                    .saturating_mul(2u32.saturating_pow(doublings.min(16)))
+                    .min(config.failure_backoff_max),
+            }
+        };
+        let pause = chrono::Duration::from_std(pause).unwrap_or_default();
+        trouble.not_before = now.checked_add_signed(pause).unwrap_or(now);
+    }
+
+    /// A success ends an order's troubles.
+    pub(super) fn recovered(&self, id: OrderId) {
+        if !self.troubles.is_empty() {
+            self.troubles.remove(&id);
+        }
+    }
+
+    /// Takes an order that is leaving out of the registry.
+    pub(super) fn leave(&self, id: OrderId, entry: &Entry) {
+        entry.close();
+        self.registry.remove(id, entry.actor());
+        metrics::gauge!("order_actors_live").set(f64::from(
+            u32::try_from(self.registry.counts().live).unwrap_or(u32::MAX),
+        ));
+    }
+}

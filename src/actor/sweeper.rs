@@ -1,0 +1,100 @@
+//! Two sweepers: one lets idle orders leave memory, one brings back orders whose saga nobody drives.
+
+use std::sync::Arc;
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::message::Message;
+use super::orders::Orders;
+use crate::ports::store::Unfinished;
+
+/// A saga whose last change is younger than this is most likely driven by a live actor.
+const FRESH: chrono::Duration = chrono::Duration::seconds(2);
+
+/// Starts both; they end with `stop`.
+pub(super) fn start(orders: &Arc<Orders>, stop: &CancellationToken) {
+    let (one, other) = (Arc::clone(orders), Arc::clone(orders));
+    tokio::spawn(stop.clone().run_until_cancelled_owned(async move { passivate(&one).await }));
+    tokio::spawn(stop.clone().run_until_cancelled_owned(async move { resume(&other).await }));
+}
+
+async fn passivate(orders: &Orders) {
+    let shared = orders.shared();
+    let mut tick = tokio::time::interval(shared.config.sweep_every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let idle = i64::try_from(shared.config.idle_after.as_millis()).unwrap_or(i64::MAX);
+    loop {
+        tick.tick().await;
+        let before = shared.now_millis().saturating_sub(idle);
+        let mut leaving = Vec::new();
+        shared.registry.each(|_, entry| {
+            if entry.is_idle(before) {
+                leaving.push(entry.actor().clone());
+            }
+        });
+        for actor in leaving {
+            // One that ended meanwhile is gone already.
+            let _gone = actor.cast(Message::Passivate);
+        }
+    }
+}
+
+async fn resume(orders: &Orders) {
+    let shared = orders.shared();
+    let mut tick = tokio::time::interval(shared.config.resume_every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Nothing found by the first pass is driven by anybody: it was left by a former life of this node.
+    let mut first = true;
+    loop {
+        tick.tick().await;
+        let woken = pass(orders, first).await;
+        if woken > 0 {
+            tracing::info!(sagas = woken, "unfinished sagas resumed");
+        }
+        first = false;
+    }
+}
+
+/// Goes through all unfinished sagas that are due, page by page, and wakes those that are not live.
+async fn pass(orders: &Orders, first: bool) -> usize {
+    let shared = orders.shared();
+    let now = shared.clock.now();
+    let due_before = if first { now } else { now.checked_sub_signed(FRESH).unwrap_or(now) };
+    let (mut after, mut woken): (Option<Unfinished>, usize) = (None, 0);
+    loop {
+        let page = match shared.store.unfinished(due_before, after, shared.config.resume_batch).await {
+            Ok(page) => page,
+            Err(error) => {
+                tracing::warn!(%error, "unfinished sagas could not be read; trying again later");
+                return woken;
+            }
+        };
+        after = page.last().copied();
+        for unfinished in &page {
+            if shared.registry.get(unfinished.order_id).is_some() {
+                continue;
+            }
+            // Not too many at once: a cold start must not become a stampede on the collaborators.
+            wait_for_room(orders).await;
+            match orders.wake(unfinished.order_id) {
+                Ok(()) => woken = woken.saturating_add(1),
+                Err(error) => {
+                    let order_id = unfinished.order_id;
+                    tracing::debug!(%order_id, %error, "an unfinished saga was not resumed yet");
+                }
+            }
+        }
+        if page.len() < usize::try_from(shared.config.resume_batch).unwrap_or(usize::MAX) {
+            return woken;
+        }
+    }
+}
+
+async fn wait_for_room(orders: &Orders) {
+    let shared = orders.shared();
+    let mut pause = tokio::time::interval(std::time::Duration::from_millis(1));
+    while shared.tasks.len() >= shared.config.resume_concurrency {
+        pause.tick().await;
+    }
+}

@@ -1,0 +1,68 @@
+//! Who asks, and what their request carries.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::metadata::MetadataMap;
+use uuid::Uuid;
+
+use crate::domain::command::{Caller, RequestContext, Role};
+
+/// Header that names a request; taken over when it is well-formed, made up otherwise.
+pub(super) const REQUEST_ID: &str = "x-request-id";
+const TRACE_PARENT: &str = "traceparent";
+const MAX_REQUEST_ID: usize = 64;
+/// Length of a W3C `traceparent` of version 00.
+const TRACE_PARENT_LEN: usize = 55;
+
+/// How callers are told apart.
+#[derive(Clone, Debug)]
+pub(super) enum Authenticator {
+    /// `auth.mode: dev`: everybody is a principal with every right.
+    Dev(Caller),
+}
+
+impl Authenticator {
+    pub(super) fn dev() -> Self {
+        Self::Dev(Caller { principal: Arc::from("dev"), roles: Arc::from([Role::Admin]) })
+    }
+
+    pub(super) fn caller(&self, _metadata: &MetadataMap) -> Caller {
+        match self {
+            Self::Dev(caller) => caller.clone(),
+        }
+    }
+}
+
+/// Request id and trace of a request.
+pub(super) fn context(metadata: &MetadataMap) -> RequestContext {
+    let text = |name: &str| metadata.get(name).and_then(|value| value.to_str().ok());
+    let plain = |text: &&str| {
+        (1..=MAX_REQUEST_ID).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    let request_id =
+        text(REQUEST_ID).filter(plain).map_or_else(|| Arc::from(Uuid::now_v7().to_string()), Arc::from);
+    let trace_parent = text(TRACE_PARENT)
+        .filter(|trace| {
+            trace.len() == TRACE_PARENT_LEN
+                && trace.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+        })
+        .map(Arc::from);
+    RequestContext { request_id, trace_parent }
+}
+
+/// The time the caller gives us (`grpc-timeout`), if it says so.
+pub(super) fn deadline(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count.saturating_mul(3600))),
+        "M" => Some(Duration::from_secs(count.saturating_mul(60))),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}

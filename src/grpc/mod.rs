@@ -1,0 +1,14 @@
+//! The edge: gRPC requests become commands, orders and refusals become answers.
+
+mod auth;
+mod convert;
+mod order_service;
+mod page;
+mod server;
+mod status;
+mod validate;
+mod watch;
+
+pub use order_service::{OrderApi, OrderApiConfig};
+pub use server::{GrpcConfig, serve};
+pub use validate::RequestLimits;

@@ -1,0 +1,472 @@
+//! The calls of `order.v1.OrderService`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::auth::{self, Authenticator};
+use super::status::to_status;
+use super::validate::{self, Checker, OrderKey, RequestLimits};
+use super::{convert, page, watch};
+use crate::actor::Orders;
+use crate::domain::command::{Ask, Caller, OrderCommand, Repeatable, RequestContext};
+use crate::domain::error::OrderError;
+use crate::domain::ids::{IdKey, OrderId, content_hash};
+use crate::domain::order::Order;
+use crate::domain::pricing::Pricing;
+use crate::domain::react;
+use crate::ports::Collaborators;
+use crate::ports::call::CallContext;
+use crate::ports::clock::Clock;
+use crate::ports::store::ListQuery;
+use crate::proto::order as pb;
+use crate::steps::prepare::prepare;
+
+/// An answer is given at least this long before the caller's deadline.
+const MARGIN: Duration = Duration::from_millis(200);
+
+/// Limits of the API.
+#[derive(Clone, Debug)]
+pub struct OrderApiConfig {
+    /// Longest wait for a saga to settle before the order is answered as it stands.
+    pub create_wait: Duration,
+    /// Deadline of a call that brings none.
+    pub default_deadline: Duration,
+    /// Longest deadline.
+    pub max_deadline: Duration,
+    /// Longest wait for a collaborator's answer to a question.
+    pub call_timeout: Duration,
+    /// Requests in flight on this node.
+    pub max_concurrent_requests: usize,
+    /// Open watch streams on this node.
+    pub max_watchers: usize,
+    /// Limits of a request's content.
+    pub limits: RequestLimits,
+}
+
+/// The service.
+pub struct OrderApi {
+    orders: Arc<Orders>,
+    collaborators: Collaborators,
+    pricing: Arc<dyn Pricing>,
+    clock: Arc<dyn Clock>,
+    key: IdKey,
+    config: OrderApiConfig,
+    authenticator: Authenticator,
+    requests: Arc<Semaphore>,
+    watchers: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+/// What every call begins with.
+struct Begun {
+    caller: Caller,
+    context: RequestContext,
+    /// How long the caller may be kept waiting for a saga.
+    wait: Duration,
+    started: Instant,
+    method: &'static str,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Begun {
+    fn ask(
+        &self,
+        command: OrderCommand,
+        expected_version: Option<i64>,
+        repeatable: Option<Repeatable>,
+    ) -> Ask {
+        let (caller, context) = (self.caller.clone(), self.context.clone());
+        Ask { caller, context, expected_version, repeatable, command }
+    }
+
+    /// Ends the call: counts it, and puts the answer or the refusal on the wire.
+    fn end<T>(self, answer: Result<T, OrderError>) -> Result<Response<T>, Status> {
+        let answer = answer.map_err(|error| to_status(&error));
+        let code = answer.as_ref().map_or_else(|status| status.code(), |_| tonic::Code::Ok);
+        metrics::histogram!("order_grpc_seconds", "method" => self.method, "code" => code_name(code))
+            .record(self.started.elapsed().as_secs_f64());
+        tracing::debug!(method = self.method, request_id = %self.context.request_id, ?code, "answered");
+        let request_id = self.context.request_id.parse();
+        match answer {
+            Ok(answer) => {
+                let mut response = Response::new(answer);
+                if let Ok(request_id) = request_id {
+                    response.metadata_mut().insert(auth::REQUEST_ID, request_id);
+                }
+                Ok(response)
+            }
+            Err(mut status) => {
+                if let Ok(request_id) = request_id {
+                    status.metadata_mut().insert(auth::REQUEST_ID, request_id);
+                }
+                Err(status)
+            }
+        }
+    }
+}
+
+fn code_name(code: tonic::Code) -> &'static str {
+    use tonic::Code;
+    match code {
+        Code::Ok => "OK",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::NotFound => "NOT_FOUND",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        _ => "OTHER",
+    }
+}
+
+impl OrderApi {
+    /// Builds the service. `stop` ends its streams.
+    pub fn new(
+        orders: Arc<Orders>,
+        collaborators: Collaborators,
+        pricing: Arc<dyn Pricing>,
+        clock: Arc<dyn Clock>,
+        key: IdKey,
+        config: OrderApiConfig,
+        stop: CancellationToken,
+    ) -> Self {
+        let requests = Arc::new(Semaphore::new(config.max_concurrent_requests));
+        let watchers = Arc::new(Semaphore::new(config.max_watchers));
+        let authenticator = Authenticator::dev();
+        Self { orders, collaborators, pricing, clock, key, config, authenticator, requests, watchers, stop }
+    }
+
+    fn begin(&self, method: &'static str, metadata: &MetadataMap) -> Result<Begun, Status> {
+        let permit = Arc::clone(&self.requests).try_acquire_owned().map_err(|_full| {
+            to_status(&OrderError::Overloaded { what: "this node has too many requests in flight" })
+        })?;
+        let config = &self.config;
+        let deadline = auth::deadline(metadata).unwrap_or(config.default_deadline).min(config.max_deadline);
+        Ok(Begun {
+            caller: self.authenticator.caller(metadata),
+            context: auth::context(metadata),
+            wait: config.create_wait.min(deadline.saturating_sub(MARGIN)),
+            started: Instant::now(),
+            method,
+            _permit: permit,
+        })
+    }
+
+    async fn create(&self, begun: &Begun, request: pb::CreateOrderRequest) -> Result<pb::Order, OrderError> {
+        let now = self.clock.now();
+        let mut check = Checker::default();
+        let hash = creation_hash(&request);
+        let repeatable = check.repeatable(&request.request_id, hash);
+        let mut wish = validate::wish(&mut check, &request, &self.config.limits, &*self.pricing);
+        check.finish()?;
+        let random = Uuid::new_v4().as_u128() as u64;
+        let request_id = repeatable.as_ref().map(|repeatable| repeatable.request_id.as_str());
+        wish.id = OrderId::for_request(&self.key, wish.user_id, request_id, now, random);
+        wish.request_hash = hash;
+        let (id, user_id) = (wish.id, wish.user_id);
+        if repeatable.is_some() && !request.validate_only {
+            let rejoin = OrderCommand::Rejoin { user_id, request_hash: hash };
+            let ask = begun.ask(rejoin, None, None);
+            if let Some(order) = self.orders.rejoin(id, ask, begun.wait).await? {
+                return Ok(convert::order(&order));
+            }
+        }
+        let context = CallContext {
+            request_id: begun.context.request_id.to_string(),
+            trace_parent: begun.context.trace_parent.as_deref().map(str::to_owned),
+            timeout: self.config.call_timeout,
+        };
+        let prepared = prepare(&self.collaborators, &*self.pricing, &self.key, &context, wish, now);
+        let draft = prepared.await?;
+        if request.validate_only {
+            return Ok(convert::order(&react::preview(&draft, now)));
+        }
+        let ask = begun.ask(OrderCommand::Create(Box::new(draft)), None, repeatable);
+        let wait = begun.wait.saturating_sub(begun.started.elapsed());
+        let order = self.orders.ask(id, ask, wait, true).await?;
+        Ok(convert::order(&order))
+    }
+
+    async fn look_up(&self, key: OrderKey) -> Result<Arc<Order>, OrderError> {
+        let (id, name) = match key {
+            OrderKey::Id(id) => (Some(id), id.to_string()),
+            OrderKey::Number(number) => (self.orders.find(&number).await?, number.to_string()),
+        };
+        let order = match id {
+            Some(id) => self.orders.view(id).await?,
+            None => None,
+        };
+        order.ok_or(OrderError::OrderNotFound { order: name })
+    }
+
+    async fn list(&self, request: pb::ListOrdersRequest) -> Result<pb::ListOrdersResponse, OrderError> {
+        let mut check = Checker::default();
+        let mut filter = request.clone();
+        (filter.page_size, filter.page_token) = (0, String::new());
+        let filter = content_hash("ListOrders", &[&filter.encode_to_vec()]);
+        let after = page::parse(&self.key, &filter, &request.page_token, &mut check.violations);
+        let limit = check.page_size(request.page_size, &self.config.limits);
+        let user_id = (!request.user_id.is_empty()).then(|| check.user_id("user_id", &request.user_id));
+        let mut statuses = Vec::new();
+        for (index, number) in request.statuses.iter().enumerate() {
+            statuses.extend(check.status(&format!("statuses[{index}]"), *number));
+        }
+        statuses.sort();
+        statuses.dedup();
+        let oldest_first = match request.order_by.trim() {
+            "" | "created_at desc" => false,
+            "created_at" | "created_at asc" => true,
+            _ => {
+                check.bad("order_by", "expected \"created_at desc\" or \"created_at\"");
+                false
+            }
+        };
+        let created_after = check.time("created_after", request.created_after.as_ref());
+        let created_before = check.time("created_before", request.created_before.as_ref());
+        check.finish()?;
+        let query = ListQuery {
+            user_id,
+            statuses,
+            created_after,
+            created_before,
+            oldest_first,
+            after: after.and_then(page::cursor),
+            // One more than asked for tells whether there is a next page.
+            limit: limit.saturating_add(1),
+        };
+        let mut orders = self.orders.list(&query).await?;
+        let size = usize::try_from(limit).unwrap_or(usize::MAX);
+        let more = orders.len() > size;
+        orders.truncate(size);
+        let next_page_token = match orders.last() {
+            Some(last) if more => {
+                page::token(&self.key, &filter, last.created_at.timestamp_micros(), last.id.0)
+            }
+            _ => String::new(),
+        };
+        let orders = orders.iter().map(|order| convert::order(order)).collect();
+        Ok(pb::ListOrdersResponse { orders, next_page_token })
+    }
+
+    async fn update_status(
+        &self,
+        begun: &Begun,
+        request: pb::UpdateOrderStatusRequest,
+    ) -> Result<pb::Order, OrderError> {
+        let mut check = Checker::default();
+        let id = check.order_id("id", &request.id);
+        let to = check.target_status(request.status);
+        let tracking = check.tracking(request.tracking.as_ref(), to);
+        let notes = check.note("notes", &request.notes, self.config.limits.notes_chars);
+        let expected = check.expected_version(request.expected_version);
+        let hash = content_hash("UpdateOrderStatus", &[&without_id(&request, |r| &mut r.request_id)]);
+        let repeatable = check.repeatable(&request.request_id, hash);
+        check.finish()?;
+        let Some(to) = to else { return Err(OrderError::Invalid(Vec::new())) };
+        let ask = begun.ask(OrderCommand::SetStatus { to, notes, tracking }, expected, repeatable);
+        self.change(id, ask, begun.wait).await
+    }
+
+    async fn cancel(&self, begun: &Begun, request: pb::CancelOrderRequest) -> Result<pb::Order, OrderError> {
+        let mut check = Checker::default();
+        let id = check.order_id("id", &request.id);
+        let notes = check.note("reason", &request.reason, self.config.limits.notes_chars);
+        let expected = check.expected_version(request.expected_version);
+        let hash = content_hash("CancelOrder", &[&without_id(&request, |r| &mut r.request_id)]);
+        let repeatable = check.repeatable(&request.request_id, hash);
+        check.finish()?;
+        let ask = begun.ask(OrderCommand::Cancel { notes }, expected, repeatable);
+        self.change(id, ask, begun.wait).await
+    }
+
+    async fn change(&self, id: OrderId, ask: Ask, wait: Duration) -> Result<pb::Order, OrderError> {
+        let order = self.orders.ask(id, ask, wait, false).await?;
+        Ok(convert::order(&order))
+    }
+
+    async fn list_events(
+        &self,
+        request: pb::ListOrderEventsRequest,
+    ) -> Result<pb::ListOrderEventsResponse, OrderError> {
+        let mut check = Checker::default();
+        let id = check.order_id("order_id", &request.order_id);
+        let limit = check.page_size(request.page_size, &self.config.limits);
+        if request.after_sequence < 0 {
+            check.bad("after_sequence", "expected 0 or a sequence");
+        }
+        let start = request.after_sequence.to_be_bytes();
+        let filter = content_hash("ListOrderEvents", &[id.0.as_bytes(), &start]);
+        let after = page::parse(&self.key, &filter, &request.page_token, &mut check.violations);
+        check.finish()?;
+        self.look_up(OrderKey::Id(id)).await?;
+        let after_seq = after.map_or(request.after_sequence, |(seq, _)| seq);
+        let mut events = self.orders.events(id, after_seq, limit.saturating_add(1)).await?;
+        let size = usize::try_from(limit).unwrap_or(usize::MAX);
+        let more = events.len() > size;
+        events.truncate(size);
+        let next_page_token = match events.last() {
+            Some(last) if more => page::token(&self.key, &filter, last.seq, id.0),
+            _ => String::new(),
+        };
+        let events = events.iter().map(|event| convert::event(id, event)).collect();
+        Ok(pb::ListOrderEventsResponse { events, next_page_token })
+    }
+}
+
+/// Hash of a creation's content: everything but the request id, metadata in a fixed order.
+fn creation_hash(request: &pb::CreateOrderRequest) -> [u8; 16] {
+    let mut content = request.clone();
+    content.request_id.clear();
+    let metadata: BTreeMap<String, String> = content.metadata.drain().collect();
+    let mut parts = vec![content.encode_to_vec()];
+    parts.extend(metadata.into_iter().flat_map(|(key, value)| [key.into_bytes(), value.into_bytes()]));
+    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+    content_hash("CreateOrder", &parts)
+}
+
+fn without_id<M: Message + Clone>(request: &M, id: fn(&mut M) -> &mut String) -> Vec<u8> {
+    let mut content = request.clone();
+    id(&mut content).clear();
+    content.encode_to_vec()
+}
+
+#[tonic::async_trait]
+impl pb::order_service_server::OrderService for OrderApi {
+    async fn create_order(
+        &self,
+        request: Request<pb::CreateOrderRequest>,
+    ) -> Result<Response<pb::Order>, Status> {
+        let begun = self.begin("CreateOrder", request.metadata())?;
+        let answer = self.create(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn get_order(&self, request: Request<pb::GetOrderRequest>) -> Result<Response<pb::Order>, Status> {
+        let begun = self.begin("GetOrder", request.metadata())?;
+        let mut check = Checker::default();
+        let key = match &request.get_ref().key {
+            Some(pb::get_order_request::Key::Id(id)) => check.key(Some(id), None),
+            Some(pb::get_order_request::Key::OrderNumber(number)) => check.key(None, Some(number)),
+            None => check.key(None, None),
+        };
+        let answer = match check.finish() {
+            Ok(()) => self.look_up(key).await.map(|order| convert::order(&order)),
+            Err(error) => Err(error),
+        };
+        begun.end(answer)
+    }
+
+    async fn get_order_status(
+        &self,
+        request: Request<pb::GetOrderStatusRequest>,
+    ) -> Result<Response<pb::GetOrderStatusResponse>, Status> {
+        let begun = self.begin("GetOrderStatus", request.metadata())?;
+        let mut check = Checker::default();
+        let key = match &request.get_ref().key {
+            Some(pb::get_order_status_request::Key::Id(id)) => check.key(Some(id), None),
+            Some(pb::get_order_status_request::Key::OrderNumber(number)) => check.key(None, Some(number)),
+            None => check.key(None, None),
+        };
+        let answer = match check.finish() {
+            Ok(()) => self.look_up(key).await.map(|order| pb::GetOrderStatusResponse {
+                id: order.id.to_string(),
+                order_number: order.order_number.to_string(),
+                status: convert::status_to_pb(order.status).into(),
+                payment_status: convert::payment_status(order.payment_status).into(),
+                version: order.version,
+                updated_at: Some(convert::time(order.updated_at)),
+            }),
+            Err(error) => Err(error),
+        };
+        begun.end(answer)
+    }
+
+    async fn update_order_status(
+        &self,
+        request: Request<pb::UpdateOrderStatusRequest>,
+    ) -> Result<Response<pb::Order>, Status> {
+        let begun = self.begin("UpdateOrderStatus", request.metadata())?;
+        let answer = self.update_status(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn cancel_order(
+        &self,
+        request: Request<pb::CancelOrderRequest>,
+    ) -> Result<Response<pb::Order>, Status> {
+        let begun = self.begin("CancelOrder", request.metadata())?;
+        let answer = self.cancel(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn list_orders(
+        &self,
+        request: Request<pb::ListOrdersRequest>,
+    ) -> Result<Response<pb::ListOrdersResponse>, Status> {
+        let begun = self.begin("ListOrders", request.metadata())?;
+        let answer = self.list(request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn list_order_events(
+        &self,
+        request: Request<pb::ListOrderEventsRequest>,
+    ) -> Result<Response<pb::ListOrderEventsResponse>, Status> {
+        let begun = self.begin("ListOrderEvents", request.metadata())?;
+        let answer = self.list_events(request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn list_payment_transactions(
+        &self,
+        request: Request<pb::ListPaymentTransactionsRequest>,
+    ) -> Result<Response<pb::ListPaymentTransactionsResponse>, Status> {
+        let begun = self.begin("ListPaymentTransactions", request.metadata())?;
+        let mut check = Checker::default();
+        let id = check.order_id("order_id", &request.get_ref().order_id);
+        let answer = match check.finish() {
+            Ok(()) => self
+                .look_up(OrderKey::Id(id))
+                .await
+                .map(|order| pb::ListPaymentTransactionsResponse { transactions: convert::transactions(&order) }),
+            Err(error) => Err(error),
+        };
+        begun.end(answer)
+    }
+
+    type WatchOrderStream = watch::Stream;
+
+    async fn watch_order(
+        &self,
+        request: Request<pb::WatchOrderRequest>,
+    ) -> Result<Response<watch::Stream>, Status> {
+        let begun = self.begin("WatchOrder", request.metadata())?;
+        let request = request.into_inner();
+        let mut check = Checker::default();
+        let id = check.order_id("order_id", &request.order_id);
+        if request.after_sequence < 0 {
+            check.bad("after_sequence", "expected 0 or a sequence");
+        }
+        let checked = match check.finish() {
+            Ok(()) => self.look_up(OrderKey::Id(id)).await.map(drop),
+            Err(error) => Err(error),
+        };
+        let answer = checked.and_then(|()| {
+            let permit = Arc::clone(&self.watchers).try_acquire_owned().map_err(|_full| {
+                OrderError::Overloaded { what: "this node has too many watchers" }
+            })?;
+            let (orders, stop) = (Arc::clone(&self.orders), self.stop.clone());
+            Ok(watch::stream(orders, id, request.after_sequence, permit, stop))
+        });
+        begun.end(answer)
+    }
+}

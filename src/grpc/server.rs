@@ -1,0 +1,73 @@
+//! The gRPC listener: services, limits, health and reflection.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+use super::order_service::OrderApi;
+use crate::proto::order::order_service_server::OrderServiceServer;
+use crate::proto::{self};
+
+/// Limits of the listener.
+#[derive(Clone, Debug)]
+pub struct GrpcConfig {
+    /// Largest request, in bytes.
+    pub max_message_bytes: usize,
+    /// Streams at once on one connection.
+    pub max_streams_per_connection: u32,
+    /// Longest a request may take, its answer included.
+    pub max_deadline: Duration,
+    /// How often an idle connection is asked whether it lives; it is closed when it does not answer as long again.
+    pub keepalive: Duration,
+    /// Whether clients may ask for the protos.
+    pub reflection: bool,
+}
+
+/// Serves until `shutdown`, then finishes what runs.
+///
+/// # Errors
+/// When the listener fails, or the descriptors for reflection cannot be read.
+pub async fn serve(
+    listener: TcpListener,
+    api: OrderApi,
+    config: &GrpcConfig,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), String> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<OrderServiceServer<OrderApi>>().await;
+    let reflection = if config.reflection {
+        let service = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name("order.v1.OrderService")
+            .with_service_name("grpc.health.v1.Health")
+            .build_v1()
+            .map_err(|error| format!("reflection cannot be served: {error}"))?;
+        Some(service)
+    } else {
+        None
+    };
+    let orders = OrderServiceServer::new(api)
+        .max_decoding_message_size(config.max_message_bytes);
+    let stopping = async {
+        shutdown.await;
+        // Load balancers look away before the last requests are answered.
+        health.set_not_serving::<OrderServiceServer<OrderApi>>().await;
+        health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+    };
+    Server::builder()
+        .timeout(config.max_deadline)
+        .max_concurrent_streams(config.max_streams_per_connection)
+        .http2_keepalive_interval(Some(config.keepalive))
+        .http2_keepalive_timeout(Some(config.keepalive))
+        .tcp_nodelay(true)
+        .add_service(health_service)
+        .add_optional_service(reflection)
+        .add_service(orders)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopping)
+        .await
+        .map_err(|error| format!("the gRPC listener failed: {error}"))
+}

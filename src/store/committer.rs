@@ -1,0 +1,267 @@
+//! Group commit: changes of many orders travel to the database as one transaction.
+//!
+//! One task, a *lane*, owns the writing connection. It takes whatever is queued, hands it to the [`BatchWriter`] and
+//! answers everyone; meanwhile the next batch gathers. An idle lane adds no delay, and a busy one spreads the cost of
+//! making a transaction durable over as many changes as wait for it.
+//!
+//! Callers only hold a receipt. Dropping it neither stops nor harms the write, and no database call ever runs in a
+//! request's own future.
+
+use std::collections::{HashSet, VecDeque};
+use std::fmt;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::domain::ids::OrderId;
+use crate::ports::store::{Commit, CommitError, Owner};
+
+/// One thing to write.
+#[derive(Clone, Debug)]
+pub enum Job {
+    /// A change of one order.
+    Commit(Box<Commit>),
+    /// A change of one order's owner.
+    Claim {
+        /// The order.
+        id: OrderId,
+        /// Its owner from now on.
+        owner: Owner,
+    },
+}
+
+impl Job {
+    /// The order it is about.
+    pub fn order(&self) -> OrderId {
+        match self {
+            Self::Commit(commit) => commit.order.id,
+            Self::Claim { id, .. } => *id,
+        }
+    }
+}
+
+/// What became of a job.
+pub type JobResult = Result<Done, CommitError>;
+
+/// A job that is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Done {
+    /// The change is durable.
+    Committed,
+    /// The order has the owner that the claim named.
+    Claimed,
+    /// There is no order to claim.
+    NoSuchOrder,
+}
+
+/// Why a batch as a whole has no results.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BatchError {
+    /// Nothing was written, and one of the jobs may be to blame: the lane finds out which.
+    Suspect(String),
+    /// Nothing was written, and no job is to blame: full disk, lost connection.
+    Refused(String),
+    /// The transaction was sent, and what became of it is not known.
+    Unknown(String),
+}
+
+/// Writes batches into one database.
+#[async_trait]
+pub trait BatchWriter: Send {
+    /// Writes `jobs`, each about another order, as one transaction; durable when it returns.
+    ///
+    /// The answer has one result for each job, in their order. A job that the data refuse (another version, a number
+    /// that is taken, a coupon without uses left) has its error there and leaves nothing behind; the others are written.
+    async fn write(&mut self, jobs: &[Job]) -> Result<Vec<JobResult>, BatchError>;
+
+    /// Lets go of the database. Nothing is written after this.
+    async fn close(&mut self);
+}
+
+/// Limits of a lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// At most this many jobs in one transaction.
+    pub batch_max: usize,
+    /// At most this many jobs waiting; more are refused.
+    pub queue_max: usize,
+}
+
+/// The way into a lane.
+pub struct Committer {
+    queue: mpsc::Sender<Queued>,
+    closing: CancellationToken,
+    lane: TaskTracker,
+}
+
+struct Queued {
+    job: Job,
+    answer: oneshot::Sender<JobResult>,
+}
+
+impl fmt::Debug for Committer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Committer").field("free", &self.queue.capacity()).finish_non_exhaustive()
+    }
+}
+
+impl Committer {
+    /// Starts a lane over `writer`. It ends after [`Self::close`], or when the `Committer` is dropped; both write what is
+    /// queued first.
+    pub fn start(writer: Box<dyn BatchWriter>, limits: Limits) -> Self {
+        let (queue, jobs) = mpsc::channel(limits.queue_max.max(1));
+        let closing = CancellationToken::new();
+        let lane = TaskTracker::new();
+        let batch_max = limits.batch_max.max(1);
+        lane.spawn(Lane { writer, jobs, batch_max, deferred: VecDeque::new() }.run(closing.clone()));
+        lane.close();
+        Self { queue, closing, lane }
+    }
+
+    /// Has `job` written and tells what became of it. Jobs of one order are written in the order of these calls.
+    pub async fn run(&self, job: Job) -> JobResult {
+        let (answer, answered) = oneshot::channel();
+        self.queue.try_send(Queued { job, answer }).map_err(|error| {
+            CommitError::NotCommitted(String::from(match error {
+                mpsc::error::TrySendError::Full(_) => "the store queue is full, too many changes are waiting",
+                mpsc::error::TrySendError::Closed(_) => "the store is closed",
+            }))
+        })?;
+        // The lane answers every job it took; without an answer it died while it had this one.
+        answered.await.unwrap_or_else(|_| Err(CommitError::Unknown(String::from("the writer has stopped"))))
+    }
+
+    /// Whether the lane is there to write.
+    pub fn is_running(&self) -> bool {
+        !self.queue.is_closed()
+    }
+
+    /// Refuses new jobs, waits until every job queued before is written, then has the writer let go of the database.
+    pub async fn close(&self) {
+        self.closing.cancel();
+        self.lane.wait().await;
+    }
+}
+
+struct Lane {
+    writer: Box<dyn BatchWriter>,
+    jobs: mpsc::Receiver<Queued>,
+    batch_max: usize,
+    /// Jobs whose order stood in the batch already; they are first in the next one.
+    deferred: VecDeque<Queued>,
+}
+
+impl Lane {
+    async fn run(mut self, closing: CancellationToken) {
+        loop {
+            let batch = self.gather(&closing).await;
+            if batch.is_empty() {
+                break;
+            }
+            self.serve(batch).await;
+        }
+        self.writer.close().await;
+    }
+
+    /// Everything that waits, up to the limit, one job an order; empty when the lane is to end.
+    async fn gather(&mut self, closing: &CancellationToken) -> Vec<Queued> {
+        let mut arrived = Vec::new();
+        if self.deferred.is_empty() {
+            let received = tokio::select! {
+                received = self.jobs.recv_many(&mut arrived, self.batch_max) => received,
+                () = closing.cancelled(), if !self.jobs.is_closed() => {
+                    self.jobs.close();
+                    self.jobs.recv_many(&mut arrived, self.batch_max).await
+                }
+            };
+            if received == 0 {
+                return Vec::new();
+            }
+        }
+        let mut batch = Vec::with_capacity(self.batch_max.min(arrived.len().saturating_add(self.deferred.len())));
+        let mut orders = HashSet::new();
+        // What was deferred is older than what arrives, so it is looked at first. A job whose order is in the batch
+        // already is deferred (again), and with it every later job of that order.
+        let mut waiting = std::mem::take(&mut self.deferred);
+        waiting.extend(arrived);
+        while let Some(queued) = waiting.pop_front().or_else(|| self.jobs.try_recv().ok()) {
+            if orders.insert(queued.job.order()) {
+                batch.push(queued);
+            } else {
+                self.deferred.push_back(queued);
+            }
+            if batch.len() >= self.batch_max || self.deferred.len() >= self.batch_max {
+                break;
+            }
+        }
+        self.deferred.extend(waiting);
+        metrics::gauge!("order_store_queue_depth").set(self.jobs.len() as f64);
+        batch
+    }
+
+    async fn serve(&mut self, batch: Vec<Queued>) {
+        let started = Instant::now();
+        let (jobs, answers): (Vec<Job>, Vec<_>) =
+            batch.into_iter().map(|queued| (queued.job, queued.answer)).unzip();
+        metrics::histogram!("order_store_batch_size").record(jobs.len() as f64);
+        let results = self.write(&jobs).await;
+        metrics::histogram!("order_store_batch_seconds").record(started.elapsed().as_secs_f64());
+        for (answer, result) in answers.into_iter().zip(results) {
+            metrics::counter!("order_store_jobs_total", "outcome" => outcome(&result)).increment(1);
+            // Nobody waiting any more is fine: what was asked for is done.
+            let _ = answer.send(result);
+        }
+    }
+
+    /// One result for each job. A batch that fails because of one of its members is split in halves until the culprit
+    /// stands alone, so the others are written all the same.
+    async fn write(&mut self, jobs: &[Job]) -> Vec<JobResult> {
+        let mut results = Vec::with_capacity(jobs.len());
+        let mut parts = vec![jobs];
+        while let Some(part) = parts.pop() {
+            match self.writer.write(part).await {
+                Ok(written) => {
+                    let missing = part.len().saturating_sub(written.len());
+                    results.extend(written.into_iter().take(part.len()));
+                    // A writer that breaks its promise must not shift the answers of others.
+                    results.extend((0..missing).map(|_| Err(unanswered())));
+                }
+                Err(BatchError::Suspect(error)) if part.len() > 1 => {
+                    tracing::debug!(jobs = part.len(), error, "a batch failed; trying its halves");
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.push(second);
+                    parts.push(first);
+                }
+                Err(error) => results.extend(part.iter().map(|_| Err(one_error(&error)))),
+            }
+        }
+        results
+    }
+}
+
+fn one_error(error: &BatchError) -> CommitError {
+    match error {
+        BatchError::Suspect(error) | BatchError::Refused(error) => CommitError::NotCommitted(error.clone()),
+        BatchError::Unknown(error) => CommitError::Unknown(error.clone()),
+    }
+}
+
+fn unanswered() -> CommitError {
+    CommitError::Unknown(String::from("the writer gave no result"))
+}
+
+fn outcome(result: &JobResult) -> &'static str {
+    match result {
+        Ok(Done::Committed) => "committed",
+        Ok(Done::Claimed) => "claimed",
+        Ok(Done::NoSuchOrder) => "no_such_order",
+        Err(CommitError::Conflict) => "conflict",
+        Err(CommitError::NumberTaken) => "number_taken",
+        Err(CommitError::CouponExhausted) => "coupon_exhausted",
+        Err(CommitError::NotCommitted(_)) => "not_committed",
+        Err(CommitError::Unknown(_)) => "unknown",
+    }
+}

@@ -1,0 +1,238 @@
+//! The row of the order itself: the statements that decide whether a change is taken.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::Row;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
+use uuid::Uuid;
+
+use super::bind::{Bind, Bound};
+use super::statement::{Statement, marks};
+use crate::domain::ids::OrderId;
+use crate::domain::order::Order;
+use crate::ports::store::{Commit, CommitError, Owner};
+use crate::store::committer::Done;
+
+/// Written once, when the order is created.
+const FIXED: [&str; 10] = [
+    "id",
+    "slot",
+    "user_id",
+    "order_number",
+    "currency",
+    "payment_method",
+    "shipping_method",
+    "metadata",
+    "request_hash",
+    "created_at",
+];
+
+/// Written with every change.
+const MUTABLE: [&str; 20] = [
+    "version",
+    "status",
+    "total_amount",
+    "subtotal",
+    "tax_amount",
+    "shipping_amount",
+    "discount_amount",
+    "payment_status",
+    "notes",
+    "coupon_code",
+    "hold",
+    "cancel_reason",
+    "inventory_reservation_id",
+    "reservation_state",
+    "reservation_key",
+    "saga_no",
+    "event_seq",
+    "updated_at",
+    "completed_at",
+    "cancelled_at",
+];
+
+const OWNER: [&str; 2] = ["owner_epoch", "owner_incarnation"];
+
+/// The columns of the update's condition, ahead of the new values.
+const CONDITION: [&str; 4] = ["id", "version", "owner_epoch", "owner_incarnation"];
+
+pub(super) struct Guard {
+    create: Statement,
+    update: Statement,
+    existing: Statement,
+    owners: Statement,
+    set_owner: Statement,
+}
+
+impl Guard {
+    pub(super) fn new() -> Self {
+        let columns: Vec<&str> = FIXED.iter().chain(&OWNER).chain(&MUTABLE).copied().collect();
+        let width = CONDITION.len().saturating_add(MUTABLE.len());
+        Self {
+            create: Statement::insert("orders", &columns, "ON CONFLICT DO NOTHING RETURNING id"),
+            update: Statement::new(&update_head(), &marks(width), &update_tail()),
+            existing: Statement::new("SELECT id FROM orders WHERE id IN (", "?", ")"),
+            owners: Statement::new(
+                "SELECT id, owner_epoch, owner_incarnation FROM orders WHERE id IN (",
+                "?",
+                ")",
+            ),
+            set_owner: Statement::new(
+                "UPDATE orders SET owner_epoch = v.column2, owner_incarnation = v.column3 FROM (VALUES",
+                "(?,?,?)",
+                ") AS v WHERE orders.id = v.column1",
+            ),
+        }
+    }
+
+    /// Inserts the rows of new orders; tells which were refused and why.
+    pub(super) async fn create(
+        &self,
+        connection: &mut SqliteConnection,
+        commits: &[&Commit],
+    ) -> Result<HashMap<OrderId, CommitError>, sqlx::Error> {
+        let made = self.create.fetch(connection, commits, |args, commit| bind_new(args, commit), read_id).await?;
+        let refused = without(commits, &made);
+        // Refused because of the id or because of the number? If the id is not there, it was the number.
+        let ids: Vec<OrderId> = refused.iter().map(|commit| commit.order.id).collect();
+        let known: HashSet<OrderId> =
+            self.existing.fetch(connection, &ids, |args, id| args.id(id.0), read_id).await?.into_iter().collect();
+        Ok(ids
+            .into_iter()
+            .map(|id| (id, if known.contains(&id) { CommitError::Conflict } else { CommitError::NumberTaken }))
+            .collect())
+    }
+
+    /// Updates the rows that are at the version and with the owner their commit names; tells which were not.
+    pub(super) async fn update(
+        &self,
+        connection: &mut SqliteConnection,
+        commits: &[&Commit],
+    ) -> Result<HashMap<OrderId, CommitError>, sqlx::Error> {
+        let done = self
+            .update
+            .fetch(connection, commits, |args, commit| bind_change(args, commit), read_id)
+            .await?;
+        Ok(without(commits, &done).into_iter().map(|commit| (commit.order.id, CommitError::Conflict)).collect())
+    }
+
+    /// Gives each order the owner that claims it, unless it belongs to a higher epoch.
+    ///
+    /// A claim by the owner it has already writes nothing.
+    pub(super) async fn claim(
+        &self,
+        connection: &mut SqliteConnection,
+        claims: &[(OrderId, Owner)],
+    ) -> Result<HashMap<OrderId, Result<Done, CommitError>>, sqlx::Error> {
+        let owners: HashMap<OrderId, Owner> = self
+            .owners
+            .fetch(connection, claims, |args, (id, _)| args.id(id.0), |row| {
+                let owner = Owner { epoch: row.try_get(1)?, incarnation: row.try_get(2)? };
+                Ok((read_id(row)?, owner))
+            })
+            .await?
+            .into_iter()
+            .collect();
+        let mut results = HashMap::with_capacity(claims.len());
+        let mut changes = Vec::new();
+        for (id, owner) in claims {
+            let result = match owners.get(id) {
+                None => Ok(Done::NoSuchOrder),
+                Some(now) if now.epoch > owner.epoch => Err(CommitError::Conflict),
+                Some(now) => {
+                    if now != owner {
+                        changes.push((*id, *owner));
+                    }
+                    Ok(Done::Claimed)
+                }
+            };
+            results.insert(*id, result);
+        }
+        self.set_owner
+            .run(connection, &changes, |args, (id, owner)| {
+                args.id(id.0)?;
+                args.int(owner.epoch)?;
+                args.int(owner.incarnation)
+            })
+            .await?;
+        Ok(results)
+    }
+}
+
+fn update_head() -> String {
+    let set: Vec<String> = MUTABLE
+        .iter()
+        .zip(CONDITION.len().saturating_add(1)..)
+        .map(|(column, place)| format!("{column} = v.column{place}"))
+        .collect();
+    format!("UPDATE orders SET {} FROM (VALUES", set.join(", "))
+}
+
+fn update_tail() -> String {
+    let condition: Vec<String> = CONDITION
+        .iter()
+        .zip(1..)
+        .map(|(column, place)| format!("orders.{column} = v.column{place}"))
+        .collect();
+    format!(") AS v WHERE {} RETURNING id", condition.join(" AND "))
+}
+
+fn read_id(row: &SqliteRow) -> Result<OrderId, sqlx::Error> {
+    row.try_get::<Uuid, _>(0).map(OrderId)
+}
+
+fn without<'a>(commits: &[&'a Commit], done: &[OrderId]) -> Vec<&'a Commit> {
+    if commits.len() == done.len() {
+        return Vec::new();
+    }
+    let done: HashSet<&OrderId> = done.iter().collect();
+    commits.iter().filter(|commit| !done.contains(&commit.order.id)).copied().collect()
+}
+
+fn bind_new(args: &mut SqliteArguments, commit: &Commit) -> Bound {
+    let order = &commit.order;
+    args.id(order.id.0)?;
+    args.int(order.id.slot())?;
+    args.id(order.user_id.0)?;
+    args.text(order.order_number.as_str())?;
+    args.text(order.currency.code())?;
+    args.text(&order.payment_method)?;
+    args.text(&order.shipping_method)?;
+    args.json(order.metadata.as_ref())?;
+    args.bytes(&order.request_hash)?;
+    args.time(order.created_at)?;
+    args.int(commit.guard.owner.epoch)?;
+    args.int(commit.guard.owner.incarnation)?;
+    bind_mutable(args, order)
+}
+
+fn bind_change(args: &mut SqliteArguments, commit: &Commit) -> Bound {
+    args.id(commit.order.id.0)?;
+    args.int(commit.guard.version)?;
+    args.int(commit.guard.owner.epoch)?;
+    args.int(commit.guard.owner.incarnation)?;
+    bind_mutable(args, &commit.order)
+}
+
+fn bind_mutable(args: &mut SqliteArguments, order: &Order) -> Bound {
+    args.int(order.version)?;
+    args.text(order.status.as_str())?;
+    args.amount(order.totals.total)?;
+    args.amount(order.totals.subtotal)?;
+    args.amount(order.totals.tax)?;
+    args.amount(order.totals.shipping)?;
+    args.amount(order.totals.discount)?;
+    args.text(order.payment_status.as_str())?;
+    args.text(&order.notes)?;
+    args.maybe_text(order.coupon_code.as_deref())?;
+    args.maybe_json(order.hold.as_ref())?;
+    args.maybe_text(order.cancel_reason.map(|reason| reason.as_str()))?;
+    args.maybe_text(order.reservation.id.as_deref())?;
+    args.text(order.reservation.state.as_str())?;
+    args.maybe_text(order.reservation.key.as_ref().map(|key| key.as_str()))?;
+    args.int(order.saga_no)?;
+    args.int(order.event_seq)?;
+    args.time(order.updated_at)?;
+    args.maybe_time(order.completed_at)?;
+    args.maybe_time(order.cancelled_at)
+}

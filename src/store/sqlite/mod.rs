@@ -1,0 +1,160 @@
+//! Orders in one SQLite file: what a single node runs on.
+//!
+//! One process has the file, one connection writes, several read. A commit goes through the
+//! [committer](super::committer) and is synced to the disk before anyone hears of it.
+
+mod bind;
+mod children;
+mod coupons;
+mod guard;
+mod open;
+mod read;
+mod rows;
+mod statement;
+mod write;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::query_scalar;
+use sqlx::sqlite::SqlitePool;
+
+use super::committer::{Committer, Done, Job, Limits};
+use crate::domain::Timestamp;
+use crate::domain::event::RecordedEvent;
+use crate::domain::ids::{OrderId, OrderNumber};
+use crate::domain::order::Order;
+use crate::ports::store::{
+    ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, StoreError, Stored, Unfinished,
+};
+
+pub use open::{Applied, OpenError, SqliteConfig, migrate};
+
+/// How long [`OrderStore::ping`] waits.
+const PING: Duration = Duration::from_secs(2);
+
+/// Unreadable orders are logged once each, up to this many; the counter counts them all.
+const REPORTED: usize = 1_000;
+
+/// The store.
+pub struct SqliteStore {
+    committer: Committer,
+    readers: SqlitePool,
+    reported: Arc<Mutex<HashSet<OrderId>>>,
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").field("committer", &self.committer).finish_non_exhaustive()
+    }
+}
+
+impl SqliteStore {
+    /// Opens the file, creating it or bringing its schema up to date, and starts to write.
+    pub async fn open(config: SqliteConfig) -> Result<Arc<Self>, OpenError> {
+        let opened = open::open(&config).await?;
+        for applied in &opened.applied {
+            tracing::info!(version = applied.version, name = applied.description, "migration applied");
+        }
+        let readers = open::readers(&config).await?;
+        let writer = write::SqliteWriter::new(opened.writer, opened.writing, readers.clone(), opened.lock);
+        let limits = Limits { batch_max: config.batch_max, queue_max: config.queue_max };
+        let committer = Committer::start(Box::new(writer), limits);
+        Ok(Arc::new(Self { committer, readers, reported: Arc::default() }))
+    }
+
+    /// Runs a read as a task of its own: a caller that goes away takes no connection with it.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let ended = tokio::spawn(work).await;
+        ended.unwrap_or_else(|_| Err(StoreError::Unavailable(String::from("the read was cut short"))))
+    }
+}
+
+fn report(reported: &Mutex<HashSet<OrderId>>, order: OrderId, what: &str) {
+    metrics::counter!("order_store_corrupt_total").increment(1);
+    let mut reported = reported.lock().unwrap_or_else(PoisonError::into_inner);
+    if reported.len() < REPORTED && reported.insert(order) {
+        tracing::error!(%order, what, "a stored order cannot be read; it is left out");
+    }
+}
+
+#[async_trait]
+impl OrderStore for SqliteStore {
+    async fn claim(&self, id: OrderId, owner: Owner) -> Result<Option<Stored>, ClaimError> {
+        match self.committer.run(Job::Claim { id, owner }).await {
+            // From here on nobody else can write it, so what a reader finds is the newest state.
+            Ok(Done::Claimed) => Ok(self.load(id).await?),
+            Ok(Done::NoSuchOrder | Done::Committed) => Ok(None),
+            Err(CommitError::Conflict) => Err(ClaimError::Deposed),
+            Err(error) => Err(StoreError::Unavailable(error.to_string()).into()),
+        }
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<(), CommitError> {
+        if commit.guard.version.checked_add(1) != Some(commit.order.version) {
+            return Err(CommitError::NotCommitted(String::from("the change does not follow the version it names")));
+        }
+        self.committer.run(Job::Commit(Box::new(commit))).await.map(drop)
+    }
+
+    async fn load(&self, id: OrderId) -> Result<Option<Stored>, StoreError> {
+        let pool = self.readers.clone();
+        let loaded = self.read(async move { read::load(&pool, id).await }).await;
+        if let Err(StoreError::Corrupt { order, what }) = &loaded {
+            report(&self.reported, *order, what);
+        }
+        loaded
+    }
+
+    async fn find_by_number(&self, number: &OrderNumber) -> Result<Option<OrderId>, StoreError> {
+        let (pool, number) = (self.readers.clone(), number.clone());
+        self.read(async move { read::find_by_number(&pool, &number).await }).await
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Order>>, StoreError> {
+        let (pool, query, reported) = (self.readers.clone(), query.clone(), self.reported.clone());
+        self.read(async move {
+            read::list(&pool, &query, |order, what| report(&reported, order, what)).await
+        })
+        .await
+    }
+
+    async fn events(&self, id: OrderId, after_seq: i64, limit: u32) -> Result<Vec<RecordedEvent>, StoreError> {
+        let pool = self.readers.clone();
+        self.read(async move { read::events(&pool, id, after_seq, limit).await }).await
+    }
+
+    async fn unfinished(
+        &self,
+        due_before: Timestamp,
+        after: Option<Unfinished>,
+        limit: u32,
+    ) -> Result<Vec<Unfinished>, StoreError> {
+        let pool = self.readers.clone();
+        self.read(async move { read::unfinished(&pool, due_before, after, limit).await }).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        if !self.committer.is_running() {
+            return Err(StoreError::Unavailable(String::from("the writer has stopped")));
+        }
+        let pool = self.readers.clone();
+        let asked = self.read(async move {
+            let one = query_scalar::<_, i64>("SELECT 1").fetch_one(&pool).await;
+            one.map(drop).map_err(|error| read::unavailable(&error))
+        });
+        tokio::time::timeout(PING, asked)
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable(String::from("no answer in time"))))
+    }
+
+    async fn close(&self) {
+        self.committer.close().await;
+    }
+}

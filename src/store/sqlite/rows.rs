@@ -1,0 +1,413 @@
+//! From rows to orders. Whatever does not fit is named by table and column, never by value: values are personal data.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rust_decimal::Decimal;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use sqlx::sqlite::{Sqlite, SqliteRow};
+use sqlx::{Decode, Row, Type};
+use uuid::Uuid;
+
+use crate::domain::Timestamp;
+use crate::domain::address::{Address, AddressKind, Country};
+use crate::domain::event::RecordedEvent;
+use crate::domain::ids::{CallKey, OrderId, OrderNumber, UserId};
+use crate::domain::item::{OrderItem, ProductRef};
+use crate::domain::money::Currency;
+use crate::domain::order::{LabelState, Order, RequestRecord, Reservation, Shipment, StockState};
+use crate::domain::payment::{EntryKind, EntryState, LedgerEntry, PaymentToken};
+use crate::domain::pricing::Totals;
+use crate::domain::saga::{Direction, Failure, SagaKind, SagaProgress, StepName};
+use crate::domain::status::{CancelReason, OrderStatus, PaymentStatus};
+use crate::ports::store::Stored;
+
+/// What is wrong with a row: table and column.
+pub(super) type Bad = String;
+type Read<T> = Result<T, Bad>;
+
+/// Everything about one order in one row: its own columns, and its children as JSON arrays of arrays.
+///
+/// One statement sees one state of the database, so an order is never put together from two of its versions, and a page
+/// of orders costs one round trip. The fields of the arrays are in the order of the structs below.
+pub(super) const COLUMNS: &str = "o.*,
+ (SELECT json_group_array(json_array(position, hex(id), hex(product_id), hex(variant_id), sku, name, tax_class,
+    quantity, unit_price, subtotal, discount_amount, tax_amount, created_at, updated_at))
+  FROM order_items WHERE order_id = o.id) AS items,
+ (SELECT json_group_array(json_array(address_type, first_name, last_name, address_line1, address_line2, city, state,
+    postal_code, country, phone, email))
+  FROM order_addresses WHERE order_id = o.id) AS addresses,
+ (SELECT json_group_array(json_array(position, hex(id), call_key, state, carrier, tracking_number, label_url,
+    created_at, updated_at))
+  FROM shipments WHERE order_id = o.id) AS shipments,
+ (SELECT json_group_array(json_array(entry_no, hex(id), kind, status, call_key, transaction_id, payment_method,
+    amount, code, gateway_response, created_at))
+  FROM order_payment_transactions WHERE order_id = o.id) AS payments,
+ (SELECT json_group_array(json_array(version, request_id, hex(hash), saga_no))
+  FROM order_requests WHERE order_id = o.id) AS requests,
+ (SELECT json_group_array(json_array(saga_no, kind, direction, step, tries, resend, turn, next_at, started_at, sent_at,
+    attention, last_error, failure, settled, notes, principal, request_id, trace_parent, payment_token))
+  FROM sagas WHERE order_id = o.id) AS sagas";
+
+/// The order in a row that has [`COLUMNS`].
+pub(super) fn stored(row: &SqliteRow) -> Read<Stored> {
+    let id = OrderId(column(row, "id")?);
+    let (failures, saga) = sagas(row, id)?;
+    let order = Order {
+        id,
+        user_id: UserId(column(row, "user_id")?),
+        order_number: OrderNumber::from_store(column(row, "order_number")?),
+        status: named(row, "status", OrderStatus::parse)?,
+        currency: named(row, "currency", Currency::from_code)?,
+        totals: Totals {
+            subtotal: named(row, "subtotal", decimal)?,
+            discount: named(row, "discount_amount", decimal)?,
+            tax: named(row, "tax_amount", decimal)?,
+            shipping: named(row, "shipping_amount", decimal)?,
+            total: named(row, "total_amount", decimal)?,
+        },
+        payment_method: column(row, "payment_method")?,
+        payment_status: named(row, "payment_status", PaymentStatus::parse)?,
+        shipping_method: column(row, "shipping_method")?,
+        notes: column(row, "notes")?,
+        coupon_code: column(row, "coupon_code")?,
+        metadata: Arc::new(named(row, "metadata", from_json)?),
+        reservation: Reservation {
+            state: named(row, "reservation_state", StockState::parse)?,
+            id: column(row, "inventory_reservation_id")?,
+            key: column::<Option<String>>(row, "reservation_key")?.map(CallKey::from_text),
+        },
+        items: Arc::new(items(row)?),
+        addresses: Arc::new(addresses(row)?),
+        shipments: Arc::new(shipments(row)?),
+        payments: Arc::new(payments(row)?),
+        hold: maybe_named(row, "hold", from_json)?,
+        cancel_reason: maybe_named(row, "cancel_reason", CancelReason::parse)?,
+        request_hash: fixed(column::<Vec<u8>>(row, "request_hash")?).ok_or("orders.request_hash")?,
+        requests: Arc::new(requests(row)?),
+        failures: Arc::new(failures),
+        saga_no: number(column::<i64>(row, "saga_no")?).ok_or("orders.saga_no")?,
+        version: column(row, "version")?,
+        event_seq: column(row, "event_seq")?,
+        created_at: at(column(row, "created_at")?).ok_or("orders.created_at")?,
+        updated_at: at(column(row, "updated_at")?).ok_or("orders.updated_at")?,
+        completed_at: maybe(column(row, "completed_at")?, at).ok_or("orders.completed_at")?,
+        cancelled_at: maybe(column(row, "cancelled_at")?, at).ok_or("orders.cancelled_at")?,
+    };
+    Ok(Stored { order: Arc::new(order), saga })
+}
+
+/// The event in a row of `order_events`.
+pub(super) fn event(row: &SqliteRow) -> Read<RecordedEvent> {
+    Ok(RecordedEvent {
+        seq: column(row, "seq")?,
+        version: column(row, "version")?,
+        at: at(column(row, "at")?).ok_or("order_events.at")?,
+        principal: column(row, "principal")?,
+        request_id: column(row, "request_id")?,
+        event: from_json(&column::<String>(row, "payload")?).ok_or("order_events.payload")?,
+    })
+}
+
+#[derive(Deserialize)]
+struct ItemRow {
+    position: usize,
+    id: String,
+    product_id: String,
+    variant_id: String,
+    sku: String,
+    name: String,
+    tax_class: String,
+    quantity: i64,
+    unit_price: String,
+    subtotal: String,
+    discount_amount: String,
+    tax_amount: String,
+    created_at: i64,
+    updated_at: i64,
+}
+
+fn items(row: &SqliteRow) -> Read<Vec<OrderItem>> {
+    let mut rows: Vec<ItemRow> = children(row, "items")?;
+    rows.sort_by_key(|row| row.position);
+    complete("order_items", rows.iter().map(|row| row.position))?;
+    if rows.is_empty() {
+        return Err(String::from("order_items: there are none"));
+    }
+    let read = rows.into_iter().map(|row| {
+        Ok(OrderItem {
+            id: uuid(&row.id).ok_or("order_items.id")?,
+            product: ProductRef {
+                product_id: uuid(&row.product_id).ok_or("order_items.product_id")?,
+                variant_id: maybe((!row.variant_id.is_empty()).then_some(row.variant_id), |id| uuid(&id))
+                    .ok_or("order_items.variant_id")?,
+            },
+            sku: row.sku,
+            name: row.name,
+            tax_class: row.tax_class,
+            quantity: number(row.quantity).ok_or("order_items.quantity")?,
+            unit_price: decimal(&row.unit_price).ok_or("order_items.unit_price")?,
+            subtotal: decimal(&row.subtotal).ok_or("order_items.subtotal")?,
+            discount_amount: decimal(&row.discount_amount).ok_or("order_items.discount_amount")?,
+            tax_amount: decimal(&row.tax_amount).ok_or("order_items.tax_amount")?,
+            created_at: at(row.created_at).ok_or("order_items.created_at")?,
+            updated_at: at(row.updated_at).ok_or("order_items.updated_at")?,
+        })
+    });
+    read.collect()
+}
+
+#[derive(Deserialize)]
+struct AddressRow {
+    address_type: String,
+    first_name: String,
+    last_name: String,
+    address_line1: String,
+    address_line2: Option<String>,
+    city: String,
+    state: String,
+    postal_code: String,
+    country: String,
+    phone: Option<String>,
+    email: Option<String>,
+}
+
+fn addresses(row: &SqliteRow) -> Read<Vec<Address>> {
+    let rows: Vec<AddressRow> = children(row, "addresses")?;
+    let read = rows.into_iter().map(|row| {
+        Ok(Address {
+            kind: AddressKind::parse(&row.address_type).ok_or("order_addresses.address_type")?,
+            first_name: row.first_name,
+            last_name: row.last_name,
+            address_line1: row.address_line1,
+            address_line2: row.address_line2,
+            city: row.city,
+            state: row.state,
+            postal_code: row.postal_code,
+            country: Country::parse(&row.country).ok_or("order_addresses.country")?,
+            phone: row.phone,
+            email: row.email,
+        })
+    });
+    let mut addresses: Vec<Address> = read.collect::<Read<_>>()?;
+    addresses.sort_by_key(|address| address.kind);
+    match addresses.as_slice() {
+        [first, second] if first.kind == AddressKind::Shipping && second.kind == AddressKind::Billing => Ok(addresses),
+        _ => Err(String::from("order_addresses: not one of each type")),
+    }
+}
+
+#[derive(Deserialize)]
+struct ShipmentRow {
+    position: usize,
+    id: String,
+    call_key: Option<String>,
+    state: String,
+    carrier: String,
+    tracking_number: String,
+    label_url: String,
+    created_at: i64,
+    updated_at: i64,
+}
+
+fn shipments(row: &SqliteRow) -> Read<Vec<Shipment>> {
+    let mut rows: Vec<ShipmentRow> = children(row, "shipments")?;
+    rows.sort_by_key(|row| row.position);
+    complete("shipments", rows.iter().map(|row| row.position))?;
+    let read = rows.into_iter().map(|row| {
+        Ok(Shipment {
+            id: uuid(&row.id).ok_or("shipments.id")?,
+            key: row.call_key.map(CallKey::from_text),
+            state: LabelState::parse(&row.state).ok_or("shipments.state")?,
+            carrier: row.carrier,
+            tracking_number: row.tracking_number,
+            label_url: row.label_url,
+            created_at: at(row.created_at).ok_or("shipments.created_at")?,
+            updated_at: at(row.updated_at).ok_or("shipments.updated_at")?,
+        })
+    });
+    read.collect()
+}
+
+#[derive(Deserialize)]
+struct EntryRow {
+    entry_no: usize,
+    id: String,
+    kind: String,
+    status: String,
+    call_key: String,
+    transaction_id: String,
+    payment_method: String,
+    amount: String,
+    code: Option<String>,
+    gateway_response: Option<String>,
+    created_at: i64,
+}
+
+fn payments(row: &SqliteRow) -> Read<Vec<LedgerEntry>> {
+    let mut rows: Vec<EntryRow> = children(row, "payments")?;
+    rows.sort_by_key(|row| row.entry_no);
+    complete("order_payment_transactions", rows.iter().map(|row| row.entry_no))?;
+    let read = rows.into_iter().map(|row| {
+        Ok(LedgerEntry {
+            id: uuid(&row.id).ok_or("order_payment_transactions.id")?,
+            kind: EntryKind::parse(&row.kind).ok_or("order_payment_transactions.kind")?,
+            state: EntryState::parse(&row.status).ok_or("order_payment_transactions.status")?,
+            key: CallKey::from_text(row.call_key),
+            transaction_id: row.transaction_id,
+            method: row.payment_method,
+            amount: decimal(&row.amount).ok_or("order_payment_transactions.amount")?,
+            code: row.code,
+            gateway_response: row.gateway_response,
+            created_at: at(row.created_at).ok_or("order_payment_transactions.created_at")?,
+        })
+    });
+    read.collect()
+}
+
+#[derive(Deserialize)]
+struct RequestRow {
+    version: i64,
+    request_id: String,
+    hash: String,
+    saga_no: Option<i64>,
+}
+
+fn requests(row: &SqliteRow) -> Read<Vec<RequestRecord>> {
+    let mut rows: Vec<RequestRow> = children(row, "requests")?;
+    rows.sort_by_key(|row| row.version);
+    let read = rows.into_iter().map(|row| {
+        Ok(RequestRecord {
+            // 16 bytes in hex are what a UUID without dashes is.
+            hash: uuid(&row.hash).ok_or("order_requests.hash")?.into_bytes(),
+            saga_no: maybe(row.saga_no, number).ok_or("order_requests.saga_no")?,
+            request_id: row.request_id,
+        })
+    });
+    read.collect()
+}
+
+#[derive(Deserialize)]
+struct SagaRow {
+    saga_no: i64,
+    kind: String,
+    direction: String,
+    step: Option<String>,
+    tries: i64,
+    resend: i64,
+    turn: Option<String>,
+    next_at: Option<i64>,
+    started_at: i64,
+    sent_at: Option<i64>,
+    attention: Option<String>,
+    last_error: Option<String>,
+    failure: Option<String>,
+    settled: i64,
+    notes: String,
+    principal: String,
+    request_id: String,
+    trace_parent: Option<String>,
+    payment_token: Option<String>,
+}
+
+/// The failures of settled sagas, and the saga that is not settled.
+fn sagas(row: &SqliteRow, order_id: OrderId) -> Read<(BTreeMap<u32, Failure>, Option<SagaProgress>)> {
+    let rows: Vec<SagaRow> = children(row, "sagas")?;
+    let (mut failures, mut unsettled) = (BTreeMap::new(), None);
+    for row in rows {
+        let saga = saga(row, order_id)?;
+        if !saga.settled {
+            if unsettled.replace(saga).is_some() {
+                return Err(String::from("sagas: more than one is not settled"));
+            }
+        } else if let Some(failure) = saga.failure {
+            failures.insert(saga.no, failure);
+        }
+    }
+    Ok((failures, unsettled))
+}
+
+fn saga(row: SagaRow, order_id: OrderId) -> Read<SagaProgress> {
+    Ok(SagaProgress {
+        order_id,
+        no: number(row.saga_no).ok_or("sagas.saga_no")?,
+        kind: SagaKind::parse(&row.kind).ok_or("sagas.kind")?,
+        direction: Direction::parse(&row.direction).ok_or("sagas.direction")?,
+        step: maybe(row.step, |step| StepName::parse(&step)).ok_or("sagas.step")?,
+        tries: number(row.tries).ok_or("sagas.tries")?,
+        resend: row.resend != 0,
+        turn: maybe(row.turn, |turn| from_json(&turn)).ok_or("sagas.turn")?,
+        next_at: maybe(row.next_at, at).ok_or("sagas.next_at")?,
+        started_at: at(row.started_at).ok_or("sagas.started_at")?,
+        sent_at: maybe(row.sent_at, at).ok_or("sagas.sent_at")?,
+        attention: row.attention,
+        last_error: row.last_error,
+        failure: maybe(row.failure, |failure| from_json(&failure)).ok_or("sagas.failure")?,
+        settled: row.settled != 0,
+        notes: row.notes,
+        principal: row.principal,
+        request_id: row.request_id,
+        trace_parent: row.trace_parent,
+        token: row.payment_token.map(PaymentToken::new),
+    })
+}
+
+fn column<'r, T: Decode<'r, Sqlite> + Type<Sqlite>>(row: &'r SqliteRow, name: &str) -> Read<T> {
+    row.try_get(name).map_err(|_| format!("column {name}"))
+}
+
+/// A column whose text `parse` understands.
+fn named<T>(row: &SqliteRow, name: &str, parse: fn(&str) -> Option<T>) -> Read<T> {
+    parse(column(row, name)?).ok_or_else(|| format!("orders.{name}"))
+}
+
+fn maybe_named<T>(row: &SqliteRow, name: &str, parse: fn(&str) -> Option<T>) -> Read<Option<T>> {
+    maybe(column(row, name)?, parse).ok_or_else(|| format!("orders.{name}"))
+}
+
+fn children<T: DeserializeOwned>(row: &SqliteRow, name: &str) -> Read<Vec<T>> {
+    serde_json::from_str(column(row, name)?).map_err(|_| format!("rows of {name}"))
+}
+
+/// Rows are numbered from 0 without a gap; a gap is a lost row.
+fn complete(table: &str, places: impl Iterator<Item = usize>) -> Read<()> {
+    if places.zip(0usize..).all(|(place, expected)| place == expected) {
+        Ok(())
+    } else {
+        Err(format!("{table}: a row is missing"))
+    }
+}
+
+/// None if there is a value that `parse` does not understand; no value is fine.
+#[expect(clippy::option_option, reason = "the outer one is the error, turned into one by ok_or")]
+fn maybe<V, T>(value: Option<V>, parse: impl FnOnce(V) -> Option<T>) -> Option<Option<T>> {
+    match value {
+        None => Some(None),
+        Some(value) => parse(value).map(Some),
+    }
+}
+
+fn at(micros: i64) -> Option<Timestamp> {
+    Timestamp::from_timestamp_micros(micros)
+}
+
+fn decimal(text: &str) -> Option<Decimal> {
+    Decimal::from_str_exact(text).ok()
+}
+
+fn uuid(hex: &str) -> Option<Uuid> {
+    Uuid::try_parse(hex).ok()
+}
+
+fn number(value: i64) -> Option<u32> {
+    u32::try_from(value).ok()
+}
+
+fn fixed(bytes: Vec<u8>) -> Option<[u8; 16]> {
+    bytes.try_into().ok()
+}
+
+fn from_json<T: DeserializeOwned>(text: &str) -> Option<T> {
+    serde_json::from_str(text).ok()
+}

@@ -1,0 +1,153 @@
+//! Group commit against a writer that fails on command.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use futures::future::join_all;
+use order_service::domain::ids::OrderId;
+use order_service::ports::store::CommitError;
+use order_service::store::committer::{BatchError, BatchWriter, Committer, Done, Job, JobResult, Limits};
+use tokio::sync::Semaphore;
+
+use crate::harness::orders::{OWNER, id};
+
+/// Takes one permit a batch, fails as told and notes what it was given.
+struct Fake {
+    gate: Arc<Semaphore>,
+    seen: Arc<Mutex<Vec<Vec<OrderId>>>>,
+    poison: HashSet<OrderId>,
+    error: Option<BatchError>,
+    closed: Arc<Mutex<bool>>,
+}
+
+#[async_trait]
+impl BatchWriter for Fake {
+    async fn write(&mut self, jobs: &[Job]) -> Result<Vec<JobResult>, BatchError> {
+        self.gate.acquire().await.unwrap().forget();
+        let orders: Vec<OrderId> = jobs.iter().map(Job::order).collect();
+        self.seen.lock().unwrap().push(orders.clone());
+        if let Some(error) = &self.error {
+            return Err(error.clone());
+        }
+        if orders.iter().any(|order| self.poison.contains(order)) {
+            return Err(BatchError::Suspect(String::from("poison")));
+        }
+        Ok(jobs.iter().map(|_| Ok(Done::Claimed)).collect())
+    }
+
+    async fn close(&mut self) {
+        *self.closed.lock().unwrap() = true;
+    }
+}
+
+struct Rig {
+    committer: Committer,
+    gate: Arc<Semaphore>,
+    seen: Arc<Mutex<Vec<Vec<OrderId>>>>,
+    closed: Arc<Mutex<bool>>,
+}
+
+impl Rig {
+    fn new(permits: usize, limits: Limits, poison: &[u64], error: Option<BatchError>) -> Self {
+        let (gate, seen) = (Arc::new(Semaphore::new(permits)), Arc::default());
+        let closed = Arc::new(Mutex::new(false));
+        let poison = poison.iter().map(|n| id(*n)).collect();
+        let fake =
+            Fake { gate: gate.clone(), seen: Arc::clone(&seen), poison, error, closed: closed.clone() };
+        Self { committer: Committer::start(Box::new(fake), limits), gate, seen, closed }
+    }
+
+    fn seen(&self) -> Vec<Vec<OrderId>> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+const LIMITS: Limits = Limits { batch_max: 8, queue_max: 100 };
+
+fn job(n: u64) -> Job {
+    Job::Claim { id: id(n), owner: OWNER }
+}
+
+#[tokio::test]
+async fn what_waits_goes_together_up_to_the_limit() {
+    let rig = Rig::new(99, LIMITS, &[], None);
+    let results = join_all((1..=20).map(|n| rig.committer.run(job(n)))).await;
+    assert!(results.iter().all(Result::is_ok));
+    let sizes: Vec<usize> = rig.seen().iter().map(Vec::len).collect();
+    assert_eq!(sizes, [8, 8, 4]);
+}
+
+#[tokio::test]
+async fn one_order_is_in_a_batch_once_and_in_its_order() {
+    let rig = Rig::new(99, LIMITS, &[], None);
+    let orders = [1, 2, 1, 3, 1, 2, 4];
+    join_all(orders.map(|n| rig.committer.run(job(n)))).await;
+    assert_eq!(rig.seen(), [vec![id(1), id(2), id(3), id(4)], vec![id(1), id(2)], vec![id(1)]]);
+}
+
+#[tokio::test]
+async fn the_culprit_is_found_and_the_others_are_written() {
+    let rig = Rig::new(999, LIMITS, &[3, 4, 7], None);
+    let results = join_all((1..=8).map(|n| rig.committer.run(job(n)))).await;
+    for (result, n) in results.iter().zip(1..) {
+        match n {
+            3 | 4 | 7 => assert_eq!(*result, Err(CommitError::NotCommitted(String::from("poison")))),
+            _ => assert_eq!(*result, Ok(Done::Claimed)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_the_database_is_not_tried_job_by_job() {
+    for (error, expected) in [
+        (BatchError::Refused(String::from("full")), CommitError::NotCommitted(String::from("full"))),
+        (BatchError::Unknown(String::from("cut")), CommitError::Unknown(String::from("cut"))),
+    ] {
+        let rig = Rig::new(99, LIMITS, &[], Some(error));
+        let results = join_all((1..=8).map(|n| rig.committer.run(job(n)))).await;
+        assert!(results.iter().all(|result| *result == Err(expected.clone())));
+        assert_eq!(rig.seen().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once() {
+    let rig = Rig::new(0, Limits { batch_max: 1, queue_max: 3 }, &[], None);
+    let mut waiting: Vec<_> = (1..=3).map(|n| Box::pin(rig.committer.run(job(n)))).collect();
+    for run in &mut waiting {
+        assert!(futures::FutureExt::now_or_never(run).is_none());
+    }
+    let refused = rig.committer.run(job(9)).await;
+    assert!(matches!(&refused, Err(CommitError::NotCommitted(why)) if why.contains("queue is full")), "{refused:?}");
+    rig.gate.add_permits(99);
+    assert!(join_all(waiting).await.iter().all(Result::is_ok));
+    assert_eq!(rig.committer.run(job(9)).await, Ok(Done::Claimed));
+}
+
+#[tokio::test]
+async fn closing_writes_what_is_queued_and_nothing_else() {
+    let rig = Rig::new(0, LIMITS, &[], None);
+    for n in [1, 2, 2, 3] {
+        // Queued and forgotten by whoever asked.
+        assert!(futures::FutureExt::now_or_never(rig.committer.run(job(n))).is_none());
+    }
+    let closing = rig.committer.close();
+    futures::pin_mut!(closing);
+    assert!(futures::poll!(&mut closing).is_pending());
+    rig.gate.add_permits(99);
+    closing.await;
+    assert_eq!(rig.seen().concat(), [id(1), id(2), id(3), id(2)]);
+    assert!(*rig.closed.lock().unwrap());
+    assert!(matches!(rig.committer.run(job(4)).await, Err(CommitError::NotCommitted(_))));
+    assert!(!rig.committer.is_running());
+}
+
+#[tokio::test]
+async fn a_writer_that_dies_leaves_its_jobs_unknown() {
+    let rig = Rig::new(0, LIMITS, &[], None);
+    rig.gate.close();
+    assert!(matches!(rig.committer.run(job(1)).await, Err(CommitError::Unknown(_))));
+    assert!(!rig.committer.is_running());
+    assert!(matches!(rig.committer.run(job(2)).await, Err(CommitError::NotCommitted(_))));
+}

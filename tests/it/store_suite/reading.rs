@@ -1,0 +1,229 @@
+//! What comes back besides the order itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::future::join_all;
+use order_service::domain::item::{ProductRef, Shortage};
+use order_service::domain::order::RequestRecord;
+use order_service::domain::saga::Failure;
+use order_service::ports::store::{StoreError, Unfinished};
+use uuid::Uuid;
+
+use super::StoreFactory;
+use crate::harness::orders::{OWNER, at, busy_saga, creation, event, id, order, saga, update};
+
+pub(super) async fn events_come_in_pages<F: StoreFactory>() {
+    let files = F::fresh().await;
+    let store = files.open().await;
+    let mut expected = creation(order(1)).events;
+    store.commit(creation(order(1))).await.unwrap();
+    store.commit(creation(order(2))).await.unwrap();
+    let mut last = Arc::new(order(1));
+    for _ in 0..9 {
+        let mut commit = update(&last, |_| {});
+        let nobody = order_service::domain::event::RecordedEvent {
+            request_id: None,
+            ..event(commit.order.event_seq + 1, commit.order.version, commit.events[0].event.clone())
+        };
+        commit.events.push(nobody);
+        Arc::make_mut(&mut commit.order).event_seq += 1;
+        expected.extend(commit.events.clone());
+        last = commit.order.clone();
+        store.commit(commit).await.unwrap();
+    }
+    assert_eq!(store.events(id(1), 0, 1_000).await.unwrap(), expected);
+    let mut paged = Vec::new();
+    loop {
+        let after = paged.last().map_or(0, |event: &order_service::domain::event::RecordedEvent| event.seq);
+        let page = store.events(id(1), after, 7).await.unwrap();
+        assert!(page.len() <= 7);
+        if page.is_empty() {
+            break;
+        }
+        paged.extend(page);
+    }
+    assert_eq!(paged, expected);
+    assert_eq!(store.events(id(3), 0, 9).await, Ok(Vec::new()));
+    store.close().await;
+}
+
+pub(super) async fn requests_and_failures_come_back<F: StoreFactory>() {
+    let files = F::fresh().await;
+    let store = files.open().await;
+    let mut commit = creation(order(1));
+    let shortage = Shortage {
+        product: ProductRef { product_id: Uuid::from_u128(5), variant_id: None },
+        requested_quantity: 2,
+        available_quantity: 1,
+    };
+    let failures = [
+        Failure::OutOfStock { shortages: vec![shortage] },
+        Failure::PaymentDeclined { code: String::from("NO_FUNDS") },
+        Failure::DependencyUnavailable { dependency: String::from("payment") },
+        Failure::Refused { dependency: String::from("shipping"), reason: String::from("ADDRESS") },
+    ];
+    let mut expected = BTreeMap::new();
+    for (failure, no) in failures.into_iter().zip(1..) {
+        let previous = commit.order.clone();
+        store.commit(commit).await.unwrap();
+        // Until the saga is settled, its failure is nobody's answer yet.
+        let mut running = saga(previous.id);
+        (running.no, running.failure) = (no, Some(failure.clone()));
+        let mut unsettled = update(&previous, |_| {});
+        unsettled.saga = Some(running.clone());
+        let previous = unsettled.order.clone();
+        store.commit(unsettled).await.unwrap();
+        let found = store.load(previous.id).await.unwrap().unwrap();
+        assert_eq!(found.order, previous);
+        assert_eq!(found.saga, Some(running.clone()));
+
+        expected.insert(no, failure);
+        let record = RequestRecord {
+            // Descending, so that the order of the rows' keys is not the order of the requests.
+            request_id: format!("request {}", 9 - no),
+            hash: [no as u8; 16],
+            saga_no: (no % 2 == 0).then_some(no),
+        };
+        commit = update(&previous, |order| {
+            Arc::make_mut(&mut order.requests).push(record.clone());
+            order.failures = Arc::new(expected.clone());
+            order.saga_no = no;
+        });
+        commit.request = Some(record);
+        running.settled = true;
+        running.token = None;
+        commit.saga = Some(running);
+    }
+    let last = commit.order.clone();
+    store.commit(commit).await.unwrap();
+    let found = store.load(last.id).await.unwrap().unwrap();
+    assert_eq!(found.order, last);
+    assert_eq!(found.saga, None);
+    store.close().await;
+}
+
+pub(super) async fn a_saga_comes_back_while_it_is_unsettled<F: StoreFactory>() {
+    let files = F::fresh().await;
+    let store = files.open().await;
+    store.commit(creation(order(1))).await.unwrap();
+    let mut commit = update(&order(1), |_| {});
+    commit.saga = Some(busy_saga(id(1)));
+    store.commit(commit.clone()).await.unwrap();
+    assert_eq!(store.load(id(1)).await.unwrap().unwrap().saga, commit.saga);
+    // A commit that says nothing of the saga leaves it alone.
+    let silent = update(&commit.order, |_| {});
+    store.commit(silent.clone()).await.unwrap();
+    assert_eq!(store.load(id(1)).await.unwrap().unwrap().saga, commit.saga);
+    assert_eq!(store.claim(id(1), OWNER).await.unwrap().unwrap().saga, commit.saga);
+
+    let mut settled = update(&silent.order, |_| {});
+    let mut done = saga(id(1));
+    (done.settled, done.step, done.token) = (true, None, None);
+    settled.saga = Some(done);
+    store.commit(settled).await.unwrap();
+    assert_eq!(store.load(id(1)).await.unwrap().unwrap().saga, None);
+    store.close().await;
+}
+
+pub(super) async fn a_dropped_token_is_gone<F: StoreFactory>() {
+    let files = F::fresh().await;
+    let store = files.open().await;
+    store.commit(creation(order(1))).await.unwrap();
+    let kept = store.load(id(1)).await.unwrap().unwrap().saga.unwrap();
+    assert_eq!(kept.token.as_ref().map(|token| token.expose()), Some("tok_secret"));
+    let mut commit = update(&order(1), |_| {});
+    let mut without = saga(id(1));
+    without.token = None;
+    commit.saga = Some(without);
+    store.commit(commit).await.unwrap();
+    assert_eq!(store.load(id(1)).await.unwrap().unwrap().saga.unwrap().token, None);
+    store.close().await;
+}
+
+pub(super) async fn unfinished_sagas_come_by_due_time<F: StoreFactory>() {
+    let files = F::fresh().await;
+    let store = files.open().await;
+    // Due times: 10 for those that wait for nothing, 500 for every third, later for every fifth; every fourth is settled.
+    let commits = (1..=60).map(|n| {
+        let mut commit = creation(order(n));
+        let saga = commit.saga.as_mut().unwrap();
+        saga.settled = n % 4 == 0;
+        saga.next_at = match n {
+            n if n % 5 == 0 => Some(at(1_000 + n as i64)),
+            n if n % 3 == 0 => Some(at(500)),
+            _ => None,
+        };
+        commit
+    });
+    let commits: Vec<_> = commits.collect();
+    let results = join_all(commits.iter().map(|commit| store.commit(commit.clone()))).await;
+    assert!(results.iter().all(Result::is_ok));
+    let due = |until: i64| {
+        let mut due: Vec<Unfinished> = commits
+            .iter()
+            .filter_map(|commit| commit.saga.as_ref().filter(|saga| !saga.settled))
+            .map(|saga| Unfinished { order_id: saga.order_id, due_at: saga.next_at.unwrap_or(at(10)) })
+            .filter(|saga| saga.due_at < at(until))
+            .collect();
+        due.sort_by_key(|saga| (saga.due_at, saga.order_id));
+        due
+    };
+    for until in [10, 11, 500, 501, 1_030, 9_999] {
+        let mut paged: Vec<Unfinished> = Vec::new();
+        loop {
+            let page = store.unfinished(at(until), paged.last().copied(), 7).await.unwrap();
+            if page.is_empty() {
+                break;
+            }
+            assert!(page.len() <= 7);
+            paged.extend(page);
+        }
+        assert_eq!(paged, due(until), "due before {until}");
+    }
+    assert!(due(9_999).len() > 40 && due(10).is_empty());
+    store.close().await;
+}
+
+pub(super) async fn a_spoiled_order_spoils_nothing_else<F: StoreFactory>() {
+    let files = F::fresh().await;
+    let store = files.open().await;
+    for n in 1..=3 {
+        store.commit(creation(order(n))).await.unwrap();
+    }
+    files.spoil(id(2)).await;
+    let broken = store.load(id(2)).await;
+    let Err(StoreError::Corrupt { order: named, what }) = broken else { panic!("{broken:?}") };
+    assert_eq!(named, id(2));
+    assert!(what.contains("status"), "{what}");
+    assert!(store.claim(id(2), OWNER).await.is_err());
+    for n in [1, 3] {
+        assert_eq!(*store.load(id(n)).await.unwrap().unwrap().order, order(n));
+        assert_eq!(store.commit(update(&order(n), |_| {})).await, Ok(()));
+    }
+    // Its history can still be looked at.
+    assert_eq!(store.events(id(2), 0, 9).await.unwrap().len(), 2);
+    store.close().await;
+}
+
+pub(super) async fn what_was_stored_outlives_the_process<F: StoreFactory>() {
+    let files = F::fresh().await;
+    let store = files.open().await;
+    store.commit(creation(order(1))).await.unwrap();
+    let changed = update(&order(1), |order| order.notes = String::from("second"));
+    store.commit(changed.clone()).await.unwrap();
+    let events = store.events(id(1), 0, 99).await.unwrap();
+    store.close().await;
+    drop(store);
+
+    let store = files.open().await;
+    let found = store.load(id(1)).await.unwrap().unwrap();
+    assert_eq!(found.order, changed.order);
+    assert_eq!(found.saga, Some(saga(id(1))));
+    assert_eq!(store.events(id(1), 0, 99).await.unwrap(), events);
+    // The owner is remembered too: a life before this one is still shut out, and this one goes on.
+    let next = order_service::ports::store::Owner { epoch: 2, incarnation: 8 };
+    store.claim(id(1), next).await.unwrap().unwrap();
+    assert!(store.commit(update(&changed.order, |_| {})).await.is_err());
+    store.close().await;
+}
