@@ -54,7 +54,6 @@ pub(super) async fn run(session: &Session, arguments: CreateArgs) -> Result<(), 
     session.show(order)
 }
 
-#[allow(clippy::disallowed_methods, reason = "the command line is where a person's request begins")]
 fn fresh_request_id() -> String {
     Uuid::now_v7().to_string()
 }
