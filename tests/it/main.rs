@@ -11,6 +11,7 @@
     clippy::print_stderr
 )]
 
+mod cli;
 mod committer;
 mod create_order;
 mod harness;
