@@ -65,7 +65,7 @@ impl OrderService for Scripted {
             return Err(refusal(Code::FailedPrecondition, "PAYMENT_DECLINED", &[("order_id", ID)]));
         }
         if request.notes == "be slow" {
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            std::future::pending::<()>().await;
         }
         let notes = format!("{} {} {}", request.request_id, request.validate_only, request.items.len());
         Ok(Response::new(order(OrderStatus::Confirmed, notes)))

@@ -18,3 +18,4 @@ mod harness;
 mod saga_tables;
 mod simulation;
 mod store_suite;
+mod tidy;
