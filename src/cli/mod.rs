@@ -209,6 +209,9 @@ where
     let telemetry = telemetry::init(&config.log).map_err(|error| Failure::Sentence(error.to_string()))?;
     let runtime = runtime(&mut tokio::runtime::Builder::new_multi_thread())?;
     runtime.block_on(work(config, telemetry)).map_err(|error| {
+        if !tracing::enabled!(tracing::Level::ERROR) {
+            return Failure::Sentence(format!("{error:#}"));
+        }
         tracing::error!("{error:#}");
         Failure::Told
     })

@@ -59,6 +59,11 @@ pub(super) fn lines(error: &ApiError) -> String {
     if error.reason != error.code {
         let _ = write!(text, " ({})", clean(&error.reason));
     }
+    if let Some((kind, name)) = &error.details.resource
+        && !error.message.contains(name.as_str())
+    {
+        let _ = write!(text, "\n  {}: {}", clean(kind), clean(name));
+    }
     for bad in &error.details.violations {
         let _ = write!(text, "\n  {}: {}", clean(&bad.field), clean(&bad.description));
     }
