@@ -1,6 +1,6 @@
 //! What the benchmarks share: a node on free ports, an echo to compare with, and figures.
 
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, unused_imports, missing_docs, unreachable_pub)]
 
 #[path = "../../tests/it/harness/mod.rs"]
 pub mod harness;

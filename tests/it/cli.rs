@@ -5,7 +5,6 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use futures::Stream;
 use futures::stream;
