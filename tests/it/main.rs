@@ -12,6 +12,7 @@
 )]
 
 mod committer;
+mod crash_points;
 mod create_order;
 mod harness;
 mod saga_tables;
