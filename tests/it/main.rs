@@ -15,6 +15,8 @@ mod committer;
 mod crash_points;
 mod create_order;
 mod harness;
+mod resume;
+mod saga_failures;
 mod saga_tables;
 mod simulation;
 mod store_suite;

@@ -3,7 +3,6 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::thread;
 
 use order_service::proto::order::order_service_client::OrderServiceClient;
@@ -16,6 +15,9 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use super::wait::PATIENCE;
+
+/// Lines of a process that are printed when a test fails: the last ones.
+const LAST_WORDS: usize = 50;
 
 /// A running program. Killed and reaped when dropped; what it wrote to standard error is printed if the test fails.
 pub struct Process {
@@ -84,6 +86,11 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it wrote to standard error so far.
     pub fn log(&self) -> String {
         self.lines.borrow().join("\n")
@@ -96,7 +103,10 @@ impl Drop for Process {
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
         if thread::panicking() {
-            eprintln!("---- {} wrote:\n{}\n----", self.name, self.log());
+            let lines = self.lines.borrow();
+            let untold = lines.len().saturating_sub(LAST_WORDS);
+            let last = lines[untold..].join("\n");
+            eprintln!("---- {} wrote {untold} lines and then:\n{last}\n----", self.name);
         }
     }
 }
@@ -150,21 +160,30 @@ impl Simulate {
 pub struct NodeProcess {
     process: Process,
     client: OrderServiceClient<Channel>,
-    folder: Arc<TempDir>,
+    folder: TempDir,
     settings: Vec<(String, String)>,
 }
 
 impl NodeProcess {
     /// Starts it and waits until it serves.
     pub async fn start(simulate: &Simulate, settings: &[(&str, &str)]) -> Self {
-        let folder = Arc::new(TempDir::new().unwrap());
+        Self::start_once(simulate, settings, &[]).await
+    }
+
+    /// Starts a first life with settings that later ones do not have.
+    pub async fn start_once(
+        simulate: &Simulate,
+        settings: &[(&str, &str)],
+        only_now: &[(&str, &str)],
+    ) -> Self {
+        let folder = TempDir::new().unwrap();
         let mut all = simulate.settings();
         all.extend(owned(settings));
-        Self::run(folder, all, &[]).await
+        Self::run(folder, all, only_now).await
     }
 
     async fn run(
-        folder: Arc<TempDir>,
+        folder: TempDir,
         settings: Vec<(String, String)>,
         only_now: &[(&str, &str)],
     ) -> Self {
@@ -182,18 +201,6 @@ impl NodeProcess {
         let Self { process, client, folder, settings } = self;
         drop((client, process));
         Self::run(folder, settings, further).await
-    }
-
-    /// Starts a first life with settings that later ones do not have.
-    pub async fn start_once(
-        simulate: &Simulate,
-        settings: &[(&str, &str)],
-        only_now: &[(&str, &str)],
-    ) -> Self {
-        let folder = Arc::new(TempDir::new().unwrap());
-        let mut all = simulate.settings();
-        all.extend(owned(settings));
-        Self::run(folder, all, only_now).await
     }
 
     /// A client; all of one life share one connection.

@@ -183,6 +183,13 @@ impl Customer {
 
     /// Lives through all of it. What the service does not answer any more is not asked again.
     pub async fn live(&mut self, client: &OrderServiceClient<Channel>) {
+        self.live_on(client).await;
+        if self.order_id.is_none() {
+            self.find(client).await;
+        }
+    }
+
+    async fn live_on(&mut self, client: &OrderServiceClient<Channel>) {
         let last = self.scenario.acts.len() - 1;
         for act in 0..last {
             // Whatever was heard, the next one may be asked: a refusal is an answer too.
