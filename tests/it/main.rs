@@ -13,8 +13,11 @@
 
 mod cli;
 mod committer;
+mod crash_points;
 mod create_order;
 mod harness;
+mod resume;
+mod saga_failures;
 mod saga_tables;
 mod simulation;
 mod store_suite;
