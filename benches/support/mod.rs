@@ -129,10 +129,9 @@ impl tower::Service<http::Request<Body>> for Echo {
 pub async fn serve_echo(answer: Vec<u8>) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
     tokio::spawn(
         tonic::transport::Server::builder()
-            .tcp_nodelay(true)
             .add_service(Echo(Arc::new(answer)))
             .serve_with_incoming(incoming),
     );
