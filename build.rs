@@ -5,7 +5,13 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Messages that hold personal data or secrets: `src/proto.rs` writes their `Debug` by hand.
-const PRIVATE_MESSAGES: [&str; 3] = [".user.v1.Address", ".shipping.v1.Address", ".payment.v1.ChargeRequest"];
+const PRIVATE_MESSAGES: [&str; 5] = [
+    ".order.v1.OrderAddress",
+    ".order.v1.CreateOrderRequest",
+    ".user.v1.Address",
+    ".shipping.v1.Address",
+    ".payment.v1.ChargeRequest",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new("proto");

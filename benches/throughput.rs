@@ -1,1 +1,212 @@
-fn main(){}
+//! What a node does: `cargo bench --bench throughput -- [create|get|memory|passivate|coldstart|all]`.
+//!
+//! Server, simulator and load share this process and its cores. Both sides of a ratio come from one run, taken in
+//! turn; medians of several rounds.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods
+)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use order_service::clients::sim::{FaultSpec, FaultTarget};
+use order_service::proto::order as pb;
+use order_service::proto::order::order_service_client::OrderServiceClient;
+use prost::Message;
+use support::harness::node::{TestNode, sample_order};
+use support::{Run, drive, median, resident};
+use tonic::transport::Channel;
+
+const CONNECTIONS: usize = 4;
+const IN_FLIGHT: usize = 64;
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|word| word == name || word == "all");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    println!("cores: {}", std::thread::available_parallelism().unwrap());
+    if wants("create") {
+        runtime.block_on(create());
+    }
+    if wants("get") {
+        runtime.block_on(get());
+    }
+    if wants("memory") {
+        runtime.block_on(memory());
+    }
+    if wants("passivate") {
+        runtime.block_on(passivate());
+    }
+    if wants("coldstart") {
+        runtime.block_on(cold_start());
+    }
+}
+
+async fn clients(node: &TestNode) -> Vec<OrderServiceClient<Channel>> {
+    let url = format!("http://{}", node.node().grpc_address());
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        clients.push(OrderServiceClient::connect(url.clone()).await.unwrap());
+    }
+    clients
+}
+
+async fn create_many(node: &TestNode, in_flight: usize, total: usize) -> Run {
+    drive(&clients(node).await, in_flight, total, |mut client, _| async move {
+        let order = client.create_order(sample_order()).await.unwrap().into_inner();
+        assert_eq!(order.status(), pb::OrderStatus::Confirmed);
+    })
+    .await
+}
+
+/// Settled CreateOrder through gRPC, SQLite, simulator in the process.
+async fn create() {
+    let node = TestNode::start().await;
+    create_many(&node, IN_FLIGHT, 2_000).await;
+    let (mut rates, mut tails) = (Vec::new(), Vec::new());
+    for round in 1..=5 {
+        let run = create_many(&node, IN_FLIGHT, 10_000).await;
+        let (p50, p99) = (run.percentile(50.0), run.percentile(99.0));
+        println!("create round {round}: {:.0} orders/s, p50 {p50:.1?}, p99 {p99:.1?}", run.rate());
+        rates.push(run.rate());
+        tails.push(p99.as_secs_f64() * 1e3);
+    }
+    let one = create_many(&node, 1, 300).await;
+    println!(
+        "create, {IN_FLIGHT} in flight: median {:.0} settled orders/s, median p99 {:.1} ms; 1 in flight: p50 {:.1?}",
+        median(&rates),
+        median(&tails),
+        one.percentile(50.0)
+    );
+    node.stop().await;
+}
+
+/// GetOrder of a live order against a bare tonic echo of the same size, in turn.
+async fn get() {
+    let node = TestNode::start().await;
+    let order = node.client().create_order(sample_order()).await.unwrap().into_inner();
+    let size = order.encoded_len();
+    let echo = support::serve_echo(vec![7; size]).await;
+    let mut echoes = Vec::new();
+    for _ in 0..CONNECTIONS {
+        echoes.push(Channel::from_shared(format!("http://{echo}")).unwrap().connect().await.unwrap());
+    }
+    let clients = clients(&node).await;
+    let (mut ratios, mut gets, mut bare) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..=7 {
+        let id = order.id.clone();
+        let ours = drive(&clients, IN_FLIGHT, 30_000, move |mut client, _| {
+            let key = Some(pb::get_order_request::Key::Id(id.clone()));
+            async move {
+                client.get_order(pb::GetOrderRequest { key, allow_stale: false }).await.unwrap();
+            }
+        })
+        .await;
+        let id = order.id.clone();
+        let theirs = drive(&echoes, IN_FLIGHT, 30_000, move |channel, _| {
+            let id = id.clone();
+            async move {
+                assert_eq!(support::call_echo(channel, id).await, size);
+            }
+        })
+        .await;
+        // The first round warms both up.
+        if round > 0 {
+            ratios.push(ours.rate() / theirs.rate());
+            gets.push(ours.rate());
+            bare.push(theirs.rate());
+        }
+    }
+    println!(
+        "get: {:.0}/s, bare echo of {size} bytes: {:.0}/s, median of the rounds' ratios {:.2}",
+        median(&gets),
+        median(&bare),
+        median(&ratios)
+    );
+    node.stop().await;
+}
+
+/// Memory of a live idle order.
+async fn memory() {
+    const ORDERS: usize = 30_000;
+    let node = TestNode::start_with(&[("ORDER__ACTOR__IDLE_AFTER", "1h"), ("ORDER__CACHE__URL", "none:")]).await;
+    create_many(&node, IN_FLIGHT, 3_000).await;
+    let before = resident();
+    create_many(&node, IN_FLIGHT, ORDERS).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let live = node.node().orders().counts().live;
+    let with = resident();
+    println!(
+        "memory: {live} live orders, {:.2} KB resident an order, its state and the simulator's ledger included",
+        (with - before) as f64 / ORDERS as f64 / 1024.0
+    );
+    node.stop().await;
+}
+
+/// Settled orders leave nothing behind.
+async fn passivate() {
+    const ORDERS: usize = 100_000;
+    let settings = [("ORDER__ACTOR__IDLE_AFTER", "500ms"), ("ORDER__ACTOR__SWEEP_EVERY", "200ms")];
+    let node = TestNode::start_with(&settings).await;
+    let run = create_many(&node, IN_FLIGHT, ORDERS).await;
+    let (done, start) = (run.done, Instant::now());
+    while node.node().orders().counts().live > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(start.elapsed() < Duration::from_secs(30), "actors are left behind");
+    }
+    println!("passivate: {done} orders settled, no actor left {:.1?} after the last one", start.elapsed());
+    node.stop().await;
+}
+
+/// A start with unfinished sagas.
+async fn cold_start() {
+    const ORDERS: usize = 10_000;
+    // Created while inventory is away, and told to wait: they stop at their first step.
+    let settings = [
+        ("ORDER__CREATE__WAIT", "1ms"),
+        ("ORDER__SAGA__FORWARD_TRIES", "1000"),
+        ("ORDER__SAGA__RETRY_INITIAL", "1s"),
+        ("ORDER__GRPC__SHUTDOWN_GRACE", "1ms"),
+    ];
+    let node = TestNode::start_with(&settings).await;
+    let away = FaultSpec { unavailable: true, ..FaultSpec::default() };
+    let reserve = FaultTarget::parse("inventory.Reserve").unwrap();
+    node.simulator().set_faults(false, vec![(reserve, away)]).unwrap();
+    let pending = drive(&clients(&node).await, IN_FLIGHT, ORDERS, |mut client, _| async move {
+        client.create_order(sample_order()).await.unwrap();
+    })
+    .await;
+    let folder = node.stop().await;
+    let start = Instant::now();
+    let node = TestNode::start_in(folder, &[]).await;
+    let up = start.elapsed();
+    let list = |token: String| pb::ListOrdersRequest {
+        statuses: vec![pb::OrderStatus::Pending.into()],
+        page_size: 1,
+        page_token: token,
+        ..pb::ListOrdersRequest::default()
+    };
+    loop {
+        let page = node.client().list_orders(list(String::new())).await.unwrap().into_inner();
+        if page.orders.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(start.elapsed() < Duration::from_secs(120), "sagas are left unfinished");
+    }
+    println!(
+        "cold start: {} unfinished sagas, serving after {up:.1?}, all settled after {:.1?}",
+        pending.done,
+        start.elapsed()
+    );
+    node.stop().await;
+}

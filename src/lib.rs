@@ -1,5 +1,6 @@
 //! Order Service: one actor per active order, durable sagas, gRPC.
 //!
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 //! Read `ARCHITECTURE.md` first; it walks through a create, a read and a crash.
 
 pub mod actor;

@@ -65,4 +65,10 @@ macro_rules! hide {
     };
 }
 
-hide!(user::Address, shipping::Address, payment::ChargeRequest);
+hide!(
+    order::OrderAddress,
+    order::CreateOrderRequest,
+    user::Address,
+    shipping::Address,
+    payment::ChargeRequest
+);

@@ -11,7 +11,7 @@ use super::crash::{CrashPoint, Moment};
 use super::message::Message;
 use super::shared::Shared;
 use crate::domain::order::Order;
-use crate::domain::saga::{SagaProgress, StepCall, StepResult};
+use crate::domain::saga::{Direction, SagaProgress, StepCall, StepResult};
 use crate::ports::call::CallContext;
 use crate::steps::{self, StepInput};
 
@@ -35,7 +35,8 @@ pub(super) fn start(
         trace_parent: saga.trace_parent.clone(),
         timeout: shared.limits.timeout,
     };
-    let input = StepInput { order, token: saga.token.clone(), context };
+    let closing = direction == Direction::Backward;
+    let input = StepInput { order, token: saga.token.clone(), closing, context };
     let shared_by_task = Arc::clone(shared);
     shared.tasks.spawn(async move {
         let shared = shared_by_task;

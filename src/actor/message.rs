@@ -1,9 +1,8 @@
 //! What an order's actor is sent.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::registry::Permit;
 use crate::domain::command::Ask;
@@ -18,19 +17,20 @@ pub(super) type Answer = Result<Arc<Order>, OrderError>;
 #[derive(Debug)]
 pub(super) struct Reply {
     to: oneshot::Sender<Answer>,
-    accepted: Arc<AtomicBool>,
+    accepted: Arc<Notify>,
 }
 
 impl Reply {
-    pub(super) fn new() -> (Self, oneshot::Receiver<Answer>, Arc<AtomicBool>) {
+    pub(super) fn new() -> (Self, oneshot::Receiver<Answer>, Arc<Notify>) {
         let (to, from) = oneshot::channel();
-        let accepted = Arc::new(AtomicBool::new(false));
+        let accepted = Arc::<Notify>::default();
         (Self { to, accepted: Arc::clone(&accepted) }, from, accepted)
     }
 
-    /// Says that the command is stored and its saga runs: who cannot wait any longer may look at the order.
+    /// Says that the command is stored and its saga runs: who cannot wait any longer may look at the order. Told
+    /// whenever the asker listens, also later.
     pub(super) fn accept(&self) {
-        self.accepted.store(true, Ordering::Release);
+        self.accepted.notify_one();
     }
 
     pub(super) fn send(self, answer: Answer) {

@@ -5,6 +5,7 @@
 mod attempt;
 mod crash;
 mod message;
+mod note;
 mod order_actor;
 mod orders;
 mod registry;

@@ -8,12 +8,12 @@ use tokio::task::AbortHandle;
 use super::attempt;
 use super::crash::{CrashPoint, Moment};
 use super::message::{Message, Reply};
+use super::note::{count, log_setback, touched};
 use super::registry::{Entry, Permit};
 use super::shared::Shared;
 use super::waiters::{Waiters, Want, answer};
 use crate::domain::command::{Ask, OrderCommand};
 use crate::domain::error::OrderError;
-use crate::domain::event::OrderEvent;
 use crate::domain::ids::{OrderId, OrderNumber};
 use crate::domain::order::Order;
 use crate::domain::react::{Change, CouponChange, Input, Reaction, react};
@@ -21,7 +21,7 @@ use crate::domain::saga::{SagaMove, SagaProgress, StepCall, StepName, StepResult
 use crate::domain::status::OrderStatus;
 use crate::domain::text::{Violation, ViolationReason};
 use crate::ports::store::{
-    ClaimError, Commit, CommitError, CouponMove, StoreError, Touched, WriteGuard,
+    ClaimError, Commit, CommitError, CouponMove, StoreError, WriteGuard,
 };
 
 /// Numbers tried for a new order before it is refused: 38 bits are seldom taken twice, never eight times.
@@ -466,47 +466,5 @@ impl OrderActor {
             self.0.leave(state.id, entry);
         }
         myself.stop(None);
-    }
-}
-
-/// Which rows the change writes: what is shared between the two versions did not change.
-fn touched(before: Option<&Order>, after: &Order) -> Touched {
-    let Some(before) = before else {
-        return Touched { items: true, addresses: true, shipments: true, payments_from: 0 };
-    };
-    Touched {
-        items: !Arc::ptr_eq(&before.items, &after.items),
-        addresses: !Arc::ptr_eq(&before.addresses, &after.addresses),
-        shipments: !Arc::ptr_eq(&before.shipments, &after.shipments),
-        payments_from: before.payments.len(),
-    }
-}
-
-fn log_setback(order_id: OrderId, call: &StepCall, result: &StepResult) {
-    let (dependency, error) = match result {
-        StepResult::Refused { dependency, reason, .. } => (dependency, reason),
-        StepResult::Unknown { dependency, error } | StepResult::Unavailable { dependency, error } => {
-            (dependency, error)
-        }
-        _ => return,
-    };
-    tracing::warn!(%order_id, key = %call.key(), dependency, error, "a step's call did not succeed");
-}
-
-/// What operators count.
-fn count(commit: &Commit) {
-    for recorded in &commit.events {
-        match &recorded.event {
-            OrderEvent::OrderCreated { .. } => metrics::counter!("orders_created_total").increment(1),
-            OrderEvent::AttentionNeeded { step, .. } => {
-                metrics::counter!("orders_needing_attention_total", "step" => step.as_str()).increment(1);
-            }
-            OrderEvent::StatusChanged { to, reason, .. } => {
-                let reason = reason.map_or("", |reason| reason.as_str());
-                metrics::counter!("order_status_changes_total", "to" => to.as_str(), "reason" => reason)
-                    .increment(1);
-            }
-            _ => {}
-        }
     }
 }

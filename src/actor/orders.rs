@@ -117,18 +117,16 @@ impl Orders {
             }
             let answered = match tokio::time::timeout_at(soft, &mut heard).await {
                 Ok(answered) => answered,
-                Err(_elapsed) => {
+                Err(_elapsed) => tokio::select! {
+                    biased;
+                    answered = &mut heard => answered,
                     // Stored and under way: the order as it stands is a true answer.
-                    if accepted.load(Ordering::Acquire)
-                        && let Some(order) = entry.published()
-                    {
-                        return Ok(order);
-                    }
-                    match tokio::time::timeout_at(hard, &mut heard).await {
-                        Ok(answered) => answered,
-                        Err(_elapsed) => return Err(OrderError::StorageUnavailable),
-                    }
-                }
+                    Some(order) = async {
+                        accepted.notified().await;
+                        entry.published()
+                    } => return Ok(order),
+                    () = tokio::time::sleep_until(hard) => return Err(OrderError::StorageUnavailable),
+                },
             };
             match answered {
                 Ok(answer) => return answer,

@@ -18,7 +18,10 @@ Secrets and passwords are shown as ***. All errors are told at once, on standard
 Examples:
   order-service config check
   order-service config check --config config/production.yaml --config mine.yaml")]
-pub(super) struct CheckArgs {}
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    pub(super) files: ConfigFiles,
+}
 
 pub(super) fn run(files: &ConfigFiles) -> Result<(), Failure> {
     let merged = Merged::collect(&files.config, environment());

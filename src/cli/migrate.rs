@@ -11,7 +11,10 @@ use crate::app;
 Examples:
   order-service migrate
   ORDER__STORE__URL=sqlite:/data/orders.db order-service migrate")]
-pub(super) struct MigrateArgs {}
+pub(super) struct MigrateArgs {
+    #[command(flatten)]
+    pub(super) files: ConfigFiles,
+}
 
 pub(super) fn run(files: &ConfigFiles) -> Result<(), Failure> {
     let config = load_config(files)?;

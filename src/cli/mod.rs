@@ -52,10 +52,12 @@ struct Cli {
 }
 
 /// Which configuration files are read.
+///
+/// Not a global argument of clap: that would silently drop files given before the subcommand when more follow it.
 #[derive(Args, Debug, Clone, Default)]
 struct ConfigFiles {
     /// A YAML file over the defaults; may be repeated, later ones win. Above it come ORDER__SECTION__KEY variables.
-    #[arg(long = "config", value_name = "FILE", global = true)]
+    #[arg(long = "config", value_name = "FILE")]
     config: Vec<PathBuf>,
 }
 
@@ -68,10 +70,18 @@ enum Command {
     /// Apply migrations to the configured store and exit.
     Migrate(migrate::MigrateArgs),
     /// Look at the configuration.
-    #[command(subcommand, arg_required_else_help = true)]
-    Config(ConfigCommand),
+    #[command(arg_required_else_help = true)]
+    Config(ConfigArgs),
     /// Create, read and change orders on a running node.
     Order(Box<order::OrderArgs>),
+}
+
+#[derive(Args, Debug)]
+struct ConfigArgs {
+    #[command(flatten)]
+    files: ConfigFiles,
+    #[command(subcommand)]
+    command: ConfigCommand,
 }
 
 #[derive(Subcommand, Debug)]
@@ -116,13 +126,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if asked_for { ExitCode::SUCCESS } else { ExitCode::from(WRONG_USAGE) };
         }
     };
-    let outcome = match cli.command {
-        Command::Serve(_) => serve::run(&cli.files),
-        Command::Simulate(arguments) => simulate::run(&cli.files, &arguments),
-        Command::Migrate(_) => migrate::run(&cli.files),
-        Command::Config(ConfigCommand::Check(_)) => config_check::run(&cli.files),
-        Command::Order(arguments) => order::run(*arguments),
-    };
+    let outcome = execute(cli);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -130,6 +134,26 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             tell(&explanation(failure));
             ExitCode::from(FAILED)
         }
+    }
+}
+
+fn execute(cli: Cli) -> Result<(), Failure> {
+    let files = cli.files;
+    match cli.command {
+        Command::Serve(arguments) => serve::run(&files.and(&arguments.files)),
+        Command::Simulate(arguments) => simulate::run(&files.and(&arguments.files), &arguments),
+        Command::Migrate(arguments) => migrate::run(&files.and(&arguments.files)),
+        Command::Config(ConfigArgs { files: more, command: ConfigCommand::Check(arguments) }) => {
+            config_check::run(&files.and(&more).and(&arguments.files))
+        }
+        Command::Order(arguments) => order::run(*arguments),
+    }
+}
+
+impl ConfigFiles {
+    /// These files, then `more`.
+    fn and(&self, more: &Self) -> Self {
+        Self { config: self.config.iter().chain(&more.config).cloned().collect() }
     }
 }
 
@@ -150,7 +174,10 @@ fn explanation(failure: Failure) -> String {
             }
             let count = errors.0.len();
             let (noun, pronoun) = if count == 1 { ("error", "it") } else { ("errors", "them") };
-            let _ = write!(text, "error: the configuration has {count} {noun}; correct {pronoun} and start again");
+            let _ = write!(
+                text,
+                "error: the configuration has {count} {noun}; correct {pronoun} and start again"
+            );
         }
     }
     text
@@ -182,6 +209,9 @@ where
     let telemetry = telemetry::init(&config.log).map_err(|error| Failure::Sentence(error.to_string()))?;
     let runtime = runtime(&mut tokio::runtime::Builder::new_multi_thread())?;
     runtime.block_on(work(config, telemetry)).map_err(|error| {
+        if !tracing::enabled!(tracing::Level::ERROR) {
+            return Failure::Sentence(format!("{error:#}"));
+        }
         tracing::error!("{error:#}");
         Failure::Told
     })
@@ -239,12 +269,41 @@ mod tests {
     }
 
     #[test]
-    fn config_files_are_global_and_repeatable() {
-        let parse = |line: &str| Cli::try_parse_from(line.split(' ').map(OsString::from)).unwrap();
-        let cli = parse("order-service config check --config a --config b");
-        assert_eq!(cli.files.config, [PathBuf::from("a"), PathBuf::from("b")]);
-        let cli = parse("order-service --config a serve");
-        assert_eq!(cli.files.config, [PathBuf::from("a")]);
+    fn config_files_add_up_over_all_levels() {
+        let line = "order-service --config a --config b config --config c check --config d";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        let Command::Config(ConfigArgs { files, command: ConfigCommand::Check(check) }) = cli.command else {
+            panic!("not config check");
+        };
+        let all = cli.files.and(&files).and(&check.files);
+        assert_eq!(all.config, ["a", "b", "c", "d"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn client_options_stand_anywhere() {
+        for line in [
+            "order-service order -o json --server h:1 --timeout 5s get ORD-7K3M9Q2XYZ",
+            "order-service order get ORD-7K3M9Q2XYZ -o json --server h:1 --timeout 5s",
+            "order-service order list --status pending --status SHIPPED --after 2026-01-31 --limit 3",
+            "order-service order status ORD-7K3M9Q2XYZ shipped --carrier UPS --tracking-number 1",
+            "order-service order cancel ORD-7K3M9Q2XYZ --reason no --expected-version 3 --request-id r",
+            "order-service order create - --validate-only",
+            "order-service simulate --listen 0.0.0.0:0 --config a",
+        ] {
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        for line in [
+            "order-service order get",
+            "order-service order get ORD-1",
+            "order-service order get ORD-7K3M9Q2XYZ --timeout 0",
+            "order-service order list --limit 0",
+            "order-service order list --all --limit 5",
+            "order-service order status ORD-7K3M9Q2XYZ SENT",
+            "order-service order status ORD-7K3M9Q2XYZ SHIPPED --carrier UPS",
+            "order-service order cancel ORD-7K3M9Q2XYZ --expected-version 0",
+        ] {
+            assert_eq!(Cli::try_parse_from(line.split(' ')).unwrap_err().exit_code(), 2, "{line}");
+        }
     }
 
     #[test]

@@ -8,15 +8,17 @@ use crate::app;
 // No arguments: a node is described by its configuration.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Without any configuration it keeps orders in ./data/orders.db, simulates its collaborators (what they did is kept in
-./data/orders.db.simulator.jsonl; delete the folder to begin anew), answers gRPC on
-127.0.0.1:50051 and HTTP (health, metrics) on 127.0.0.1:9464.
+Without any configuration it keeps orders in ./data/orders.db, simulates its collaborators (what they did is kept \
+in ./data/orders.db.simulator.jsonl), answers gRPC on 127.0.0.1:50051 and HTTP (health, metrics) on 127.0.0.1:9464.
 
 Examples:
   order-service serve
   order-service serve --config config/production.yaml
   ORDER__GRPC__LISTEN=0.0.0.0:50051 ORDER__STORE__URL=sqlite:/data/orders.db order-service serve")]
-pub(super) struct ServeArgs {}
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    pub(super) files: ConfigFiles,
+}
 
 pub(super) fn run(files: &ConfigFiles) -> Result<(), Failure> {
     let config = load_config(files)?;

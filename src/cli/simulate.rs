@@ -14,6 +14,8 @@ Examples:
   order-service simulate --listen 0.0.0.0:50061
   ORDER__COLLABORATORS__PAYMENT=http://127.0.0.1:50061 order-service serve")]
 pub(super) struct SimulateArgs {
+    #[command(flatten)]
+    pub(super) files: ConfigFiles,
     /// Address and port to listen on, over simulator.listen; port 0 takes a free port.
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,

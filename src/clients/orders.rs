@@ -5,7 +5,8 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use prost::Message;
+use serde::Serialize;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt;
@@ -29,17 +30,17 @@ pub struct FieldViolation {
 }
 
 /// A line that inventory cannot serve in full.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Shortage {
     /// The product.
     pub product_id: String,
     /// The variant, for products that have some.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub variant_id: Option<String>,
     /// How many were asked for.
-    pub requested_quantity: u64,
+    pub requested_quantity: i32,
     /// How many there are.
-    pub available_quantity: u64,
+    pub available_quantity: i32,
 }
 
 /// A refusal or failure of a call, taken apart.
@@ -51,6 +52,13 @@ pub struct ApiError {
     pub reason: String,
     /// One sentence.
     pub message: String,
+    /// What belongs to it.
+    pub details: Box<ApiDetails>,
+}
+
+/// What belongs to an [`ApiError`], as far as the server told it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ApiDetails {
     /// Fields that are wrong.
     pub violations: Vec<FieldViolation>,
     /// Lines that are short.
@@ -279,14 +287,10 @@ fn from_status(status: &Status, server: &str, timeout: Duration) -> ApiError {
     let details = status.get_error_details();
     let code = code_name(status.code());
     let mut error = ApiError::local(code, status.message());
+    let told = error.details.as_mut();
     if let Some(info) = details.error_info() {
         error.reason.clone_from(&info.reason);
-        error.metadata = info.metadata.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        let shortages = error.metadata.get("shortages").and_then(|json| serde_json::from_str(json).ok());
-        if let Some(shortages) = shortages {
-            error.shortages = shortages;
-            error.metadata.remove("shortages");
-        }
+        told.metadata = info.metadata.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     } else if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) {
         error.message =
             format!("{server} gave no answer within {timeout:?}; look at the order, or raise --timeout");
@@ -299,23 +303,40 @@ fn from_status(status: &Status, server: &str, timeout: Duration) -> ApiError {
     }
     if let Some(request) = details.bad_request() {
         let violations = request.field_violations.iter();
-        error.violations = violations
+        told.violations = violations
             .map(|bad| FieldViolation { field: bad.field.clone(), description: bad.description.clone() })
             .collect();
     }
     if let Some(failure) = details.precondition_failure() {
         let violations = failure.violations.iter();
-        error.violations.extend(
+        told.violations.extend(
             violations.map(|bad| FieldViolation {
                 field: bad.subject.clone(),
                 description: bad.description.clone(),
             }),
         );
     }
-    error.resource =
+    told.shortages = shortages(status.details());
+    told.resource =
         details.resource_info().map(|info| (info.resource_type.clone(), info.resource_name.clone()));
-    error.retry_after = details.retry_info().and_then(|info| info.retry_delay);
+    told.retry_after = details.retry_info().and_then(|info| info.retry_delay);
     error
+}
+
+/// The short items among the details of a status, which the standard details cannot hold.
+fn shortages(details: &[u8]) -> Vec<Shortage> {
+    let details = tonic_types::Status::decode(details).map(|status| status.details).unwrap_or_default();
+    let found = details.iter().find(|detail| detail.type_url.ends_with("/order.v1.InventoryUnavailable"));
+    let decoded = found.and_then(|detail| order::InventoryUnavailable::decode(detail.value.as_slice()).ok());
+    let items = decoded.map(|decoded| decoded.items).unwrap_or_default().into_iter();
+    items
+        .map(|item| Shortage {
+            product_id: item.product_id,
+            variant_id: Some(item.variant_id).filter(|id| !id.is_empty()),
+            requested_quantity: item.requested_quantity,
+            available_quantity: item.available_quantity,
+        })
+        .collect()
 }
 
 fn code_name(code: Code) -> &'static str {
@@ -353,20 +374,36 @@ mod tests {
     #[test]
     fn details_are_taken_apart() {
         let mut details = ErrorDetails::new();
-        let shortages = r#"[{"product_id":"p","requested_quantity":5,"available_quantity":2}]"#;
-        let metadata = [("shortages", shortages), ("order_id", "o")];
-        let metadata = metadata.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let metadata = [("order_id".to_owned(), "o".to_owned())];
         details.set_error_info("INVENTORY_UNAVAILABLE", "order.v1", metadata);
         details.set_retry_info(Some(Duration::from_secs(1)));
         details.set_resource_info("order", "o", "", "");
         details.add_bad_request_violation("items", "too many");
         let error = decode(Code::FailedPrecondition, "some items are not available", details);
         assert_eq!((error.code, error.reason.as_str()), ("FAILED_PRECONDITION", "INVENTORY_UNAVAILABLE"));
-        assert_eq!(error.shortages.first().unwrap().available_quantity, 2);
-        assert_eq!(error.metadata.keys().collect::<Vec<_>>(), ["order_id"]);
-        assert_eq!(error.violations.first().unwrap().field, "items");
-        assert_eq!(error.resource, Some(("order".to_owned(), "o".to_owned())));
-        assert_eq!(error.retry_after, Some(Duration::from_secs(1)));
+        assert_eq!(error.details.metadata.keys().collect::<Vec<_>>(), ["order_id"]);
+        assert_eq!(error.details.violations.first().unwrap().field, "items");
+        assert_eq!(error.details.resource, Some(("order".to_owned(), "o".to_owned())));
+        assert_eq!(error.details.retry_after, Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn short_items_are_found_among_the_details() {
+        let item = order::ItemShortage {
+            product_id: "p".into(),
+            variant_id: String::new(),
+            requested_quantity: 5,
+            available_quantity: 2,
+        };
+        let value = order::InventoryUnavailable { items: vec![item] }.encode_to_vec();
+        let type_url = "type.googleapis.com/order.v1.InventoryUnavailable".to_owned();
+        let details = vec![prost_types::Any { type_url, value }];
+        let packed = tonic_types::Status { code: 9, message: String::new(), details }.encode_to_vec();
+        let found = shortages(&packed);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].variant_id, None);
+        assert_eq!((found[0].requested_quantity, found[0].available_quantity), (5, 2));
+        assert!(shortages(b"nonsense").is_empty());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::text::Violation;
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum OrderError {
     /// The request is malformed; every bad field is listed.
-    #[error("the request has {} invalid field(s): {}", .0.len(), .0.first().map_or("", |first| first.field.as_str()))]
+    #[error("{}", invalid(.0))]
     Invalid(Vec<Violation>),
     /// The request id was used before with other content.
     #[error("request_id was used before with other content; use a new one")]
@@ -123,4 +123,15 @@ pub enum OrderError {
     /// The order's stored state cannot be worked with; an operator is needed.
     #[error("this order is quarantined after repeated failures; an operator has been alerted")]
     Quarantined,
+}
+
+/// The first bad field and how many more there are; the details list them all.
+fn invalid(violations: &[Violation]) -> String {
+    let Some(first) = violations.first() else { return "the request is invalid".to_owned() };
+    let more = match violations.len().saturating_sub(1) {
+        0 => String::new(),
+        1 => " (and 1 more field)".to_owned(),
+        more => format!(" (and {more} more fields)"),
+    };
+    format!("{}: {}{more}", first.field, first.expected)
 }

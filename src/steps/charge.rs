@@ -25,9 +25,20 @@ pub(super) async fn charge(
     }
 }
 
-/// The only way out of an unknown charge.
-pub(super) async fn query(payments: &dyn Payments, context: &CallContext, key: &CallKey) -> StepResult {
-    match payments.get_transaction(context, key).await {
+/// The only way out of an unknown charge. `closing` also asks the payment service to refuse the key from now on, if it
+/// does not know it; one that cannot is covered by the settle lag.
+pub(super) async fn query(
+    payments: &dyn Payments,
+    context: &CallContext,
+    key: &CallKey,
+    closing: bool,
+) -> StepResult {
+    let state = if closing {
+        payments.close_transaction(context, key).await
+    } else {
+        payments.get_transaction(context, key).await
+    };
+    match state {
         Ok(TransactionState::Succeeded(charged)) => told(charged),
         Ok(TransactionState::Declined { code }) => StepResult::Refused {
             dependency: Collaborator::Payment.as_str(),

@@ -34,6 +34,8 @@ pub struct StepInput {
     pub order: Arc<Order>,
     /// The payment token, as long as the charge is not settled.
     pub token: Option<PaymentToken>,
+    /// Whether the saga is on its way back: a charge that is not known then must not arrive later either.
+    pub closing: bool,
     /// Request id and trace to pass on.
     pub context: CallContext,
 }
@@ -63,7 +65,9 @@ pub async fn run(
         StepCall::Charge { key, .. } => {
             charge::charge(&*collaborators.payments, context, key, order, input.token.as_ref()).await
         }
-        StepCall::QueryCharge { key } => charge::query(&*collaborators.payments, context, key).await,
+        StepCall::QueryCharge { key } => {
+            charge::query(&*collaborators.payments, context, key, input.closing).await
+        }
         StepCall::Refund { key, transaction_id, amount } => {
             charge::refund(&*collaborators.payments, context, key, transaction_id, *amount, order).await
         }

@@ -11,9 +11,14 @@
     clippy::print_stderr
 )]
 
+mod cli;
 mod committer;
+mod crash_points;
 mod create_order;
 mod harness;
+mod resume;
+mod saga_failures;
 mod saga_tables;
 mod simulation;
 mod store_suite;
+mod tidy;

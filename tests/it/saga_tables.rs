@@ -131,9 +131,13 @@ impl Path {
     }
 
     fn go(mut self, act: SagaMove, seen: &mut Seen) {
+        if self.steps.len() > 100 {
+            self.fail("no end");
+        }
         match act {
             SagaMove::Run(call) => self.call(&call, seen),
             SagaMove::Wait(at) => {
+                self.steps.push(format!("until {at}"));
                 if self.cancel {
                     let mut other = self.clone();
                     if let Some(act) = other.ask_cancel(false, seen) {

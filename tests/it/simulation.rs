@@ -5,22 +5,26 @@
 //!
 //! `ORDER_SIM_SEEDS=n` tries n seeds; `ORDER_SIM_SEED=n` replays one and prints what happened.
 
+mod callers;
+mod network;
+
 use std::collections::BTreeMap;
 
 use chrono::TimeDelta;
 use order_service::domain::Timestamp;
 use order_service::domain::command::{Draft, OrderCommand};
 use order_service::domain::error::OrderError;
+use order_service::domain::item::StockLine;
 use order_service::domain::react::{Input, Reaction, react};
 use order_service::domain::saga::{SagaMove, StepCall, StepResult};
-use order_service::domain::status::{OrderStatus, Rule};
 
+use self::callers::Wanted;
 use crate::harness::laws::{Calls, Law, Store, law};
 use crate::harness::world::{Mood, World};
-use crate::harness::{CALL_TIMEOUT, Chance, PROVIDER_LAG, SEND_LAG, Wish, ask, dawn, policy, set_status};
+use crate::harness::{Chance, Wish, ask, dawn, policy};
 
 /// Seeds of a plain test run.
-const SEEDS: u64 = 10_000;
+const SEEDS: u64 = 6_000;
 /// All must be at rest this long after faults stop.
 const REST: TimeDelta = TimeDelta::minutes(10);
 
@@ -29,7 +33,7 @@ fn simulation() {
     let number = |name| std::env::var(name).ok().map(|text: String| text.parse::<u64>().unwrap());
     if let Some(seed) = number("ORDER_SIM_SEED") {
         let (run, end) = Run::play(seed, true);
-        println!("{}", run.trace.join("\n"));
+        println!("{}", run.trace.unwrap_or_default().join("\n"));
         end.unwrap_or_else(|what| panic!("seed {seed}: {what}"));
         return;
     }
@@ -95,14 +99,6 @@ enum Next {
     Restart(u64),
 }
 
-/// A command that somebody will give.
-#[derive(Clone, Debug)]
-struct Wanted {
-    command: OrderCommand,
-    request: Option<(String, u8)>,
-    stale: bool,
-}
-
 struct Run {
     chance: Chance,
     weather: Weather,
@@ -122,31 +118,19 @@ struct Run {
     /// Versions whose commands were acknowledged.
     acknowledged: Vec<i64>,
     cancel_acknowledged: bool,
-    trace: Option<()>,
-    lines: Vec<String>,
+    /// What happened, when somebody wants to read it.
+    trace: Option<Vec<String>>,
 }
 
 fn seconds(n: i64) -> TimeDelta {
     TimeDelta::seconds(n)
 }
 
-fn long(time: std::time::Duration) -> i64 {
-    time.as_micros() as i64
-}
-
 impl Run {
-    fn play(seed: u64, traced: bool) -> (Played, Law) {
+    fn play(seed: u64, traced: bool) -> (Self, Law) {
         let mut run = Self::new(seed, traced);
         let end = run.run();
-        (
-            Played {
-                trace: run.lines,
-                status: run.store.order.as_ref().map(|order| order.status),
-                store: run.store,
-                crashes: run.crashes,
-            },
-            end,
-        )
+        (run, end)
     }
 
     fn new(seed: u64, traced: bool) -> Self {
@@ -169,10 +153,8 @@ impl Run {
         };
         let draft = Wish::any(&mut chance).draft(seed);
         let enough = !chance.percent(8);
-        let order_lines = draft.items.iter().map(|item| order_service::domain::item::StockLine {
-            product: item.product,
-            quantity: item.quantity,
-        });
+        let order_lines =
+            draft.items.iter().map(|item| StockLine { product: item.product, quantity: item.quantity });
         let world = World::new(order_lines.collect(), draft.totals.total, enough);
         let mut run = Self {
             chance,
@@ -192,62 +174,11 @@ impl Run {
             wanted: Vec::new(),
             acknowledged: Vec::new(),
             cancel_acknowledged: false,
-            trace: traced.then_some(()),
-            lines: Vec::new(),
+            trace: traced.then(Vec::new),
         };
         run.at(dawn(), Next::Create);
         run.plan();
         run
-    }
-
-    /// What callers will want, and when the process dies by itself.
-    fn plan(&mut self) {
-        let eager = self.chance.percent(60);
-        let wishes = if eager { 8 + self.chance.below(10) } else { self.chance.below(6) };
-        let cancels = if self.chance.percent(50) { 25 } else { 3 };
-        for n in 0..wishes {
-            let command = if self.chance.percent(cancels) {
-                OrderCommand::Cancel { notes: "changed my mind".to_owned() }
-            } else {
-                set_status(self.chance.pick(&[
-                    OrderStatus::Processing,
-                    OrderStatus::Processing,
-                    OrderStatus::Shipped,
-                    OrderStatus::Shipped,
-                    OrderStatus::Delivered,
-                    OrderStatus::Returned,
-                    OrderStatus::Confirmed,
-                ]))
-            };
-            let request = self.chance.percent(50).then(|| (format!("request-{n}"), 2));
-            let wanted = Wanted { command, request, stale: self.chance.percent(5) };
-            let at = if self.chance.percent(50) {
-                // While the first calls are under way.
-                dawn() + TimeDelta::milliseconds(self.chance.below(5_000))
-            } else {
-                dawn() + TimeDelta::milliseconds(self.chance.below(240_000))
-            };
-            for again in 0..=i64::from(wanted.request.is_some()) * self.chance.below(3) {
-                let mut wanted = wanted.clone();
-                if let Some((_, content)) = &mut wanted.request
-                    && again > 0
-                    && self.chance.percent(20)
-                {
-                    *content = 3;
-                }
-                self.wanted.push(wanted);
-                let later = TimeDelta::milliseconds(again * self.chance.below(20_000));
-                self.at(at + later, Next::Command(self.wanted.len() - 1));
-            }
-        }
-        if self.chance.percent(30) {
-            let at = dawn() + TimeDelta::milliseconds(self.chance.below(3_000));
-            self.at(at, Next::Create);
-        }
-        for _ in 0..self.weather.crash / 8 {
-            let at = dawn() + TimeDelta::milliseconds(self.chance.below(20_000));
-            self.at(at, Next::Crash);
-        }
     }
 
     fn at(&mut self, at: Timestamp, next: Next) {
@@ -256,9 +187,8 @@ impl Run {
     }
 
     fn note(&mut self, line: impl FnOnce() -> String) {
-        if self.trace.is_some() {
-            let line = format!("{:>10.3}s {}", (self.now - dawn()).as_seconds_f64(), line());
-            self.lines.push(line);
+        if let Some(lines) = &mut self.trace {
+            lines.push(format!("{:>10.3}s {}", (self.now - dawn()).as_seconds_f64(), line()));
         }
     }
 
@@ -412,126 +342,6 @@ impl Run {
             SagaMove::Settled => Ok(()),
         }
     }
-
-    /// Sends a call and decides what the network and the collaborator make of it.
-    fn send(&mut self, call: StepCall) -> Law {
-        law!(self.flying.is_none(), "two calls at once: {:?} and {call:?}", self.flying);
-        self.calls.send(&call)?;
-        self.count += 1;
-        let ticket = self.count;
-        self.flying = Some((ticket, call.clone()));
-        let stormy = self.stormy();
-        let weather = &self.weather;
-        let chance = &mut self.chance;
-        let mut strikes = |percent: u32| chance.percent(if stormy { percent } else { 0 });
-        let (unavailable, lost, late) =
-            (strikes(weather.unavailable), strikes(weather.lost), strikes(weather.late));
-        let (twice, refused, ponders) =
-            (strikes(weather.twice), strikes(weather.refused), strikes(weather.ponders));
-        let backward = self
-            .store
-            .saga
-            .as_ref()
-            .is_some_and(|saga| saga.direction == order_service::domain::saga::Direction::Backward);
-        let mood = Mood {
-            refuses: refused || (weather.no_refunds && matches!(call, StepCall::Refund { .. })),
-            ponders: ponders.then(|| TimeDelta::microseconds(chance.below(20_000_000))),
-            expires: weather.expires.then(|| seconds(10 + chance.below(20))),
-            closes: weather.closes && backward,
-        };
-        let dependency = "somebody";
-        let sent = self.now + TimeDelta::microseconds(chance.below(long(SEND_LAG)));
-        let timeout = TimeDelta::from_std(CALL_TIMEOUT).unwrap();
-        if unavailable {
-            let answer = StepResult::Unavailable { dependency, error: "no connection".to_owned() };
-            self.at(sent, Next::Answer { ticket, result: answer });
-            return Ok(());
-        }
-        self.calls.may_arrive(&call);
-        let unknown = Next::Answer {
-            ticket,
-            result: StepResult::Unknown { dependency, error: "no answer".to_owned() },
-        };
-        let bound = long(CALL_TIMEOUT) + if weather.closes { 600_000_000 } else { long(PROVIDER_LAG) };
-        if late {
-            let at = sent + TimeDelta::microseconds(chance.below(bound));
-            self.at(at, Next::Execute { call, mood, ticket, answer_at: None });
-            self.at(sent + timeout, unknown);
-            return Ok(());
-        }
-        let arrives =
-            sent + TimeDelta::microseconds(chance.below(if stormy { long(CALL_TIMEOUT) } else { 50_000 }));
-        if lost {
-            if chance.percent(70) {
-                self.at(arrives, Next::Execute { call, mood, ticket, answer_at: None });
-            }
-            self.at(sent + timeout, unknown);
-            return Ok(());
-        }
-        let most = if stormy { (sent + timeout - arrives).num_microseconds().unwrap() } else { 50_000 };
-        let answer_at = Some(arrives + TimeDelta::microseconds(chance.below(most)));
-        if twice {
-            let at = arrives + TimeDelta::microseconds(chance.below(bound - long(CALL_TIMEOUT)));
-            let call = call.clone();
-            self.at(at, Next::Execute { call, mood, ticket, answer_at: Some(at) });
-        }
-        self.at(arrives, Next::Execute { call, mood, ticket, answer_at });
-        Ok(())
-    }
-
-    fn command(&mut self, number: usize) -> Law {
-        if !self.up || self.store.order.is_none() {
-            return Ok(());
-        }
-        let wanted = self.wanted[number].clone();
-        let order = self.store.order.clone().unwrap();
-        let version = wanted.stale.then(|| order.version - self.chance.below(2));
-        let request = wanted.request.as_ref().map(|(id, content)| (id.as_str(), *content));
-        let known = request.and_then(|(id, content)| {
-            let record = order.requests.iter().find(|record| record.request_id == id)?;
-            Some(record.hash == [content; 16])
-        });
-        let running = self.store.saga.as_ref().is_some_and(|saga| !saga.settled);
-        let calling = self.flying.is_some();
-        let asked = ask(wanted.command.clone(), request, version);
-        let heard = self.input(Input::Command { ask: asked, calling })?;
-        self.note(|| format!("  heard {heard:?}"));
-        let cancel = matches!(wanted.command, OrderCommand::Cancel { .. });
-        let to = match wanted.command {
-            OrderCommand::SetStatus { to, .. } => to,
-            _ => OrderStatus::Cancelled,
-        };
-        let fits = match (&heard, known) {
-            (Heard::Died, _) => true,
-            (Heard::No(OrderError::RequestIdReused), known) => known == Some(false),
-            (Heard::Repeat(_), known) => known == Some(true) && !(cancel && running),
-            (Heard::Join, Some(true)) => cancel && running,
-            (_, Some(_)) => false,
-            (Heard::No(OrderError::VersionMismatch { .. }), _) => {
-                version.is_some_and(|seen| seen != order.version)
-            }
-            _ if version.is_some_and(|seen| seen != order.version) => false,
-            (Heard::Done, None) if cancel => order.status.can_cancel(),
-            (Heard::Join, None) => cancel && running && order.status.can_cancel(),
-            (Heard::No(OrderError::IllegalTransition { .. }), None) if cancel => {
-                !order.status.can_cancel() && order.status != OrderStatus::Cancelled
-            }
-            (Heard::Unchanged, None) => order.status.rule(to) == Rule::Same,
-            (Heard::Done, None) => order.status.rule(to) == Rule::Request && !running,
-            (Heard::No(OrderError::Busy { .. }), None) => order.status.rule(to) == Rule::Request && running,
-            (Heard::No(OrderError::StatusManagedBySaga { .. }), None) => to == OrderStatus::Confirmed,
-            (Heard::No(OrderError::IllegalTransition { .. }), None) => order.status.rule(to) != Rule::Request,
-            _ => false,
-        };
-        law!(fits, "I2: {:?} of an order that is {} was answered {heard:?}", wanted, order.status);
-        if matches!(heard, Heard::Done) {
-            self.acknowledged.push(order.version + 1);
-        }
-        if cancel && matches!(heard, Heard::Done | Heard::Join | Heard::Unchanged) {
-            self.cancel_acknowledged = true;
-        }
-        Ok(())
-    }
 }
 
 /// What a caller hears.
@@ -545,18 +355,11 @@ enum Heard {
     Died,
 }
 
-/// A run that is over.
-struct Played {
-    trace: Vec<String>,
-    status: Option<OrderStatus>,
-    store: Store,
-    crashes: u32,
-}
-
-impl Played {
+impl Run {
     /// What the run got to.
     fn marks(&self) -> Vec<String> {
-        let mut marks: Vec<String> = self.status.iter().map(|status| status.as_str().to_owned()).collect();
+        let mut marks: Vec<String> =
+            self.store.order.iter().map(|order| order.status.as_str().to_owned()).collect();
         if self.store.events.iter().any(|event| event.event.kind() == "attention_needed") {
             marks.push("attention".to_owned());
         }

@@ -14,9 +14,9 @@ const MAX_BYTES: u64 = 4_194_304;
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The file holds the fields of CreateOrderRequest: user_id, items [{product_id, variant_id, quantity}],
-shipping_address, billing_address, payment_method, payment_token, shipping_method, notes, coupon_code, currency,
-expected_total (text), metadata. The answer may still be PENDING; `order watch` follows it.
+The file holds the fields of CreateOrderRequest: user_id, items [{product_id, variant_id, quantity}], \
+shipping_address, billing_address, payment_method, payment_token, shipping_method, notes, coupon_code, \
+currency, expected_total (text), metadata. The answer may still be PENDING; `order watch` follows it.
 
 Examples:
   order-service order create examples/create-order.json
@@ -47,14 +47,13 @@ pub(super) async fn run(session: &Session, arguments: CreateArgs) -> Result<(), 
     let mut client = session.connect().await?;
     let order = client.create(content).await.map_err(|mut error| {
         if let Some(request_id) = request_id.filter(|_| error.may_have_happened()) {
-            error.metadata.insert("request_id".to_owned(), request_id);
+            error.details.metadata.insert("request_id".to_owned(), request_id);
         }
         error
     })?;
     session.show(order)
 }
 
-#[allow(clippy::disallowed_methods, reason = "the command line is where a person's request begins")]
 fn fresh_request_id() -> String {
     Uuid::now_v7().to_string()
 }

@@ -1,7 +1,7 @@
 //! `order history`.
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
 use super::view::EventJson;
 use super::{ClientFailure, OrderKey, Session, print, print_json, table};
@@ -25,12 +25,17 @@ pub(super) struct HistoryArgs {
     after_sequence: i64,
 }
 
+#[derive(Serialize)]
+struct Answer {
+    events: Vec<EventJson>,
+}
+
 pub(super) async fn run(session: &Session, arguments: HistoryArgs) -> Result<(), ClientFailure> {
     let mut client = session.connect().await?;
     let id = arguments.order.resolve(&mut client).await?;
     let events = all_after(&mut client, &id, arguments.after_sequence).await?;
     let events: Vec<EventJson> = events.into_iter().map(EventJson::from).collect();
-    if session.is_json() { print_json(&json!({ "events": events })) } else { print(&table::events(&events)) }
+    if session.is_json() { print_json(&Answer { events }) } else { print(&table::events(&events)) }
 }
 
 /// All stored events of an order behind a sequence.

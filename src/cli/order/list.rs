@@ -23,7 +23,7 @@ Examples:
   order-service order list --after 2026-01-01 --before 2026-02-01 --all -o json | jq -r '.orders[].id'")]
 pub(super) struct ListArgs {
     /// Only this user's orders.
-    #[arg(long, value_name = "ID", default_value = "")]
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     user: String,
     /// Only orders with this status; may be repeated.
     #[arg(long, value_name = "STATUS", value_parser = parse_status)]
@@ -38,7 +38,7 @@ pub(super) struct ListArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     /// Go on where an earlier list ended; give it the same filters.
-    #[arg(long, value_name = "TOKEN", default_value = "")]
+    #[arg(long, value_name = "TOKEN", default_value = "", hide_default_value = true)]
     page_token: String,
     /// Every order, however many.
     #[arg(long, conflicts_with = "limit")]
@@ -122,7 +122,10 @@ impl JsonArray {
 }
 
 fn timestamp(time: DateTime<Utc>) -> Timestamp {
-    Timestamp { seconds: time.timestamp(), nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap_or_default() }
+    Timestamp {
+        seconds: time.timestamp(),
+        nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap_or_default(),
+    }
 }
 
 fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
@@ -141,7 +144,10 @@ mod tests {
     #[test]
     fn times_are_dates_or_rfc_3339() {
         assert_eq!(parse_time("2026-01-31").unwrap().to_rfc3339(), "2026-01-31T00:00:00+00:00");
-        assert_eq!(parse_time("2026-01-31T12:00:00+02:00").unwrap().to_rfc3339(), "2026-01-31T10:00:00+00:00");
+        assert_eq!(
+            parse_time("2026-01-31T12:00:00+02:00").unwrap().to_rfc3339(),
+            "2026-01-31T10:00:00+00:00"
+        );
         assert!(parse_time("yesterday").is_err());
         assert_eq!(timestamp(parse_time("1970-01-02").unwrap()).seconds, 86_400);
     }

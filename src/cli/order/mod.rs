@@ -48,7 +48,13 @@ pub(super) struct OrderArgs {
 #[derive(Args, Debug)]
 struct ClientArgs {
     /// Where the service is: a URL, or HOST:PORT.
-    #[arg(long, env = "ORDER_SERVER", value_name = "URL", default_value = "http://127.0.0.1:50051", global = true)]
+    #[arg(
+        long,
+        env = "ORDER_SERVER",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:50051",
+        global = true
+    )]
     server: String,
     /// How long connecting and each call may take, such as 500ms, 15s or 1m.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration, global = true)]
@@ -91,7 +97,7 @@ enum OrderCommand {
 #[derive(Debug)]
 enum ClientFailure {
     /// The service refused or could not be reached, or the input is wrong.
-    Api(Box<ApiError>),
+    Api(ApiError),
     /// Standard output took no more.
     Output(io::Error),
 }
@@ -99,13 +105,13 @@ enum ClientFailure {
 impl ClientFailure {
     /// The input is wrong; one sentence.
     fn input(sentence: impl Into<String>) -> Self {
-        Self::Api(Box::new(ApiError::local("INVALID_ARGUMENT", sentence)))
+        Self::Api(ApiError::local("INVALID_ARGUMENT", sentence))
     }
 }
 
 impl From<ApiError> for ClientFailure {
     fn from(error: ApiError) -> Self {
-        Self::Api(Box::new(error))
+        Self::Api(error)
     }
 }
 
@@ -228,6 +234,11 @@ fn print(text: &str) -> Result<(), ClientFailure> {
     writeln!(out, "{text}")?;
     out.flush()?;
     Ok(())
+}
+
+/// Prints JSON on one line.
+fn print_line(value: &impl serde::Serialize) -> Result<(), ClientFailure> {
+    print(&serde_json::to_string(value).map_err(io::Error::from)?)
 }
 
 fn print_json(value: &impl serde::Serialize) -> Result<(), ClientFailure> {

@@ -1,7 +1,7 @@
 //! `order payments`.
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
 use super::view::PaymentJson;
 use super::{ClientFailure, OrderKey, Session, print, print_json, table};
@@ -16,13 +16,18 @@ pub(super) struct PaymentsArgs {
     order: OrderKey,
 }
 
+#[derive(Serialize)]
+struct Answer {
+    transactions: Vec<PaymentJson>,
+}
+
 pub(super) async fn run(session: &Session, arguments: PaymentsArgs) -> Result<(), ClientFailure> {
     let mut client = session.connect().await?;
     let id = arguments.order.resolve(&mut client).await?;
     let answer = client.payments(id).await?;
     let payments: Vec<PaymentJson> = answer.transactions.into_iter().map(PaymentJson::from).collect();
     if session.is_json() {
-        print_json(&json!({ "transactions": payments }))
+        print_json(&Answer { transactions: payments })
     } else {
         print(&table::payments(&payments))
     }

@@ -1,30 +1,56 @@
 //! Errors of calls: the body of the API's JSON, or lines for people.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 
 use super::table::clean;
-use crate::clients::orders::ApiError;
+use crate::clients::orders::{ApiError, Shortage};
 
 /// `{"error": {"code", "message", "details": [...]}}`.
+#[derive(Serialize)]
+struct Body<'a> {
+    error: ErrorJson<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorJson<'a> {
+    code: &'a str,
+    message: &'a str,
+    details: Vec<DetailJson<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum DetailJson<'a> {
+    Shortage(&'a Shortage),
+    Violation { field: &'a str, description: &'a str },
+    Resource { resource_type: &'a str, resource_name: &'a str },
+    Facts(&'a BTreeMap<String, String>),
+    Retry { retry_after_ms: u64 },
+}
+
+/// The body of an error in JSON.
 pub(super) fn json(error: &ApiError) -> String {
-    let mut details: Vec<Value> =
-        error.shortages.iter().filter_map(|shortage| serde_json::to_value(shortage).ok()).collect();
-    let violations = error.violations.iter();
-    details.extend(violations.map(|bad| json!({ "field": bad.field, "description": bad.description })));
-    if let Some((kind, name)) = &error.resource {
-        details.push(json!({ "resource_type": kind, "resource_name": name }));
+    let told = error.details.as_ref();
+    let mut details: Vec<DetailJson<'_>> = told.shortages.iter().map(DetailJson::Shortage).collect();
+    let violations = told.violations.iter();
+    details.extend(
+        violations.map(|bad| DetailJson::Violation { field: &bad.field, description: &bad.description }),
+    );
+    if let Some((kind, name)) = &told.resource {
+        details.push(DetailJson::Resource { resource_type: kind, resource_name: name });
     }
-    if !error.metadata.is_empty() {
-        let facts = error.metadata.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str())));
-        details.push(Value::Object(facts.collect::<Map<_, _>>()));
+    if !told.metadata.is_empty() {
+        details.push(DetailJson::Facts(&told.metadata));
     }
-    if let Some(delay) = error.retry_after {
-        details.push(json!({ "retry_after_ms": u64::try_from(delay.as_millis()).unwrap_or(u64::MAX) }));
+    if let Some(delay) = told.retry_after {
+        let retry_after_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        details.push(DetailJson::Retry { retry_after_ms });
     }
-    let body = json!({ "error": { "code": error.reason, "message": error.message, "details": details } });
-    format!("{body:#}")
+    let body = Body { error: ErrorJson { code: &error.reason, message: &error.message, details } };
+    serde_json::to_string_pretty(&body).unwrap_or_else(|failure| failure.to_string())
 }
 
 /// One sentence, then what belongs to it, one a line.
@@ -33,10 +59,15 @@ pub(super) fn lines(error: &ApiError) -> String {
     if error.reason != error.code {
         let _ = write!(text, " ({})", clean(&error.reason));
     }
-    for bad in &error.violations {
+    if let Some((kind, name)) = &error.details.resource
+        && !error.message.contains(name.as_str())
+    {
+        let _ = write!(text, "\n  {}: {}", clean(kind), clean(name));
+    }
+    for bad in &error.details.violations {
         let _ = write!(text, "\n  {}: {}", clean(&bad.field), clean(&bad.description));
     }
-    for short in &error.shortages {
+    for short in &error.details.shortages {
         let variant = short.variant_id.as_deref().filter(|variant| !variant.is_empty());
         let variant = variant.map(|variant| format!(" (variant {})", clean(variant))).unwrap_or_default();
         let _ = write!(
@@ -47,7 +78,7 @@ pub(super) fn lines(error: &ApiError) -> String {
             short.available_quantity
         );
     }
-    for (name, value) in &error.metadata {
+    for (name, value) in &error.details.metadata {
         let (name, value) = (clean(name), clean(value));
         let _ = match name.as_str() {
             "order_id" => write!(text, "\n  see the order with: order-service order get {value}"),
@@ -55,7 +86,7 @@ pub(super) fn lines(error: &ApiError) -> String {
             _ => write!(text, "\n  {}: {value}", name.replace('_', " ")),
         };
     }
-    if let Some(delay) = error.retry_after {
+    if let Some(delay) = error.details.retry_after {
         let _ = write!(text, "\n  try again in {delay:?}");
     }
     text
@@ -65,30 +96,36 @@ pub(super) fn lines(error: &ApiError) -> String {
 mod tests {
     use std::time::Duration;
 
+    use serde_json::{Value, json};
+
     use super::*;
-    use crate::clients::orders::{FieldViolation, Shortage};
+    use crate::clients::orders::{ApiDetails, FieldViolation};
 
     fn sample() -> ApiError {
         ApiError {
             code: "FAILED_PRECONDITION",
             reason: "INVENTORY_UNAVAILABLE".into(),
             message: "some items are not available".into(),
-            violations: vec![FieldViolation { field: "items[0]".into(), description: "too many".into() }],
-            shortages: vec![Shortage {
-                product_id: "p".into(),
-                variant_id: None,
-                requested_quantity: 5,
-                available_quantity: 2,
-            }],
-            metadata: [("order_id".to_owned(), "o".to_owned())].into(),
-            resource: None,
-            retry_after: Some(Duration::from_millis(1_500)),
+            details: Box::new(ApiDetails {
+                violations: vec![FieldViolation { field: "items[0]".into(), description: "too many".into() }],
+                shortages: vec![Shortage {
+                    product_id: "p".into(),
+                    variant_id: None,
+                    requested_quantity: 5,
+                    available_quantity: 2,
+                }],
+                metadata: [("order_id".to_owned(), "o".to_owned())].into(),
+                resource: None,
+                retry_after: Some(Duration::from_millis(1_500)),
+            }),
         }
     }
 
     #[test]
     fn json_is_the_body_of_the_api() {
-        let body: Value = serde_json::from_str(&json(&sample())).unwrap();
+        let text = json(&sample());
+        let body: Value = serde_json::from_str(&text).unwrap();
+        assert!(text.find("code") < text.find("message") && text.find("message") < text.find("details"));
         assert_eq!(body.pointer("/error/code"), Some(&Value::from("INVENTORY_UNAVAILABLE")));
         assert_eq!(body.pointer("/error/message"), Some(&Value::from("some items are not available")));
         let first = json!({ "product_id": "p", "requested_quantity": 5, "available_quantity": 2 });

@@ -195,7 +195,10 @@ mod tests {
     fn errors_name_field_line_and_column() {
         for (text, expected) in [
             ("{\n \"itmes\": []}", "unknown field `itmes`, expected one of `request_id`"),
-            ("{\"items\": [{\n \"quantity\": \"2\"}]}", "items[0].quantity: invalid type: string \"2\", expected i32"),
+            (
+                "{\"items\": [{\n \"quantity\": \"2\"}]}",
+                "items[0].quantity: invalid type: string \"2\", expected i32",
+            ),
             ("{\"items\": [{\"quantity\": 99999999999}]}", "items[0].quantity: invalid value"),
             ("{\"expected_total\": 9.99}", "expected_total: amounts are text, so write \"9.99\" in quotes"),
             ("{\"shipping_address\": {\"address_type\": \"HOME\"}}", "expected `SHIPPING` or `BILLING`"),

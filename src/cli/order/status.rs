@@ -7,8 +7,9 @@ use crate::proto::order::{OrderStatus, Tracking, UpdateOrderStatusRequest};
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
-PROCESSING makes the shipping label, SHIPPED needs a tracking number (the label's, or --tracking-number), DELIVERED
-and RETURNED end the journey. CONFIRMED is set by the service itself; CANCELLED is the same as `order cancel`.
+PROCESSING makes the shipping label; SHIPPED needs a tracking number (the label's, or --tracking-number); \
+DELIVERED and RETURNED end the journey. CONFIRMED is set by the service itself; CANCELLED is the same as \
+`order cancel`.
 
 Examples:
   order-service order status ORD-7K3M9Q2XYZ PROCESSING
@@ -22,7 +23,7 @@ pub(super) struct StatusArgs {
     #[arg(value_name = "NEW_STATUS", value_parser = parse_status)]
     new_status: OrderStatus,
     /// Free text, kept in the history.
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     note: String,
     /// Who carries the parcel.
     #[arg(long, value_name = "NAME", requires = "tracking_number")]
@@ -31,10 +32,10 @@ pub(super) struct StatusArgs {
     #[arg(long, value_name = "NUMBER")]
     tracking_number: Option<String>,
     /// Refuse unless the order is at this version.
-    #[arg(long, value_name = "VERSION", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(i64).range(1..))]
-    expected_version: i64,
+    #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(i64).range(1..))]
+    expected_version: Option<i64>,
     /// Makes a repeat harmless.
-    #[arg(long, value_name = "ID", default_value = "")]
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     request_id: String,
 }
 
@@ -48,7 +49,7 @@ pub(super) async fn run(session: &Session, arguments: StatusArgs) -> Result<(), 
         status: arguments.new_status.into(),
         notes: arguments.note,
         tracking,
-        expected_version: arguments.expected_version,
+        expected_version: arguments.expected_version.unwrap_or_default(),
         request_id: arguments.request_id,
     };
     session.show(client.set_status(content).await?)

@@ -17,14 +17,20 @@ const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().f
 pub(super) fn order(order: &OrderJson) -> String {
     let mut text = String::new();
     let number = clean(if order.order_number.is_empty() { "(not stored)" } else { &order.order_number });
-    let _ = writeln!(text, "Order {number}  {}  payment {}\n", clean(&order.status), clean(&order.payment_status));
+    let _ = writeln!(
+        text,
+        "Order {number}  {}  payment {}\n",
+        clean(&order.status),
+        clean(&order.payment_status)
+    );
     let _ = writeln!(text, "{}\n", facts(order).trim_fmt());
     let _ = writeln!(text, "{}\n", lines(order).trim_fmt());
     for line in addresses(&order.addresses) {
         let _ = writeln!(text, "{line}");
     }
     for shipment in &order.shipments {
-        let parts = [&shipment.carrier, &shipment.tracking_number, &shipment.label_status, &shipment.label_url];
+        let parts =
+            [&shipment.carrier, &shipment.tracking_number, &shipment.label_status, &shipment.label_url];
         let _ = writeln!(text, "Parcel:   {}", joined(parts, " "));
     }
     let hints = next_steps(order);
@@ -122,7 +128,8 @@ fn plain() -> Table {
 fn facts(order: &OrderJson) -> Table {
     let mut table = plain();
     let hold = order.hold.as_ref().map(|hold| format!("{} (by {})", hold.reason, hold.by));
-    let metadata: Vec<String> = order.metadata.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let metadata: Vec<String> =
+        order.metadata.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let version = if order.version > 0 { order.version.to_string() } else { String::new() };
     for (name, value) in [
         ("Id", order.id.as_str()),
@@ -290,7 +297,9 @@ mod tests {
         assert!(!text.contains('\u{1b}'), "notes cannot steer the terminal");
         let amounts: Vec<usize> = text
             .lines()
-            .filter(|line| line.contains("Subtotal") || line.contains("Total USD") || line.contains("PROD-001"))
+            .filter(|line| {
+                line.contains("Subtotal") || line.contains("Total USD") || line.contains("PROD-001")
+            })
             .map(str::len)
             .collect();
         assert!(amounts.len() == 3 && amounts.windows(2).all(|pair| pair.first() == pair.last()), "{text}");

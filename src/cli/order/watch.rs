@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
 use super::view::{EventJson, OrderJson};
-use super::{ClientFailure, OrderKey, Session, history, interrupted, print, table, tell};
+use super::{ClientFailure, OrderKey, Session, history, interrupted, print, print_line, table, tell};
 use crate::clients::orders::{ApiError, OrdersClient};
 use crate::proto::order::{Order, OrderEvent, OrderStatus};
 
@@ -19,8 +19,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
-With -o json every line is one JSON object {\"event\", \"order\"}. A broken connection is taken up again behind the
-last event that was shown.
+With -o json every line is one JSON object {\"event\", \"order\"}. A broken connection is taken up again \
+behind the last event that was shown.
 
 Examples:
   order-service order watch ORD-7K3M9Q2XYZ
@@ -44,7 +44,8 @@ pub(super) async fn run(session: &Session, arguments: WatchArgs) -> Result<(), C
 async fn follow(session: &Session, arguments: WatchArgs) -> Result<(), ClientFailure> {
     let mut client = session.connect().await?;
     let order = client.get(arguments.order.into_request()).await?;
-    let mut watcher = Watcher { session, id: order.id.clone(), last: arguments.after_sequence, reconnects: 0 };
+    let mut watcher =
+        Watcher { session, id: order.id.clone(), last: arguments.after_sequence, reconnects: 0 };
     if is_terminal(&order) {
         return watcher.show_rest(&mut client, &order).await;
     }
@@ -52,11 +53,18 @@ async fn follow(session: &Session, arguments: WatchArgs) -> Result<(), ClientFai
         let error = match watcher.stream(&mut client).await {
             Ok(None) => ApiError::local("UNAVAILABLE", "the service ended the stream; watch again later"),
             Ok(Some(order)) => return watcher.show_rest(&mut client, &order).await,
-            Err(ClientFailure::Api(error)) if error.is_unavailable() => *error,
+            Err(ClientFailure::Api(error)) if error.is_unavailable() => error,
             Err(failure) => return Err(failure),
         };
         client = watcher.reconnect(error).await?;
     }
+}
+
+/// One line of JSON.
+#[derive(Serialize)]
+struct Line {
+    event: EventJson,
+    order: OrderJson,
 }
 
 struct Watcher<'a> {
@@ -99,7 +107,7 @@ impl Watcher<'_> {
         self.reconnects = 0;
         let event = EventJson::from(event);
         if self.session.is_json() {
-            print(&json!({ "event": event, "order": OrderJson::from(order.clone()) }).to_string())
+            print_line(&Line { event, order: OrderJson::from(order.clone()) })
         } else {
             print(&table::event(&event))
         }
@@ -108,7 +116,7 @@ impl Watcher<'_> {
     /// Connects again after a pause, as often as is allowed; `error` is what is told in the end.
     async fn reconnect(&mut self, mut error: ApiError) -> Result<OrdersClient, ClientFailure> {
         while self.reconnects < MAX_RECONNECTS {
-            let pause = pause_before(self.reconnects).max(error.retry_after.unwrap_or_default());
+            let pause = pause_before(self.reconnects).max(error.details.retry_after.unwrap_or_default());
             self.reconnects = self.reconnects.saturating_add(1);
             if !self.session.is_json() {
                 tell(&format!("connection lost; trying again ({} of {MAX_RECONNECTS})", self.reconnects));

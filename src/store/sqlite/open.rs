@@ -1,6 +1,6 @@
 //! Opening the file: whose it is, who has it, which schema it has.
 //!
-//! Everything that can make us refuse a file is looked at before the first byte is written to it.
+//! A file that is refused is left as it was.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -237,21 +237,10 @@ async fn check_contents(path: &Path, connection: &mut SqliteConnection) -> Resul
         .fetch_all(&mut *connection)
         .await
         .map_err(failed)?;
-    let has_history = tables.iter().any(|table| table == "_sqlx_migrations");
     // A first start that was cut short leaves the table of migrations and nothing else.
     let is_fresh = id == 0 && tables.iter().all(|table| table == "_sqlx_migrations");
     if id != APPLICATION_ID && !is_fresh {
         return Err(OpenError::Foreign { path: path.to_path_buf() });
-    }
-    if has_history {
-        let found: Option<i64> = query_scalar("SELECT max(version) FROM _sqlx_migrations")
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(failed)?;
-        let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
-        if let Some(found) = found.filter(|found| *found > known) {
-            return Err(OpenError::Newer { path: path.to_path_buf(), found, known });
-        }
     }
     Ok(())
 }

@@ -200,3 +200,35 @@ fn classify(error: &sqlx::Error) -> BatchError {
         _ => BatchError::Suspect(text),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::open::{SqliteConfig, open, readers};
+    use super::*;
+
+    #[tokio::test]
+    async fn after_a_commit_of_unknown_fate_the_next_transaction_writes_for_certain() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = SqliteConfig { path: folder.path().join("orders.db"), ..SqliteConfig::default() };
+        let opened = open(&config).await.unwrap();
+        let pool = readers(&config).await.unwrap();
+        let mut writer = SqliteWriter::new(opened.writer, opened.writing, pool.clone(), opened.lock);
+        let claim =
+            [Job::Claim { id: OrderId(uuid::Uuid::nil()), owner: Owner { epoch: 1, incarnation: 1 } }];
+        let version = async || -> i32 { query_scalar("PRAGMA user_version").fetch_one(&pool).await.unwrap() };
+        assert_eq!(writer.write(&claim).await, Ok(vec![Ok(Done::NoSuchOrder)]));
+        assert_eq!(version().await, 0);
+
+        // Every COMMIT of this connection fails.
+        writer.connection.as_mut().unwrap().lock_handle().await.unwrap().set_commit_hook(|| false);
+        assert!(matches!(writer.write(&claim).await, Err(BatchError::Unknown(_))));
+        assert!(writer.connection.is_none());
+        for _ in 0..2 {
+            assert_eq!(writer.write(&claim).await, Ok(vec![Ok(Done::NoSuchOrder)]));
+            assert_eq!(version().await, 1);
+        }
+        writer.close().await;
+    }
+}

@@ -7,10 +7,10 @@ use order_service::domain::event::{OrderEvent, RecordedEvent};
 use order_service::domain::evolve::evolve;
 use order_service::domain::ids::CallKey;
 use order_service::domain::order::{Order, StockState};
-use order_service::domain::payment::{EntryKind, money_may_be_here, payment_status, settled};
+use order_service::domain::payment::{EntryKind, in_doubt, money_may_be_here, payment_status, settled};
 use order_service::domain::react::{Change, CouponChange};
 use order_service::domain::saga::{Direction, SagaMove, SagaProgress, StepCall};
-use order_service::domain::status::OrderStatus;
+use order_service::domain::status::{CancelReason, OrderStatus};
 use rust_decimal::Decimal;
 
 use super::world::{Hold, World};
@@ -151,6 +151,23 @@ impl Store {
             let most = policy().retry_max * 60;
             law!(at <= now + chrono::TimeDelta::from_std(most).unwrap(), "a wait until {at}");
         }
+        let doubt = in_doubt(&change.order.payments, EntryKind::Charge).is_some();
+        for event in &change.events {
+            if let OrderEvent::SagaTurned { reason: CancelReason::DependencyUnavailable, .. } = event.event {
+                law!(!doubt, "a charge in doubt is given up because tries ran out");
+            }
+        }
+        let pending = change.order.status == OrderStatus::Pending;
+        law!(
+            !(pending && saga.turn.is_some() && money_may_be_here(&change.order.payments)),
+            "a cancel is taken while money may be here, and the order looks untouched"
+        );
+        let patience = policy().attention_after_tries;
+        law!(
+            saga.attention.is_some() || saga.direction == Direction::Forward || saga.tries < patience,
+            "I9: {} tries and nobody is called",
+            saga.tries
+        );
         let told = self.events.iter().chain(&change.events).any(
             |event| matches!(&event.event, OrderEvent::AttentionNeeded { saga: no, .. } if *no == saga.no),
         );

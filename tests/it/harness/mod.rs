@@ -1,8 +1,12 @@
 //! What several tests share: seeded chance, orders from the real price book, a model of the collaborators, the laws.
 
+pub mod invariants;
 pub mod laws;
 pub mod node;
 pub mod orders;
+pub mod process;
+pub mod scenarios;
+pub mod wait;
 pub mod world;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,29 @@
+# What people run often. `just` alone lists it.
+default:
+    @just --list
+
+# What CI runs.
+ci:
+    bash .ci/run
+
+# Format, lint, test.
+check:
+    cargo fmt
+    cargo clippy --locked --all-targets -- -D warnings
+    cargo test --locked
+
+# A node with nothing configured.
+serve:
+    cargo run --release -- serve
+
+# The sample order.
+order:
+    cargo run --release -- order create examples/create-order.json
+
+# Figures of a node.
+bench:
+    cargo bench --bench throughput
+
+# Advisories, licenses, bans, sources (needs cargo-deny).
+deny:
+    cargo deny check

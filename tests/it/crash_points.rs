@@ -1,0 +1,118 @@
+//! A process that dies at every point where it can hurt most, and what its next life makes of it.
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt;
+use futures::stream;
+use order_service::actor::CrashPoint;
+use order_service::proto::simulator::Faults;
+
+use crate::harness::invariants::{acknowledged, check, gather};
+use crate::harness::process::{NodeProcess, Simulate, was_killed};
+use crate::harness::scenarios::{Customer, Heard, SCENARIOS, Scenario};
+
+/// Nodes that live and die side by side.
+const SIDE_BY_SIDE: usize = 4;
+
+/// What a slow method takes: time enough to send a cancel.
+const SLOW_MS: u32 = 700;
+
+const PATIENT: &[(&str, &str)] = &[
+    ("ORDER__CREATE__WAIT", "20s"),
+    ("ORDER__GRPC__DEFAULT_DEADLINE", "30s"),
+    ("ORDER__SAGA__RETRY_INITIAL", "10ms"),
+    ("ORDER__SAGA__RETRY_MAX", "200ms"),
+    ("ORDER__SAGA__CHARGE_SETTLE_LAG", "3s"),
+    ("ORDER__COLLABORATORS__BREAKER_OPEN_FOR", "100ms"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_killed_at_any_point_of_any_saga_goes_on_where_it_was() {
+    let mut simulators = BTreeMap::new();
+    for slow in SCENARIOS.iter().map(|scenario| scenario.slow) {
+        if !simulators.contains_key(&slow) {
+            let simulate = Simulate::start().await;
+            let delay = |method: &str| Faults { method: method.into(), delay_ms: SLOW_MS, ..Default::default() };
+            simulate.set_faults(slow.map(delay).into_iter().collect()).await;
+            simulators.insert(slow, simulate);
+        }
+    }
+    let lives: Vec<(CrashPoint, &Scenario)> = CrashPoint::all()
+        .into_iter()
+        .flat_map(|point| {
+            let reaches = move |scenario: &&Scenario| {
+                scenario.saga == point.saga() && scenario.stations.contains(&point.station())
+            };
+            SCENARIOS.iter().filter(reaches).map(move |scenario| (point, scenario))
+        })
+        .collect();
+    let numbered = lives.iter().zip(1..).map(|((point, scenario), number)| {
+        let simulate = &simulators[&scenario.slow];
+        async move {
+            two_lives(*point, scenario, Customer::new(**scenario, number), simulate).await;
+            *point
+        }
+    });
+    let hit: Vec<CrashPoint> = stream::iter(numbered).buffer_unordered(SIDE_BY_SIDE).collect().await;
+    let missed: Vec<_> = CrashPoint::all().into_iter().filter(|point| !hit.contains(point)).collect();
+    assert!(missed.is_empty(), "no scenario comes by {missed:?}");
+    let all = CrashPoint::all().len();
+    println!("crash points: {} of {all} hit, in {} lives", all - missed.len(), hit.len());
+}
+
+/// A node that kills itself at `point` in the middle of a scenario, and its successor on the same store.
+async fn two_lives(point: CrashPoint, scenario: &Scenario, mut customer: Customer, simulate: &Simulate) {
+    let what = format!("{point} in \"{}\"", scenario.name);
+    let armed = point.to_string();
+    let mut node = NodeProcess::start_once(simulate, PATIENT, &[("ORDER__TESTING__CRASH_AT", &armed)]).await;
+    let client = node.client();
+    let status = tokio::select! {
+        status = node.process().ended() => status,
+        () = async {
+            customer.live(&client).await;
+            std::future::pending().await
+        } => unreachable!("it never ends"),
+    };
+    assert!(was_killed(status), "{what}: {status}");
+    drop(client);
+
+    let node = node.restart(&[]).await;
+    let client = node.client();
+    // Nobody has to come back for the order to go on.
+    match customer.order(&client).await {
+        Some(order) => {
+            customer.order_id = Some(order.id);
+            customer.settled(&client).await;
+        }
+        None => assert!(customer.acknowledged.is_empty(), "{what}: I1: an acknowledged order is gone"),
+    }
+    // Whoever was not answered asks again, and what was not taken is taken now.
+    let before = std::mem::take(&mut customer.acknowledged);
+    customer.repeat(&client).await;
+    customer.settled(&client).await;
+    let first = customer.repeat(&client).await;
+    let second = customer.repeat(&client).await;
+    assert_eq!(tell(&first), tell(&second), "{what}: I2: the same was asked");
+    assert!(first == second, "{what}: I2: a repeat changed the order");
+
+    let id = customer.order(&client).await.unwrap().id;
+    let truth = (&simulate.ledger(&id).await).into();
+    let evidence = gather(&client, &id, truth).await;
+    let mut law = check(&evidence);
+    for order in &before {
+        law = law.and_then(|()| acknowledged(order, &evidence));
+    }
+    assert_eq!(law, Ok(()), "{what}: {evidence:#?}");
+    assert_eq!(evidence.order.status(), scenario.ends, "{what}: {evidence:#?}");
+}
+
+/// Answers in short.
+fn tell(heard: &[Heard]) -> Vec<String> {
+    heard
+        .iter()
+        .map(|heard| match heard {
+            Ok(order) => format!("{:?} {} at {}", order.status(), order.id, order.version),
+            Err((code, reason)) => format!("{code:?} {reason}"),
+        })
+        .collect()
+}

@@ -1,0 +1,305 @@
+//! What must never break, judged from outside: by what the service answers, and by the books of the simulated
+//! collaborators, which are believed where the two disagree.
+
+use std::collections::BTreeMap;
+
+use order_service::clients::sim::{self as simulator, ChargeState, OrderLedger};
+use order_service::proto::order as pb;
+use order_service::proto::order::order_service_client::OrderServiceClient;
+use order_service::proto::simulator as wire;
+use rust_decimal::Decimal;
+use tonic::transport::Channel;
+
+use super::laws::{Law, law};
+
+/// A number of units of each product and variant.
+pub type Goods = BTreeMap<String, u64>;
+
+/// What the collaborators did for one order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Truth {
+    /// State, amount and what was refunded of it, of each charge.
+    pub charges: Vec<(String, Decimal, Decimal)>,
+    /// Amount of each refund.
+    pub refunds: Vec<Decimal>,
+    /// State, goods, and what was brought back of them, of each reservation.
+    pub reservations: Vec<(String, Goods, Goods)>,
+    /// State of each label.
+    pub labels: Vec<String>,
+}
+
+fn amount(text: &str) -> Decimal {
+    if text.is_empty() { Decimal::ZERO } else { text.parse().unwrap() }
+}
+
+impl From<&wire::GetLedgerResponse> for Truth {
+    fn from(page: &wire::GetLedgerResponse) -> Self {
+        let goods = |lines: &[wire::Line]| -> Goods {
+            lines.iter().map(|line| (format!("{}/{}", line.product_id, line.variant_id), line.quantity)).collect()
+        };
+        Self {
+            charges: page
+                .charges
+                .iter()
+                .map(|charge| (charge.state.clone(), amount(&charge.amount), amount(&charge.refunded)))
+                .collect(),
+            refunds: page.refunds.iter().map(|refund| amount(&refund.amount)).collect(),
+            reservations: page
+                .reservations
+                .iter()
+                .map(|one| (one.state.clone(), goods(&one.lines), goods(&one.restocked)))
+                .collect(),
+            labels: page.labels.iter().map(|label| label.state.clone()).collect(),
+        }
+    }
+}
+
+impl From<&OrderLedger> for Truth {
+    fn from(ledger: &OrderLedger) -> Self {
+        let goods = |lines: &[simulator::Units]| -> Goods {
+            let name = |line: &simulator::Units| {
+                let variant = line.product.variant_id.map(|id| id.to_string()).unwrap_or_default();
+                format!("{}/{variant}", line.product.product_id)
+            };
+            lines.iter().map(|line| (name(line), line.quantity)).collect()
+        };
+        let state = |state: &ChargeState| match state {
+            ChargeState::Pending => "PENDING",
+            ChargeState::Succeeded => "SUCCEEDED",
+            ChargeState::Declined(_) => "DECLINED",
+        };
+        let upper = |state: &dyn std::fmt::Debug| format!("{state:?}").to_uppercase();
+        Self {
+            charges: ledger
+                .charges
+                .iter()
+                .map(|charge| (state(&charge.state).to_owned(), charge.amount, charge.refunded))
+                .collect(),
+            refunds: ledger.refunds.iter().map(|refund| refund.amount).collect(),
+            reservations: ledger
+                .reservations
+                .iter()
+                .map(|one| (upper(&one.state), goods(&one.lines), goods(&one.restocked)))
+                .collect(),
+            labels: ledger.labels.iter().map(|label| upper(&label.state)).collect(),
+        }
+    }
+}
+
+/// Everything that can be seen of one order.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Evidence {
+    /// The order.
+    pub order: pb::Order,
+    /// Its whole history.
+    pub events: Vec<pb::OrderEvent>,
+    /// Its payments, as the service tells them.
+    pub payments: Vec<pb::PaymentTransaction>,
+    /// What the collaborators did.
+    pub truth: Truth,
+}
+
+/// An order's whole history.
+pub async fn history(client: &OrderServiceClient<Channel>, order_id: &str) -> Vec<pb::OrderEvent> {
+    let (mut events, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = pb::ListOrderEventsRequest {
+            order_id: order_id.to_owned(),
+            page_size: 200,
+            page_token,
+            ..Default::default()
+        };
+        let page = client.clone().list_order_events(request).await.unwrap().into_inner();
+        events.extend(page.events);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return events;
+        }
+    }
+}
+
+/// Asks the service for everything it knows of an order.
+pub async fn gather(client: &OrderServiceClient<Channel>, order_id: &str, truth: Truth) -> Evidence {
+    let mut client = client.clone();
+    let key = Some(pb::get_order_request::Key::Id(order_id.to_owned()));
+    let order = client.get_order(pb::GetOrderRequest { key, allow_stale: false }).await.unwrap().into_inner();
+    let events = history(&client, order_id).await;
+    let request = pb::ListPaymentTransactionsRequest { order_id: order_id.to_owned() };
+    let payments = client.list_payment_transactions(request).await.unwrap().into_inner().transactions;
+    Evidence { order, events, payments, truth }
+}
+
+/// Whether every saga of this history has ended.
+pub fn settled(events: &[pb::OrderEvent]) -> bool {
+    let count = |kind: &str| events.iter().filter(|event| event.r#type == kind).count();
+    count("saga_started") > 0 && count("saga_started") == count("saga_settled")
+}
+
+/// Checks an order that has come to rest.
+pub fn check(evidence: &Evidence) -> Law {
+    law!(settled(&evidence.events), "I9: a saga neither ends nor waits for anybody: {}", kinds(evidence));
+    sums(&evidence.order)?;
+    walk(evidence)?;
+    money(evidence)?;
+    stock(evidence)?;
+    labels(evidence)
+}
+
+/// The history as a line of text.
+pub fn kinds(evidence: &Evidence) -> String {
+    evidence.events.iter().map(|event| event.r#type.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+/// I1: what was acknowledged is still there, and is what it was.
+pub fn acknowledged(answer: &pb::Order, evidence: &Evidence) -> Law {
+    let now = &evidence.order;
+    let what = |order: &pb::Order| {
+        (order.id.clone(), order.order_number.clone(), order.total_amount.clone(), order.items.clone())
+    };
+    law!(what(answer) == what(now), "I1: acknowledged {answer:?}, found {now:?}");
+    law!(
+        answer.version <= now.version,
+        "I1: version {} was acknowledged, found {}",
+        answer.version,
+        now.version
+    );
+    let status = answer.status();
+    let was = status == pb::OrderStatus::Pending
+        || evidence.events.iter().any(|event| event.r#type == "status_changed" && event.status() == status);
+    law!(was, "I1: {status:?} was acknowledged and never was: {}", kinds(evidence));
+    Ok(())
+}
+
+/// I10: lines and columns add up to the last digit.
+pub fn sums(order: &pb::Order) -> Law {
+    let of = |part: fn(&pb::OrderItem) -> &String| order.items.iter().map(|item| amount(part(item))).sum::<Decimal>();
+    for item in &order.items {
+        let line = amount(&item.unit_price) * Decimal::from(item.quantity);
+        law!(line == amount(&item.subtotal), "I10: a line of {} is not {line}", item.subtotal);
+    }
+    let (subtotal, tax) = (amount(&order.subtotal), amount(&order.tax_amount));
+    let (discount, shipping) = (amount(&order.discount_amount), amount(&order.shipping_amount));
+    let total = amount(&order.total_amount);
+    law!(of(|item| &item.subtotal) == subtotal, "I10: the lines do not make {subtotal}");
+    law!(of(|item| &item.discount_amount) == discount, "I10: the lines do not make -{discount}");
+    law!(of(|item| &item.tax_amount) == tax, "I10: the lines do not make tax {tax}");
+    law!(subtotal - discount + tax + shipping == total, "I10: the parts do not make {total}");
+    law!(total >= Decimal::ZERO, "I10: a total of {total}");
+    Ok(())
+}
+
+/// The contract's table of statuses, written down once more.
+fn may_follow(from: pb::OrderStatus, to: pb::OrderStatus) -> bool {
+    use pb::OrderStatus::{Cancelled, Cancelling, Confirmed, Delivered, Pending, Processing, Returned, Shipped};
+    match from {
+        Pending => matches!(to, Confirmed | Cancelling | Cancelled),
+        Confirmed => matches!(to, Processing | Cancelling),
+        Processing => matches!(to, Shipped | Cancelling),
+        Shipped => matches!(to, Delivered | Returned),
+        Delivered => to == Returned,
+        Cancelling => to == Cancelled,
+        _ => false,
+    }
+}
+
+/// I7, I8, I12: history is a legal walk without gaps that leads to where the order is.
+pub fn walk(evidence: &Evidence) -> Law {
+    let Evidence { order, events, .. } = evidence;
+    law!(events.first().is_some_and(|first| first.r#type == "order_created"), "I7: history begins elsewhere");
+    let time = |event: &pb::OrderEvent| event.at.as_ref().map(|at| (at.seconds, at.nanos));
+    let mut status = pb::OrderStatus::Pending;
+    for (event, sequence) in events.iter().zip(1..) {
+        law!(event.sequence == sequence, "I7: event {} stands at {sequence}", event.sequence);
+        law!(event.order_id == order.id, "I7: an event of {} in {}", event.order_id, order.id);
+        if event.r#type == "status_changed" {
+            law!(may_follow(status, event.status()), "I7: {status:?} -> {:?}", event.status());
+            status = event.status();
+        }
+    }
+    for pair in events.windows(2) {
+        law!(time(&pair[0]) <= time(&pair[1]), "I7: time goes back at event {}", pair[1].sequence);
+        law!(pair[0].version <= pair[1].version, "I12: versions go back at event {}", pair[1].sequence);
+    }
+    law!(status == order.status(), "I7: history leads to {status:?}, the order is {:?}", order.status());
+    let last = events.last().map_or(0, |event| event.version);
+    law!(last <= order.version, "I12: events at version {last} of an order at {}", order.version);
+    let created = events.iter().filter(|event| event.r#type == "order_created").count();
+    law!(created == 1, "I2: created {created} times");
+    Ok(())
+}
+
+/// Whether nothing of the order's money and goods may be left with us.
+fn ended(order: &pb::Order) -> bool {
+    matches!(order.status(), pb::OrderStatus::Cancelled | pb::OrderStatus::Returned)
+}
+
+/// I3, I4, I6: charged once at most, kept exactly what is owed, and the service's own books say so.
+pub fn money(evidence: &Evidence) -> Law {
+    let Evidence { order, truth, payments, .. } = evidence;
+    let total = amount(&order.total_amount);
+    let taken: Vec<_> = truth.charges.iter().filter(|(state, ..)| state == "SUCCEEDED").collect();
+    law!(taken.len() <= 1, "I4: {} charges took money", taken.len());
+    law!(!truth.charges.iter().any(|(state, ..)| state == "PENDING"), "I4: a charge is still under way");
+    let captured: Decimal = taken.iter().map(|(_, amount, _)| amount).sum();
+    let refunded: Decimal = truth.refunds.iter().sum();
+    law!(captured.is_zero() || captured == total, "I3: took {captured} for {total}");
+    law!(refunded <= captured, "I3: refunded {refunded} of {captured}");
+    let counted: Decimal = taken.iter().map(|(_, _, back)| back).sum();
+    law!(counted == refunded, "the simulator refunded {refunded} and counts {counted}");
+    let owed = if ended(order) { Decimal::ZERO } else { total };
+    law!(captured - refunded == owed, "I3: {:?} keeps {} of {total}", order.status(), captured - refunded);
+
+    let booked = |kind: &str| -> Decimal {
+        let done = payments.iter().filter(|one| one.kind == kind && one.status == "SUCCEEDED");
+        done.map(|one| amount(&one.amount)).sum()
+    };
+    law!(booked("CHARGE") == captured, "I4: our books say {}, took {captured}", booked("CHARGE"));
+    law!(booked("REFUND") == refunded, "I3: our books say {} went back, not {refunded}", booked("REFUND"));
+    let open = payments.iter().find(|one| matches!(one.status.as_str(), "REQUESTED" | "UNKNOWN"));
+    law!(open.is_none(), "I3: a payment is in doubt: {open:?}");
+    let status = order.payment_status();
+    let fits = if captured > Decimal::ZERO {
+        status == if refunded == captured { pb::PaymentStatus::Refunded } else { pb::PaymentStatus::Paid }
+    } else if ended(order) {
+        matches!(status, pb::PaymentStatus::Pending | pb::PaymentStatus::Failed)
+    } else {
+        status == pb::PaymentStatus::Paid
+    };
+    law!(fits, "payment status {status:?} with {captured} taken and {refunded} given back");
+    Ok(())
+}
+
+/// I5, I6: all of it is sold to a live order, none of it is kept for an ended one.
+pub fn stock(evidence: &Evidence) -> Law {
+    let Evidence { order, truth, .. } = evidence;
+    let sold: Vec<_> = truth.reservations.iter().filter(|(state, ..)| state == "COMMITTED").collect();
+    let held = truth.reservations.iter().any(|(state, ..)| state == "HELD");
+    law!(!held, "I5: stock is held for an order that is {:?}", order.status());
+    law!(sold.len() <= 1, "I5: sold {} times", sold.len());
+    for (_, lines, back) in &sold {
+        let left = if ended(order) { lines == back } else { back.is_empty() };
+        law!(left, "I5: {:?} sold {lines:?} and brought back {back:?}", order.status());
+    }
+    if !ended(order) {
+        let mut items = Goods::new();
+        for item in &order.items {
+            let quantity = u64::try_from(item.quantity).unwrap();
+            *items.entry(format!("{}/{}", item.product_id, item.variant_id)).or_default() += quantity;
+        }
+        let full = sold.first().is_some_and(|(_, lines, _)| *lines == items);
+        law!(full, "I6: {:?} without {items:?}: {:?}", order.status(), truth.reservations);
+    }
+    Ok(())
+}
+
+/// A parcel that is, or was, on its way has one label; nothing else has any.
+pub fn labels(evidence: &Evidence) -> Law {
+    use pb::OrderStatus::{Delivered, Processing, Returned, Shipped};
+    let live = evidence.truth.labels.iter().filter(|state| *state == "CREATED").count();
+    let status = evidence.order.status();
+    let due = usize::from(matches!(status, Processing | Shipped | Delivered | Returned));
+    law!(live == due, "{status:?} with {live} labels");
+    let told = evidence.order.shipments.iter().filter(|shipment| shipment.label_status == "CREATED").count();
+    law!(told == due, "{status:?} tells of {told} labels");
+    Ok(())
+}

@@ -1,0 +1,235 @@
+//! The real program in processes of its own, on free ports: for what a process must survive, or not.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+
+use order_service::proto::order::order_service_client::OrderServiceClient;
+use order_service::proto::simulator as sim;
+use order_service::proto::simulator::simulator_service_client::SimulatorServiceClient;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tonic::transport::Channel;
+
+use super::wait::PATIENCE;
+
+/// Lines of a process that are printed when a test fails: the last ones.
+const LAST_WORDS: usize = 50;
+
+/// A running program. Killed and reaped when dropped; what it wrote to standard error is printed if the test fails.
+pub struct Process {
+    name: String,
+    child: Child,
+    lines: watch::Receiver<Vec<String>>,
+}
+
+impl Process {
+    /// Starts `order-service ARGUMENTS` with these settings and nothing else of this process's environment.
+    pub fn spawn(name: &str, arguments: &[&str], settings: &[(String, String)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_order-service"))
+            .args(arguments)
+            .env_clear()
+            .env("ORDER__LOG__FORMAT", "json")
+            .envs(settings.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let errors = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = watch::channel(Vec::new());
+        // Ends with the process, whose end closes the pipe; then the sender is dropped, which tells those who wait.
+        thread::spawn(move || {
+            for line in errors.lines().map_while(Result::ok) {
+                sender.send_modify(|lines| lines.push(line));
+            }
+        });
+        Self { name: name.to_owned(), child, lines }
+    }
+
+    /// The first line that `find` makes something of; fails the test when the process ends without it.
+    pub async fn line<T>(&mut self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
+        let mut lines = self.lines.clone();
+        let seen = timeout(PATIENCE, lines.wait_for(|lines| lines.iter().any(|line| find(line).is_some()))).await;
+        let found = match seen {
+            Ok(Ok(lines)) => lines.iter().find_map(|line| find(line)),
+            _ => None,
+        };
+        found.unwrap_or_else(|| panic!("{} did not say {what}:\n{}", self.name, self.log()))
+    }
+
+    /// The address in the line that says what this process does.
+    async fn address(&mut self, doing: &str) -> String {
+        let doing = doing.to_owned();
+        let find = move |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).ok()?;
+            line["message"].as_str()?.starts_with(&doing).then(|| line["grpc"].as_str().map(str::to_owned))?
+        };
+        format!("http://{}", self.line("where it listens", find).await)
+    }
+
+    /// Waits until it has ended; fails the test when it goes on for too long.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let mut lines = self.lines.clone();
+        let closed = async { while lines.changed().await.is_ok() {} };
+        if timeout(PATIENCE, closed).await.is_err() {
+            panic!("{} did not end:\n{}", self.name, self.log());
+        }
+        self.child.wait().unwrap()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn log(&self) -> String {
+        self.lines.borrow().join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // One that has ended needs no killing.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+        if thread::panicking() {
+            let lines = self.lines.borrow();
+            let untold = lines.len().saturating_sub(LAST_WORDS);
+            let last = lines[untold..].join("\n");
+            eprintln!("---- {} wrote {untold} lines and then:\n{last}\n----", self.name);
+        }
+    }
+}
+
+/// Whether a process was ended by `kill -9`.
+pub fn was_killed(status: ExitStatus) -> bool {
+    status.signal() == Some(Signal::KILL.as_raw())
+}
+
+fn owned(settings: &[(&str, &str)]) -> Vec<(String, String)> {
+    settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+/// `order-service simulate`: collaborators that outlive the nodes that call them.
+pub struct Simulate {
+    _process: Process,
+    url: String,
+    client: SimulatorServiceClient<Channel>,
+}
+
+impl Simulate {
+    /// Starts it and waits until it listens.
+    pub async fn start() -> Self {
+        let mut process = Process::spawn("simulate", &["simulate", "--listen", "127.0.0.1:0"], &[]);
+        let url = process.address("simulating ").await;
+        let client = SimulatorServiceClient::connect(url.clone()).await.unwrap();
+        Self { _process: process, url, client }
+    }
+
+    /// Replaces all faults.
+    pub async fn set_faults(&self, faults: Vec<sim::Faults>) {
+        let request = sim::SetFaultsRequest { reset_all: true, faults };
+        self.client.clone().set_faults(request).await.unwrap();
+    }
+
+    /// What was done for one order.
+    pub async fn ledger(&self, order_id: &str) -> sim::GetLedgerResponse {
+        let request = sim::GetLedgerRequest { order_id: order_id.to_owned(), ..Default::default() };
+        self.client.clone().get_ledger(request).await.unwrap().into_inner()
+    }
+
+    /// The settings of a node whose collaborators these are.
+    fn settings(&self) -> Vec<(String, String)> {
+        ["INVENTORY", "PRODUCT", "USER", "PAYMENT", "SHIPPING"]
+            .map(|name| (format!("ORDER__COLLABORATORS__{name}"), self.url.clone()))
+            .to_vec()
+    }
+}
+
+/// `order-service serve` on a store of its own, with the collaborators of a [`Simulate`].
+pub struct NodeProcess {
+    process: Process,
+    client: OrderServiceClient<Channel>,
+    folder: TempDir,
+    settings: Vec<(String, String)>,
+}
+
+impl NodeProcess {
+    /// Starts it and waits until it serves.
+    pub async fn start(simulate: &Simulate, settings: &[(&str, &str)]) -> Self {
+        Self::start_once(simulate, settings, &[]).await
+    }
+
+    /// Starts a first life with settings that later ones do not have.
+    pub async fn start_once(
+        simulate: &Simulate,
+        settings: &[(&str, &str)],
+        only_now: &[(&str, &str)],
+    ) -> Self {
+        let folder = TempDir::new().unwrap();
+        let mut all = simulate.settings();
+        all.extend(owned(settings));
+        Self::run(folder, all, only_now).await
+    }
+
+    async fn run(
+        folder: TempDir,
+        settings: Vec<(String, String)>,
+        only_now: &[(&str, &str)],
+    ) -> Self {
+        let mut all = store_settings(&folder);
+        all.extend(settings.iter().cloned());
+        all.extend(owned(only_now));
+        let mut process = Process::spawn("node", &["serve"], &all);
+        let url = process.address("serving").await;
+        let client = OrderServiceClient::connect(url).await.unwrap();
+        Self { process, client, folder, settings }
+    }
+
+    /// Starts it once more with further settings, on the store of an earlier life, which has to be over.
+    pub async fn restart(self, further: &[(&str, &str)]) -> Self {
+        let Self { process, client, folder, settings } = self;
+        drop((client, process));
+        Self::run(folder, settings, further).await
+    }
+
+    /// A client; all of one life share one connection.
+    pub fn client(&self) -> OrderServiceClient<Channel> {
+        self.client.clone()
+    }
+
+    /// The settings that another process needs to use the same store.
+    pub fn same_store(&self) -> Vec<(String, String)> {
+        store_settings(&self.folder)
+    }
+
+    /// Ends it as `kill -9` does, and waits until it is gone.
+    pub async fn kill9(&mut self) {
+        self.process.signal(Signal::KILL);
+        assert!(was_killed(self.process.ended().await));
+    }
+
+    /// The process itself.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+fn store_settings(folder: &TempDir) -> Vec<(String, String)> {
+    let store = format!("sqlite:{}", folder.path().join("orders.db").display());
+    owned(&[
+        ("ORDER__GRPC__LISTEN", "127.0.0.1:0"),
+        ("ORDER__OPS__LISTEN", "127.0.0.1:0"),
+        ("ORDER__STORE__URL", store.as_str()),
+    ])
+}

@@ -1,0 +1,253 @@
+//! Processes that end under load, politely or not, and those that take over from them.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use futures::stream;
+use order_service::proto::order::OrderStatus;
+use order_service::proto::order::order_service_client::OrderServiceClient;
+use order_service::proto::simulator::Faults;
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::Code;
+use tonic::transport::Channel;
+
+use crate::harness::invariants::{acknowledged, check, gather};
+use crate::harness::process::{NodeProcess, Process, Simulate};
+use crate::harness::scenarios::{Customer, SCENARIOS};
+use crate::harness::wait::{eventually, within};
+
+/// Customers who order at the same time.
+const CUSTOMERS: u64 = 32;
+
+const QUICK: &[(&str, &str)] = &[
+    ("ORDER__GRPC__DEFAULT_DEADLINE", "20s"),
+    ("ORDER__SAGA__RETRY_INITIAL", "10ms"),
+    ("ORDER__SAGA__RETRY_MAX", "200ms"),
+    ("ORDER__SAGA__FORWARD_TRIES", "1000"),
+    ("ORDER__SAGA__CHARGE_SETTLE_LAG", "3s"),
+    ("ORDER__COLLABORATORS__BREAKER_OPEN_FOR", "100ms"),
+];
+
+/// Customers who order one thing after the other, from whichever node is there, and repeat what is not answered.
+struct Load {
+    node: watch::Receiver<OrderServiceClient<Channel>>,
+    numbers: AtomicU64,
+    answered: AtomicU64,
+    enough: AtomicBool,
+}
+
+impl Load {
+    fn new(node: watch::Receiver<OrderServiceClient<Channel>>) -> Self {
+        Self { node, numbers: AtomicU64::new(1), answered: AtomicU64::new(0), enough: AtomicBool::new(false) }
+    }
+
+    /// Orders until there is enough; every order is answered in the end.
+    async fn run(&self) -> Vec<Customer> {
+        let customers = (0..CUSTOMERS).map(|_| async {
+            let mut all = Vec::new();
+            while !self.enough.load(Ordering::Relaxed) {
+                let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+                let mut customer = Customer::new(SCENARIOS[0], number);
+                eventually("an answer", async || {
+                    let client = self.node.borrow().clone();
+                    match customer.repeat(&client).await.remove(0) {
+                        Ok(_) => Some(()),
+                        // The connection broke, or the node is on its way out: that is no answer.
+                        Err((Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal, _)) => None,
+                        Err(refusal) => panic!("refused: {refusal:?}"),
+                    }
+                })
+                .await;
+                self.answered.fetch_add(1, Ordering::Relaxed);
+                all.push(customer);
+            }
+            all
+        });
+        join_all(customers).await.into_iter().flatten().collect()
+    }
+
+    /// Waits for this many more answers.
+    async fn more(&self, answers: u64) {
+        let goal = self.answered.load(Ordering::Relaxed) + answers;
+        eventually("more answers", async || (self.answered.load(Ordering::Relaxed) >= goal).then_some(())).await;
+    }
+}
+
+/// Everything that was answered is there once, has come to rest, and keeps every law.
+async fn audit(node: &NodeProcess, simulate: &Simulate, customers: &[Customer]) {
+    let client = node.client();
+    let one = async |customer: &Customer| {
+        let id = customer.order_id.clone().unwrap();
+        let order = customer.order(&client).await;
+        assert_eq!(order.map(|order| order.id).as_ref(), Some(&id), "I1: an acknowledged order is gone");
+        customer.settled(&client).await;
+        let evidence = gather(&client, &id, (&simulate.ledger(&id).await).into()).await;
+        let law = customer
+            .acknowledged
+            .iter()
+            .fold(check(&evidence), |law, order| law.and_then(|()| acknowledged(order, &evidence)));
+        assert_eq!(law, Ok(()), "{evidence:#?}");
+        assert_eq!(evidence.order.status(), OrderStatus::Confirmed, "{evidence:#?}");
+    };
+    stream::iter(customers).for_each_concurrent(8, one).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_killed_again_and_again_under_load_loses_nothing() {
+    let simulate = Simulate::start().await;
+    let mut node = NodeProcess::start(&simulate, QUICK).await;
+    let (to, clients) = watch::channel(node.client());
+    let load = Load::new(clients);
+    let kills = async {
+        for _ in 0..3 {
+            load.more(50).await;
+            node.kill9().await;
+            node = node.restart(&[]).await;
+            to.send_replace(node.client());
+        }
+        load.more(50).await;
+        load.enough.store(true, Ordering::Relaxed);
+        node
+    };
+    let (customers, node) = tokio::join!(load.run(), kills);
+    assert!(customers.len() >= 200, "{}", customers.len());
+    audit(&node, &simulate, &customers).await;
+    println!("{} orders over 3 kills", customers.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_asked_to_stop_under_load_stops_at_once_and_loses_nothing() {
+    let simulate = Simulate::start().await;
+    let mut node = NodeProcess::start(&simulate, QUICK).await;
+    let (to, clients) = watch::channel(node.client());
+    let load = Load::new(clients);
+    let stop = async {
+        load.more(100).await;
+        let asked = Instant::now();
+        node.process().signal(Signal::TERM);
+        let status = node.process().ended().await;
+        assert_eq!(status.code(), Some(0), "{status}");
+        let took = asked.elapsed();
+        assert!(took < Duration::from_secs(5), "it took {took:?} to stop");
+        let log = node.process().log();
+        assert!(!log.contains("with sagas under way"), "sagas were cut off");
+        node = node.restart(&[]).await;
+        to.send_replace(node.client());
+        load.more(50).await;
+        load.enough.store(true, Ordering::Relaxed);
+        println!("stopped in {took:?}");
+        node
+    };
+    let (customers, node) = tokio::join!(load.run(), stop);
+    audit(&node, &simulate, &customers).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cold_start_resumes_hundreds_of_sagas() {
+    const ORDERS: u64 = 300;
+    let simulate = Simulate::start().await;
+    let away = Faults { method: "payment.*".into(), unavailable: true, ..Default::default() };
+    simulate.set_faults(vec![away]).await;
+    let settings: Vec<_> = QUICK.iter().copied().chain([("ORDER__CREATE__WAIT", "0s")]).collect();
+    let mut node = NodeProcess::start(&simulate, &settings).await;
+    let client = node.client();
+    let order = async |number| {
+        let mut customer = Customer::new(SCENARIOS[0], number);
+        customer.live(&client).await;
+        let order = customer.acknowledged.first().unwrap();
+        assert_eq!(order.status(), OrderStatus::Pending);
+        customer
+    };
+    let customers: Vec<_> = stream::iter(1..=ORDERS).map(order).buffer_unordered(32).collect().await;
+    node.kill9().await;
+    simulate.set_faults(Vec::new()).await;
+
+    let started = Instant::now();
+    let node = node.restart(&[]).await;
+    let client = node.client();
+    let patience = Duration::from_secs(30);
+    stream::iter(&customers)
+        .for_each_concurrent(8, async |customer| {
+            within(patience, "a confirmed order", async || {
+                let order = customer.order(&client).await?;
+                (order.status() == OrderStatus::Confirmed).then_some(())
+            })
+            .await;
+        })
+        .await;
+    println!("{ORDERS} sagas resumed in {:?}", started.elapsed());
+    audit(&node, &simulate, &customers).await;
+}
+
+/// Starts a node that must not start, and gives its exit code and what it says last.
+async fn refused(settings: &[(String, String)], arguments: &[&str]) -> (Option<i32>, String) {
+    let mut process = Process::spawn("refused", arguments, settings);
+    let code = process.ended().await.code();
+    let log = process.log();
+    assert!(!log.contains("panicked"), "{log}");
+    (code, log.lines().last().unwrap_or_default().to_owned())
+}
+
+fn settings(folder: &Path) -> Vec<(String, String)> {
+    [
+        ("ORDER__GRPC__LISTEN", "127.0.0.1:0".to_owned()),
+        ("ORDER__OPS__LISTEN", "127.0.0.1:0".to_owned()),
+        ("ORDER__STORE__URL", format!("sqlite:{}", folder.join("orders.db").display())),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .to_vec()
+}
+
+#[tokio::test]
+async fn a_second_node_on_the_same_store_is_refused_and_told_who_has_it() {
+    let simulate = Simulate::start().await;
+    let mut node = NodeProcess::start(&simulate, QUICK).await;
+    let (code, last) = refused(&node.same_store(), &["serve"]).await;
+    let holder = format!("in use by process {};", node.process().id());
+    assert!(code == Some(1) && last.contains(&holder), "{code:?} {last}");
+    // The first one does not mind.
+    let mut customer = Customer::new(SCENARIOS[0], 1);
+    customer.live(&node.client()).await;
+    audit(&node, &simulate, &[customer]).await;
+    // What a killed process leaves behind keeps nobody out.
+    node.kill9().await;
+    node.restart(&[]).await;
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_start_says_why_in_one_sentence() {
+    let folder = TempDir::new().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for key in ["ORDER__GRPC__LISTEN", "ORDER__OPS__LISTEN"] {
+        let mut all = settings(folder.path());
+        all.push((key.to_owned(), address.clone()));
+        let (code, last) = refused(&all, &["serve"]).await;
+        let told = last.contains(&format!("cannot listen on {address}")) && last.contains("free the port");
+        assert!(code == Some(1) && told, "{code:?} {last}");
+        assert!(!folder.path().join("orders.db").exists(), "a store was made for nothing");
+    }
+
+    let missing = folder.path().join("missing.yaml");
+    let missing = missing.to_str().unwrap();
+    let (code, last) = refused(&settings(folder.path()), &["serve", "--config", missing]).await;
+    assert!(code == Some(1) && last.contains("the configuration has 1 error"), "{code:?} {last}");
+
+    std::fs::write(folder.path().join("orders.db"), "Dear diary, today nothing was ordered.").unwrap();
+    let (code, last) = refused(&settings(folder.path()), &["serve"]).await;
+    assert!(code == Some(1) && last.contains("is not an SQLite file"), "{code:?} {last}");
+    let kept = std::fs::read_to_string(folder.path().join("orders.db")).unwrap();
+    assert_eq!(kept, "Dear diary, today nothing was ordered.");
+
+    let mut all = settings(folder.path());
+    all.push(("ORDER__TESTING__CRASH_AT".to_owned(), "somewhere".to_owned()));
+    let (code, last) = refused(&all, &["serve"]).await;
+    assert!(code == Some(1) && last.contains("no crash point"), "{code:?} {last}");
+}

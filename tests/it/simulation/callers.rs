@@ -1,0 +1,146 @@
+//! What callers want, when they ask for it, and what they must hear.
+
+use chrono::TimeDelta;
+use order_service::domain::command::OrderCommand;
+use order_service::domain::error::OrderError;
+use order_service::domain::order::Order;
+use order_service::domain::react::Input;
+use order_service::domain::status::{OrderStatus, Rule};
+
+use super::{Heard, Next, Run};
+use crate::harness::laws::{Law, law};
+use crate::harness::{ask, dawn, set_status};
+
+/// A command that somebody will give.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    command: OrderCommand,
+    request: Option<(String, u8)>,
+    stale: bool,
+}
+
+impl Run {
+    /// What callers will want, and when the process dies by itself.
+    pub(super) fn plan(&mut self) {
+        let eager = self.chance.percent(60);
+        let wishes = if eager { 8 + self.chance.below(10) } else { self.chance.below(6) };
+        let cancels = if self.chance.percent(50) { 25 } else { 3 };
+        for n in 0..wishes {
+            let command = if self.chance.percent(cancels) {
+                OrderCommand::Cancel { notes: "changed my mind".to_owned() }
+            } else {
+                set_status(self.chance.pick(&[
+                    OrderStatus::Processing,
+                    OrderStatus::Processing,
+                    OrderStatus::Shipped,
+                    OrderStatus::Shipped,
+                    OrderStatus::Delivered,
+                    OrderStatus::Returned,
+                    OrderStatus::Confirmed,
+                ]))
+            };
+            let request = self.chance.percent(50).then(|| (format!("request-{n}"), 2));
+            let wanted = Wanted { command, request, stale: self.chance.percent(5) };
+            let at = if self.chance.percent(50) {
+                // While the first calls are under way.
+                dawn() + TimeDelta::milliseconds(self.chance.below(5_000))
+            } else {
+                dawn() + TimeDelta::milliseconds(self.chance.below(240_000))
+            };
+            for again in 0..=i64::from(wanted.request.is_some()) * self.chance.below(3) {
+                let mut wanted = wanted.clone();
+                if let Some((_, content)) = &mut wanted.request
+                    && again > 0
+                    && self.chance.percent(20)
+                {
+                    *content = 3;
+                }
+                self.wanted.push(wanted);
+                let later = TimeDelta::milliseconds(again * self.chance.below(20_000));
+                self.at(at + later, Next::Command(self.wanted.len() - 1));
+            }
+        }
+        if self.chance.percent(30) {
+            let at = dawn() + TimeDelta::milliseconds(self.chance.below(3_000));
+            self.at(at, Next::Create);
+        }
+        for _ in 0..self.weather.crash / 8 {
+            let at = dawn() + TimeDelta::milliseconds(self.chance.below(20_000));
+            self.at(at, Next::Crash);
+        }
+    }
+
+    pub(super) fn command(&mut self, number: usize) -> Law {
+        if !self.up || self.store.order.is_none() {
+            return Ok(());
+        }
+        let wanted = self.wanted[number].clone();
+        let order = self.store.order.clone().unwrap();
+        let version = wanted.stale.then(|| order.version - self.chance.below(2));
+        let request = wanted.request.as_ref().map(|(id, content)| (id.as_str(), *content));
+        let known = request.and_then(|(id, content)| {
+            let record = order.requests.iter().find(|record| record.request_id == id)?;
+            Some(record.hash == [content; 16])
+        });
+        let running = self.store.saga.as_ref().is_some_and(|saga| !saga.settled);
+        let calling = self.flying.is_some();
+        let asked = ask(wanted.command.clone(), request, version);
+        let heard = self.input(Input::Command { ask: asked, calling })?;
+        self.note(|| format!("  heard {heard:?}"));
+        let seen =
+            Seen { order: &order, running, known, stale: version.is_some_and(|seen| seen != order.version) };
+        law!(
+            seen.fits(&wanted.command, &heard),
+            "I2: {wanted:?} of an order that is {} was answered {heard:?}",
+            order.status
+        );
+        let cancel = matches!(wanted.command, OrderCommand::Cancel { .. });
+        if matches!(heard, Heard::Done) {
+            self.acknowledged.push(order.version + 1);
+        }
+        if cancel && matches!(heard, Heard::Done | Heard::Join | Heard::Unchanged) {
+            self.cancel_acknowledged = true;
+        }
+        Ok(())
+    }
+}
+
+/// What a command met.
+struct Seen<'a> {
+    order: &'a Order,
+    running: bool,
+    /// Its request id changed the order before, by the same content or by other.
+    known: Option<bool>,
+    stale: bool,
+}
+
+impl Seen<'_> {
+    /// Whether the contract allows this answer.
+    fn fits(&self, command: &OrderCommand, heard: &Heard) -> bool {
+        use OrderError::{Busy, IllegalTransition, RequestIdReused, StatusManagedBySaga, VersionMismatch};
+        let (cancel, to) = match command {
+            OrderCommand::SetStatus { to, .. } => (false, *to),
+            _ => (true, OrderStatus::Cancelled),
+        };
+        let status = self.order.status;
+        let by_rule = match heard {
+            Heard::Died => return true,
+            Heard::No(RequestIdReused) => return self.known == Some(false),
+            Heard::Repeat(_) => return self.known == Some(true) && !(cancel && self.running),
+            Heard::Join if self.known == Some(true) => return cancel && self.running,
+            Heard::No(VersionMismatch { .. }) => return self.known.is_none() && self.stale,
+            Heard::Done if cancel => status.can_cancel(),
+            Heard::Join => cancel && self.running && status.can_cancel(),
+            Heard::No(IllegalTransition { .. }) if cancel => {
+                !status.can_cancel() && status != OrderStatus::Cancelled
+            }
+            Heard::Unchanged => status.rule(to) == Rule::Same,
+            Heard::Done => status.rule(to) == Rule::Request && !self.running,
+            Heard::No(Busy { .. }) => status.rule(to) == Rule::Request && self.running,
+            Heard::No(StatusManagedBySaga { .. }) => to == OrderStatus::Confirmed,
+            Heard::No(IllegalTransition { .. }) => status.rule(to) != Rule::Request,
+            Heard::No(_) => false,
+        };
+        by_rule && self.known.is_none() && !self.stale
+    }
+}
