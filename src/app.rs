@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +18,8 @@ use crate::cache::{MemoryCache, NoCache};
 use crate::clients::grpc::{
     BreakerConfig, ClientConfig, InventoryClient, PaymentClient, ProductClient, ShippingClient, UserClient,
 };
-use crate::clients::sim::{self, SimConfig, Simulator};
-use crate::config::{CacheUrl, CollaboratorUrl, Config, StoreUrl};
+use crate::clients::sim::{self, SimConfig, SimError, Simulator};
+use crate::config::{CacheUrl, CollaboratorUrl, Config, SimulatorJournal, StoreUrl};
 use crate::domain::Timestamp;
 use crate::domain::ids::IdKey;
 use crate::domain::pricing::Pricing;
@@ -189,6 +190,10 @@ impl Node {
         self.grpc.abort();
         self.ops.abort();
         self.upkeep.abort();
+        if let Some(simulator) = &self.simulator {
+            // Delayed calls may keep it alive; the next node shall have its journal at once.
+            simulator.close();
+        }
         for ended in [served, ops].into_iter().flatten() {
             ended.context("a listener's task failed")?.map_err(|error| anyhow!(error))?;
         }
@@ -229,8 +234,13 @@ pub async fn simulate(
 ) -> anyhow::Result<()> {
     let listener = bind(config.simulator.listen, "simulator.listen").await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let journal = match &config.simulator.journal {
+        SimulatorJournal::File(path) => Some(path.clone()),
+        SimulatorJournal::Auto | SimulatorJournal::None => None,
+    };
+    let simulator = simulator(&config, &clock, journal)?;
     tracing::info!(grpc = %listener.local_addr()?, "simulating inventory, product, user, payment and shipping");
-    sim::server::serve(Arc::new(simulator(&config, &clock)), listener, shutdown)
+    sim::server::serve(Arc::new(simulator), listener, shutdown)
         .await
         .context("the simulator's listener failed")?;
     Ok(())
@@ -257,10 +267,28 @@ async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
         .map_err(|error| anyhow!("cannot listen on {address} ({error}); free the port or set another {key}"))
 }
 
-fn simulator(config: &Config, clock: &Arc<dyn Clock>) -> Simulator {
+fn simulator(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    journal: Option<PathBuf>,
+) -> Result<Simulator, SimError> {
     let clock = Arc::clone(clock);
     let limits = SimConfig { max_records: config.simulator.max_ledger, ..SimConfig::default() };
-    Simulator::new(limits, Arc::new(move || clock.now()))
+    Simulator::open(limits, Arc::new(move || clock.now()), journal)
+}
+
+/// Where the simulator within a node keeps what it did.
+fn journal_of_node(config: &Config) -> Option<PathBuf> {
+    match &config.simulator.journal {
+        SimulatorJournal::None => None,
+        SimulatorJournal::File(path) => Some(path.clone()),
+        SimulatorJournal::Auto => {
+            let StoreUrl::Sqlite(store) = &config.store.url;
+            let mut path = store.clone().into_os_string();
+            path.push(".simulator.jsonl");
+            Some(PathBuf::from(path))
+        }
+    }
 }
 
 /// The five collaborators, and the simulator that stands behind those that are simulated.
@@ -277,13 +305,20 @@ fn collaborators(
         read_retries: urls.read_retries,
         ..ClientConfig::new(url)
     };
-    let simulator = simulator(config, clock);
+    let all = [&urls.inventory, &urls.product, &urls.user, &urls.payment, &urls.shipping];
+    let simulated = all.contains(&&CollaboratorUrl::Simulated);
+    let journal = if simulated { journal_of_node(config) } else { None };
+    if simulated && journal.is_none() {
+        tracing::warn!(
+            "some collaborators are simulated in this process: their stock and money are forgotten when it ends"
+        );
+    }
+    let simulator = simulator(config, clock, journal)?;
     let mut all = simulator.collaborators();
-    let mut simulated = false;
     macro_rules! connect {
         ($url:ident, $part:ident, $client:ident) => {
             match &urls.$url {
-                CollaboratorUrl::Simulated => simulated = true,
+                CollaboratorUrl::Simulated => {}
                 CollaboratorUrl::Grpc(url) => all.$part = Arc::new($client::new(&client(url))?),
             }
         };
@@ -293,9 +328,6 @@ fn collaborators(
     connect!(user, users, UserClient);
     connect!(payment, payments, PaymentClient);
     connect!(shipping, shipping, ShippingClient);
-    if simulated {
-        tracing::warn!("some collaborators are simulated in this process: their stock and money are forgotten when it ends");
-    }
     Ok((all, simulated.then_some(simulator)))
 }
 

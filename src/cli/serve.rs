@@ -8,8 +8,8 @@ use crate::app;
 // No arguments: a node is described by its configuration.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Without any configuration it keeps orders in ./data/orders.db, simulates its collaborators, \
-answers gRPC on 127.0.0.1:50051 and HTTP (health, metrics) on 127.0.0.1:9464.
+Without any configuration it keeps orders in ./data/orders.db, simulates its collaborators (what they did is kept \
+in ./data/orders.db.simulator.jsonl), answers gRPC on 127.0.0.1:50051 and HTTP (health, metrics) on 127.0.0.1:9464.
 
 Examples:
   order-service serve

@@ -19,8 +19,8 @@ pub use pricing::price_book;
 pub use sections::{
     ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, ClusterConfig, CollaboratorUrl,
     CollaboratorsConfig, Config, CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat,
-    OpsConfig, PeerConfig, PricingConfig, Profile, SagaConfig, Secret, SimulatorConfig, StoreConfig,
-    StoreUrl, TestingConfig,
+    OpsConfig, PeerConfig, PricingConfig, Profile, SagaConfig, Secret, SimulatorConfig, SimulatorJournal,
+    StoreConfig, StoreUrl, TestingConfig,
 };
 pub use values::parse_duration;
 

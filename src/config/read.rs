@@ -12,10 +12,12 @@ use super::mask::shown;
 use super::sections::{
     ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, ClusterConfig, CollaboratorUrl,
     CollaboratorsConfig, Config, CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat,
-    OpsConfig, PeerConfig, PricingConfig, Profile, SagaConfig, Secret, SimulatorConfig, StoreConfig,
-    StoreUrl, TestingConfig,
+    OpsConfig, PeerConfig, PricingConfig, Profile, SagaConfig, Secret, SimulatorConfig, SimulatorJournal,
+    StoreConfig, StoreUrl, TestingConfig,
 };
-use super::values::{cache_url, collaborator_url, host_port, parse_duration, show_duration, store_url};
+use super::values::{
+    cache_url, collaborator_url, host_port, parse_duration, show_duration, simulator_journal, store_url,
+};
 use super::{ConfigError, ConfigErrors};
 
 const MS: Duration = Duration::from_millis(1);
@@ -99,6 +101,7 @@ fn read(r: &mut Reader<'_>) -> Config {
             listen: r.address("simulator.listen"),
             seed: r.number("simulator.seed", 0..=u64::MAX >> 1),
             max_ledger: r.number("simulator.max_ledger", 1..=1_000_000_000),
+            journal: r.parsed("simulator.journal", simulator_journal, SimulatorJournal::default),
         },
         testing: TestingConfig { crash_at: r.optional("testing.crash_at", |name| Ok(name.to_owned())) },
     }

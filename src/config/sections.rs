@@ -320,6 +320,18 @@ pub struct LogConfig {
     pub format: LogFormat,
 }
 
+/// Where the simulator keeps what it did.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub enum SimulatorJournal {
+    /// Beside the store for a node with simulated collaborators; nowhere for `order-service simulate`.
+    #[default]
+    Auto,
+    /// Nowhere: it is forgotten when the process ends.
+    None,
+    /// In this file.
+    File(PathBuf),
+}
+
 /// `simulator`: the simulated collaborators.
 #[derive(Clone, Debug)]
 pub struct SimulatorConfig {
@@ -329,6 +341,8 @@ pub struct SimulatorConfig {
     pub seed: u64,
     /// Entries of its ledger.
     pub max_ledger: usize,
+    /// Where it keeps what it did.
+    pub journal: SimulatorJournal,
 }
 
 /// `testing`: for tests only.

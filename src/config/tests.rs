@@ -36,6 +36,7 @@ fn the_defaults_are_the_contract() {
     assert_eq!(config.peer.listen.to_string(), "127.0.0.1:50052");
     assert_eq!(config.peer.advertise, None);
     assert_eq!(config.simulator.listen.to_string(), "127.0.0.1:50061");
+    assert_eq!(config.simulator.journal, SimulatorJournal::Auto);
     assert_eq!(config.store.url, StoreUrl::Sqlite("./data/orders.db".into()));
     assert_eq!(config.cache.url, CacheUrl::Memory);
     assert_eq!(config.collaborators.payment, CollaboratorUrl::Simulated);
@@ -85,6 +86,14 @@ fn later_files_win_and_the_environment_wins_over_files() {
 }
 
 #[test]
+fn the_simulators_journal_is_automatic_or_none_or_a_file() {
+    let journal = |text| load(&[], &[("ORDER__SIMULATOR__JOURNAL", text)]).unwrap().simulator.journal;
+    assert_eq!(journal("auto"), SimulatorJournal::Auto);
+    assert_eq!(journal(""), SimulatorJournal::None);
+    assert_eq!(journal("./sim.jsonl"), SimulatorJournal::File("./sim.jsonl".into()));
+}
+
+#[test]
 fn unknown_keys_are_named_with_what_there_is() {
     let error = only_error(&["grpc:\n  lisen: x"], &[]);
     assert!(error.starts_with("grpc.lisen = x (") && error.contains("0.yaml"), "{error}");
@@ -123,6 +132,7 @@ fn types_and_ranges_are_checked() {
         ("auth: {mode: jwt}", "not part of this version yet"),
         ("collaborators: {user: 'ftp://h'}", "collaborators.user"),
         ("ops: {listen: '127.0.0.1:50051'}", "is the address of grpc.listen too"),
+        ("simulator: {journal: './data/'}", "is not the path of a file"),
         ("grpc: [", "is not YAML"),
         ("- a", "is not YAML"),
     ] {

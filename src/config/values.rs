@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::sections::{CacheUrl, CollaboratorUrl, StoreUrl};
+use super::sections::{CacheUrl, CollaboratorUrl, SimulatorJournal, StoreUrl};
 
 /// Reads a duration: a whole number with a unit (`250ms`, `5s`, `2m`, `1h`), or a bare number of milliseconds.
 ///
@@ -82,6 +82,21 @@ pub(super) fn collaborator_url(text: &str) -> Result<CollaboratorUrl, String> {
         return Err("holds a path, which gRPC does not use; leave it out".to_owned());
     }
     Ok(CollaboratorUrl::Grpc(text.trim_end_matches('/').to_owned()))
+}
+
+/// Reads `simulator.journal`.
+pub(super) fn simulator_journal(text: &str) -> Result<SimulatorJournal, String> {
+    match text {
+        "auto" => Ok(SimulatorJournal::Auto),
+        "" => Ok(SimulatorJournal::None),
+        path if path.trim() == path && !path.ends_with('/') => {
+            Ok(SimulatorJournal::File(PathBuf::from(path)))
+        }
+        _ => {
+            Err("is not the path of a file; write auto, a path like ./data/simulator.jsonl, or \"\" for none"
+                .to_owned())
+        }
+    }
 }
 
 /// Reads `HOST:PORT`.

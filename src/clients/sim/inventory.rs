@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
+use uuid::Uuid;
 
+use super::effects::Effect;
 use super::faults::{Method, Plan};
 use super::ledger::{Ledger, check_key, invalid, order_named_by, reused, units_of};
-use super::records::{Reservation, ReservationState, Restock, Units, derived};
+use super::records::{Reservation, ReservationState, Units, derived};
 use super::{Simulator, parse_id};
 use crate::domain::Timestamp;
 use crate::domain::ids::{CallKey, OrderId};
@@ -22,6 +24,11 @@ const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 const ID_PREFIX: &str = "rsv_";
 /// Purpose of the name derived from a reserve's key.
 const RESERVE: &str = "reserve";
+
+/// The id of the reservation with a name.
+pub(super) fn reservation_id(name: Uuid) -> String {
+    format!("{ID_PREFIX}{}", name.simple())
+}
 
 fn refused(reason: &str) -> CallError {
     let message = match reason {
@@ -41,7 +48,7 @@ fn out_of_stock(shortages: Vec<Shortage>) -> CallError {
 
 impl Ledger {
     /// The order and the reservation with an id.
-    fn reservation(&mut self, id: &str) -> Option<(OrderId, &mut Reservation)> {
+    pub(super) fn reservation(&mut self, id: &str) -> Option<(OrderId, &mut Reservation)> {
         let order = self.home(parse_id(ID_PREFIX, id)?)?;
         let book = self.book(order).ok()?;
         Some((order, book.reservations.iter_mut().find(|reservation| reservation.id == id)?))
@@ -55,11 +62,11 @@ impl Ledger {
         lines: Vec<Units>,
         (now, expires_at): (Timestamp, Timestamp),
     ) -> Result<String, CallError> {
-        let derived = derived(RESERVE, key);
-        let home = self.home(derived).unwrap_or(order);
+        let name = derived(RESERVE, key);
+        let home = self.home(name).unwrap_or(order);
         self.arrive(home, Method::Reserve, key)?;
         plan.fail_here()?;
-        let id = format!("{ID_PREFIX}{}", derived.simple());
+        let id = reservation_id(name);
         if let Some((booked, found)) = self.reservation(&id) {
             return match found.state {
                 ReservationState::Tombstone => Err(refused(reason::RESERVATION_RELEASED)),
@@ -73,24 +80,8 @@ impl Ledger {
         if !shortages.is_empty() {
             return Err(out_of_stock(shortages));
         }
-        self.count_record()?;
-        self.hold(&lines);
-        self.settle(derived, order);
-        let book = self.book(order)?;
-        let index = book.reservations.len();
-        book.reservations.push(Reservation {
-            key: key.clone(),
-            id: id.clone(),
-            lines,
-            restocked: Vec::new(),
-            state: ReservationState::Held,
-            created_at: now,
-            changed_at: now,
-            expires_at,
-            commit_key: None,
-            release_key: None,
-        });
-        self.expire_at(expires_at, order, index);
+        self.room()?;
+        self.put(order, key, Effect::Reserve { name, lines, expires_at }, now)?;
         Ok(id)
     }
 
@@ -108,12 +99,7 @@ impl Ledger {
             ReservationState::Tombstone => return Err(refused(reason::RESERVATION_NOT_FOUND)),
             ReservationState::Held => {}
         }
-        found.state = ReservationState::Committed;
-        found.changed_at = now;
-        found.commit_key = Some(key.clone());
-        let lines = found.lines.clone();
-        self.sell(&lines);
-        Ok(())
+        self.put(order, key, Effect::Commit { reservation_id: id.to_owned() }, now)
     }
 
     fn release(
@@ -125,9 +111,7 @@ impl Ledger {
     ) -> Result<ReleaseOutcome, CallError> {
         let id = match target {
             ReleaseTarget::Reservation(id) => id.clone(),
-            ReleaseTarget::ReserveKey(reserve_key) => {
-                format!("{ID_PREFIX}{}", derived(RESERVE, reserve_key).simple())
-            }
+            ReleaseTarget::ReserveKey(reserve_key) => reservation_id(derived(RESERVE, reserve_key)),
         };
         let order = self.reservation(&id).map_or_else(|| order_named_by(key), |(order, _)| order);
         self.arrive(order, Method::Release, key)?;
@@ -142,31 +126,16 @@ impl Ledger {
                     Ok(ReleaseOutcome::NothingHeld)
                 }
                 ReservationState::Held => {
-                    found.state = ReservationState::Released;
-                    found.changed_at = now;
-                    found.release_key = Some(key.clone());
-                    let lines = found.lines.clone();
-                    self.give_back(&lines);
+                    self.put(order, key, Effect::Release { reservation_id: id }, now)?;
                     Ok(ReleaseOutcome::Released)
                 }
             };
         }
         if let ReleaseTarget::ReserveKey(reserve_key) = target {
-            self.count_record()?;
-            let order = order_named_by(reserve_key);
-            self.settle(derived(RESERVE, reserve_key), order);
-            self.book(order)?.reservations.push(Reservation {
-                key: reserve_key.clone(),
-                id,
-                lines: Vec::new(),
-                restocked: Vec::new(),
-                state: ReservationState::Tombstone,
-                created_at: now,
-                changed_at: now,
-                expires_at: now,
-                commit_key: None,
-                release_key: Some(key.clone()),
-            });
+            self.room()?;
+            let name = derived(RESERVE, reserve_key);
+            let reserve_key = reserve_key.clone();
+            self.put(order, key, Effect::ReleaseAhead { name, reserve_key }, now)?;
         }
         Ok(ReleaseOutcome::NothingHeld)
     }
@@ -191,25 +160,15 @@ impl Ledger {
         if found.state != ReservationState::Committed {
             return Err(refused(reason::RESERVATION_NOT_COMMITTED));
         }
-        let mut restocked = found.restocked.clone();
         for line in lines {
-            let taken = quantity_of(&found.lines, line);
-            let back = quantity_of(&restocked, line).saturating_add(line.quantity);
-            if back > taken {
+            let back = quantity_of(&found.restocked, line).saturating_add(line.quantity);
+            if back > quantity_of(&found.lines, line) {
                 return Err(refused(reason::RESTOCK_EXCEEDS_COMMITTED));
             }
-            restocked.retain(|other| other.product != line.product);
-            restocked.push(Units { product: line.product, quantity: back });
         }
-        self.count_record()?;
-        if let Some((_, found)) = self.reservation(id) {
-            found.restocked = restocked;
-        }
-        self.bring_back(lines);
-        let reservation_id = id.to_owned();
-        let restock = Restock { key: key.clone(), reservation_id, lines: lines.to_vec(), at: now };
-        self.book(order)?.restocks.push(restock);
-        Ok(())
+        self.room()?;
+        let effect = Effect::Restock { reservation_id: id.to_owned(), lines: lines.to_vec() };
+        self.put(order, key, effect, now)
     }
 }
 

@@ -9,7 +9,9 @@ use std::collections::{BinaryHeap, HashMap};
 use uuid::Uuid;
 
 use super::catalogue::CatalogueEntry;
+use super::effects::Entry;
 use super::faults::Method;
+use super::journal::Journal;
 use super::records::{LedgerPage, OrderLedger, ReservationState, StockTotals, Units};
 use crate::domain::Timestamp;
 use crate::domain::ids::{CallKey, OrderId};
@@ -51,6 +53,12 @@ impl<V> Spread<V> {
             part.insert(key, value);
         }
     }
+
+    fn remove(&mut self, key: u128) {
+        if let Some(part) = self.0.get_mut(Self::part(key)) {
+            part.remove(&key);
+        }
+    }
 }
 
 /// See the module.
@@ -66,6 +74,19 @@ pub(super) struct Ledger {
     expiries: BinaryHeap<Reverse<(Timestamp, OrderId, usize)>>,
     records: usize,
     max_records: usize,
+    /// The latest time that was told. A clock that is set back does not take back what has run out.
+    latest: Timestamp,
+    journal: Journaling,
+}
+
+/// Where effects are written to before they are booked.
+#[derive(Debug)]
+enum Journaling {
+    /// Nowhere: this ledger ends with its process.
+    Off,
+    On(Journal),
+    /// The journal was given up, so that nothing can be booked any more.
+    Closed,
 }
 
 impl Ledger {
@@ -83,7 +104,45 @@ impl Ledger {
             expiries: BinaryHeap::new(),
             records: 0,
             max_records,
+            latest: Timestamp::MIN_UTC,
+            journal: Journaling::Off,
         }
+    }
+
+    /// From now on, effects are written to `journal` first.
+    pub(super) fn keep(&mut self, journal: Journal) {
+        self.journal = Journaling::On(journal);
+    }
+
+    /// Gives its journal up, if it has one.
+    pub(super) fn close(&mut self) {
+        if let Journaling::On(_) = self.journal {
+            self.journal = Journaling::Closed;
+        }
+    }
+
+    /// Writes an entry to the journal, if there is one.
+    pub(super) fn write(&mut self, at: Timestamp, entry: &Entry) -> Result<(), CallError> {
+        match &mut self.journal {
+            Journaling::Off => Ok(()),
+            Journaling::On(journal) => journal.append(at, entry),
+            Journaling::Closed => Err(CallError::Unavailable("the simulator was closed".to_owned())),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn journal_mut(&mut self) -> &mut Journal {
+        match &mut self.journal {
+            Journaling::On(journal) => journal,
+            Journaling::Off | Journaling::Closed => panic!("there is no journal"),
+        }
+    }
+
+    /// Lets time pass: everything that has run out by `now` expires. Tells what time it is for this ledger.
+    pub(super) fn advance(&mut self, now: Timestamp) -> Timestamp {
+        self.latest = self.latest.max(now);
+        self.expire(self.latest);
+        self.latest
     }
 
     /// Where what was derived from a key is booked, if it is anywhere.
@@ -91,9 +150,11 @@ impl Ledger {
         self.homes.get(id.as_u128()).copied()
     }
 
-    /// From now on `id` is booked under `order`.
-    pub(super) fn settle(&mut self, id: Uuid, order: OrderId) {
-        self.homes.insert(id.as_u128(), order);
+    /// The book of an order that gets one more record, which what was derived as `name` leads to from now on.
+    pub(super) fn record(&mut self, name: Uuid, order: OrderId) -> Result<&mut OrderLedger, CallError> {
+        self.count_record();
+        self.homes.insert(name.as_u128(), order);
+        self.book(order)
     }
 
     /// The book of an order, made when missing.
@@ -106,13 +167,32 @@ impl Ledger {
         self.books.get_mut(id).ok_or_else(|| CallError::Unavailable("no room for an order".to_owned()))
     }
 
-    /// Makes room for one more record.
-    pub(super) fn count_record(&mut self) -> Result<(), CallError> {
+    /// The book of an order that has one.
+    pub(super) fn known_book(&mut self, order: OrderId) -> Option<&mut OrderLedger> {
+        self.books.get_mut(order.0.as_u128())
+    }
+
+    /// Fails unless there is room for one more record.
+    pub(super) fn room(&self) -> Result<(), CallError> {
         if self.records >= self.max_records {
             return Err(CallError::Unavailable("the simulator's ledger is full".to_owned()));
         }
-        self.records = self.records.saturating_add(1);
         Ok(())
+    }
+
+    /// There is one more record.
+    pub(super) fn count_record(&mut self) {
+        self.records = self.records.saturating_add(1);
+    }
+
+    /// There are fewer records.
+    pub(super) fn discount_records(&mut self, fewer: usize) {
+        self.records = self.records.saturating_sub(fewer);
+    }
+
+    /// From now on there is room for so many records. What is there stays, even when it is more.
+    pub(super) fn limit_records(&mut self, max_records: usize) {
+        self.max_records = max_records;
     }
 
     /// Notes that a call with `key` has arrived for `order`.
@@ -122,10 +202,29 @@ impl Ledger {
             calls.received = calls.received.saturating_add(1);
             return Ok(());
         }
-        self.count_record()?;
+        self.room()?;
+        self.count_record();
         let calls = super::records::KeyCalls { key: key.clone(), method, received: 1 };
         self.book(order)?.keys.push(calls);
         Ok(())
+    }
+
+    /// Undoes [`Self::arrive`] for the call that arrived last.
+    pub(super) fn take_arrival_back(&mut self, order: OrderId, method: Method, key: &CallKey) {
+        let Some(book) = self.known_book(order) else { return };
+        let found = book.keys.iter().position(|calls| calls.method == method && calls.key == *key);
+        let Some(index) = found else { return };
+        if let Some(calls) = book.keys.get_mut(index).filter(|calls| calls.received > 1) {
+            calls.received = calls.received.saturating_sub(1);
+            return;
+        }
+        book.keys.remove(index);
+        let first_seen = book.is_empty();
+        self.discount_records(1);
+        if first_seen && self.sequence.last() == Some(&order) {
+            self.sequence.pop();
+            self.books.remove(order.0.as_u128());
+        }
     }
 
     // ---- stock
@@ -176,12 +275,28 @@ impl Ledger {
         }
     }
 
+    /// Journals and sets what is on sale of a product; `None` when it is unknown.
+    pub(super) fn set_stock(
+        &mut self,
+        product: ProductRef,
+        available: u64,
+        now: Timestamp,
+    ) -> Result<Option<StockTotals>, CallError> {
+        if !self.stock.contains_key(&product) {
+            return Ok(None);
+        }
+        let entry = Entry::Stock { product, available };
+        self.write(now, &entry)?;
+        self.apply(entry, now)?;
+        Ok(self.stock.get(&product).copied())
+    }
+
     /// Sets what is on sale of a product; `None` when it is unknown.
-    pub(super) fn set_stock(&mut self, product: ProductRef, available: u64) -> Option<StockTotals> {
+    pub(super) fn set_available(&mut self, product: ProductRef, available: u64) -> Option<()> {
         let totals = self.stock.get_mut(&product)?;
         totals.available = available;
         totals.initial = available.saturating_add(totals.reserved).saturating_add(totals.committed);
-        Some(*totals)
+        Some(())
     }
 
     /// Remembers when a held reservation, the `index`-th of its order, runs out.
@@ -190,7 +305,7 @@ impl Ledger {
     }
 
     /// Gives the stock of reservations back that have run out by `now`.
-    pub(super) fn expire(&mut self, now: Timestamp) {
+    fn expire(&mut self, now: Timestamp) {
         while let Some(Reverse((at, order, index))) = self.expiries.peek().copied() {
             if at > now {
                 return;

@@ -1,23 +1,28 @@
 //! The five collaborators in one process: for development, tests and load tests.
 //!
 //! It keeps every promise that the ports ask for (idempotency by key, tombstones, reservations that expire,
-//! refunds that never exceed the charge), remembers everything it did, and fails on order.
+//! refunds that never exceed the charge), remembers everything it did, and fails on order. With a journal
+//! ([`Simulator::open`]) it remembers beyond the end of its process.
 
 pub mod catalogue;
 mod directory;
+mod effects;
 mod faults;
 mod inventory;
+mod journal;
+#[cfg(test)]
+mod journal_tests;
 mod ledger;
 mod payment;
 mod records;
 pub mod server;
-
 mod shipping;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,6 +30,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub use self::faults::{FaultSpec, FaultTarget, MAX_DELAY, Method};
+pub use self::journal::SimError;
 pub use self::ledger::MAX_LINES;
 pub use self::payment::SLOW;
 pub use self::records::{
@@ -34,6 +40,7 @@ pub use self::records::{
 
 use self::catalogue::CatalogueEntry;
 use self::faults::{Faults, Plan};
+use self::journal::Journal;
 use self::ledger::Ledger;
 use crate::domain::Timestamp;
 use crate::domain::ids::OrderId;
@@ -49,7 +56,8 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SimConfig {
     /// Most records of the ledger (effects, tombstones and keys; about five an order, some 200 bytes each). Beyond
-    /// it, calls that need another one are [`CallError::Unavailable`].
+    /// it, calls that need another one are [`CallError::Unavailable`]. A journal holds as many effects at most, some
+    /// 300 bytes each.
     pub max_records: usize,
     /// Most calls that are delayed at a time. Beyond it, calls are [`CallError::Unavailable`].
     pub max_delayed: usize,
@@ -92,8 +100,7 @@ impl Core {
     /// The ledger with everything expired that has run out, and what time it is.
     fn ledger_now(&self) -> (MutexGuard<'_, Ledger>, Timestamp) {
         let mut ledger = self.ledger();
-        let now = (self.clock)();
-        ledger.expire(now);
+        let now = ledger.advance((self.clock)());
         (ledger, now)
     }
 }
@@ -123,20 +130,61 @@ fn execute<T>(
 }
 
 impl Simulator {
-    /// A simulator with the full catalogue, nothing done yet and no faults.
+    /// A simulator with the full catalogue, nothing done yet and no faults. What it will do is forgotten when the
+    /// last handle is gone.
     pub fn new(config: SimConfig, clock: Clock) -> Self {
         let catalogue = catalogue::entries();
+        let ledger = Ledger::new(&catalogue, config.max_records);
+        Self::with(config, clock, catalogue, ledger)
+    }
+
+    /// A simulator that goes on where the journal at this path ends; a missing file is made. `None`: as [`Self::new`].
+    ///
+    /// Every effect is in the file before its answer leaves, so it survives the death of the process, though not
+    /// surely that of the machine: nothing is synced. Ids, answers to repeated keys, expiry and totals come back
+    /// exactly. How often a key was received does not: it is known when its call had an effect, as received once.
+    /// Faults are not journaled, nor are charges that are pending. When an effect cannot be written, the call is
+    /// [`CallError::Unavailable`] and nothing has happened.
+    ///
+    /// The file is read and replayed here and now: about a second for every 300000 effects.
+    ///
+    /// # Errors
+    /// The file cannot be opened, is not a journal, is damaged, or another process has it open. A last line that was
+    /// cut off by a crash is no error: its call was never answered.
+    pub fn open(config: SimConfig, clock: Clock, journal: Option<PathBuf>) -> Result<Self, SimError> {
+        let Some(path) = journal else { return Ok(Self::new(config, clock)) };
+        let catalogue = catalogue::entries();
+        // What is in the journal is kept even when the limit was lowered since.
+        let mut ledger = Ledger::new(&catalogue, usize::MAX);
+        let journal = Journal::open(path, config.max_records, |at, entry| ledger.replay(at, entry))?;
+        tracing::info!(
+            journal = %journal.path().display(),
+            effects = journal.entries(),
+            "the simulator keeps stock, money and labels in its journal"
+        );
+        ledger.limit_records(config.max_records);
+        ledger.keep(journal);
+        Ok(Self::with(config, clock, catalogue, ledger))
+    }
+
+    fn with(config: SimConfig, clock: Clock, catalogue: Vec<CatalogueEntry>, ledger: Ledger) -> Self {
         let products = catalogue.iter().map(|entry| (entry.product.product, entry.product.clone()));
         let core = Core {
             clock,
             faults: Faults::default(),
             products: products.collect(),
-            ledger: Mutex::new(Ledger::new(&catalogue, config.max_records)),
+            ledger: Mutex::new(ledger),
             catalogue,
             delayed: AtomicUsize::new(0),
             max_delayed: config.max_delayed,
         };
         Self { core: Arc::new(core) }
+    }
+
+    /// Gives the journal up, so that it can be opened again while handles to this simulator are still around. From
+    /// then on its effects are [`CallError::Unavailable`]. Without a journal this does nothing.
+    pub fn close(&self) {
+        self.core.ledger().close();
     }
 
     /// This simulator as all five collaborators.
@@ -184,8 +232,12 @@ impl Simulator {
     }
 
     /// Sets how many units of a product are on sale; `None` when it is unknown.
-    pub fn set_stock(&self, product: ProductRef, available: u64) -> Option<StockTotals> {
-        self.core.ledger_now().0.set_stock(product, available)
+    ///
+    /// # Errors
+    /// Unavailable when it cannot be journaled; then nothing was changed.
+    pub fn set_stock(&self, product: ProductRef, available: u64) -> Result<Option<StockTotals>, CallError> {
+        let (mut ledger, now) = self.core.ledger_now();
+        ledger.set_stock(product, available, now)
     }
 
     /// Everything that is sold.

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rust_decimal::Decimal;
+use uuid::Uuid;
 
 use super::catalogue::{
     TOKEN_DECLINED, TOKEN_EXPIRED, TOKEN_INSUFFICIENT, TOKEN_LOST_REPLY, TOKEN_SLOW, TOKEN_UNAVAILABLE,
 };
+use super::effects::Effect;
 use super::faults::{Method, Plan};
 use super::ledger::{Ledger, check_key, invalid, order_named_by, reused};
-use super::records::{Charge, ChargeState, ClosedCharge, Refund, derived};
+use super::records::{Charge, ChargeState, derived};
 use super::{Core, Simulator, lost_reply, parse_id};
 use crate::domain::Timestamp;
 use crate::domain::ids::{CallKey, OrderId};
@@ -39,6 +41,10 @@ struct Asked {
 }
 
 impl Asked {
+    fn is_for(&self, charge: &Charge) -> bool {
+        (charge.amount, charge.currency) == (self.amount, self.currency) && charge.method == self.method
+    }
+
     fn check(&self) -> Result<(), CallError> {
         check_key(&self.key)?;
         if self.method.len() > MAX_METHOD_LEN {
@@ -70,6 +76,33 @@ fn refused(reason: &str) -> CallError {
     CallError::refused(reason, message)
 }
 
+/// A charge that has arrived, and nothing more.
+pub(super) fn new_charge(
+    name: Uuid,
+    key: CallKey,
+    amount: Decimal,
+    currency: Currency,
+    method: String,
+    at: Timestamp,
+) -> Charge {
+    Charge {
+        key,
+        transaction_id: format!("{ID_PREFIX}{}", name.simple()),
+        amount,
+        currency,
+        method,
+        state: ChargeState::Pending,
+        refunded: Decimal::ZERO,
+        at,
+        in_flight: 0,
+    }
+}
+
+/// The id of the refund with a name.
+pub(super) fn refund_id(name: Uuid) -> String {
+    format!("ref_{}", name.simple())
+}
+
 fn charged(charge: &Charge) -> Charged {
     let approval = charge.transaction_id.get(4..10).map(str::to_ascii_uppercase);
     let some = |text: &str| Some(text.to_owned());
@@ -91,54 +124,51 @@ fn state_of(charge: &Charge) -> TransactionState {
 }
 
 impl Ledger {
-    fn charge_mut(&mut self, home: OrderId, key: &CallKey) -> Result<Option<&mut Charge>, CallError> {
+    pub(super) fn charge_mut(
+        &mut self,
+        home: OrderId,
+        key: &CallKey,
+    ) -> Result<Option<&mut Charge>, CallError> {
         Ok(self.book(home)?.charges.iter_mut().find(|charge| charge.key == *key))
     }
 
-    /// The pending charge for `asked`, made when missing; a finished one when there is one already.
-    fn open_charge(&mut self, asked: &Asked, now: Timestamp) -> Result<&mut Charge, CallError> {
-        let derived = derived(CHARGE, &asked.key);
-        let home = self.home(derived).unwrap_or(asked.order);
-        let book = self.book(home)?;
-        if book.closed_charges.iter().any(|closed| closed.key == asked.key) {
+    /// The charge with the key of `asked`, which must ask for the same and not be closed.
+    fn charge_like(&mut self, name: Uuid, asked: &Asked) -> Result<Option<&mut Charge>, CallError> {
+        let home = self.home(name).unwrap_or(asked.order);
+        if self.book(home)?.closed_charges.iter().any(|closed| closed.key == asked.key) {
             return Err(refused(reason::TRANSACTION_CLOSED));
         }
-        match self.charge_mut(home, &asked.key)? {
-            None => {
-                self.count_record()?;
-                self.settle(derived, asked.order);
-                self.book(asked.order)?.charges.push(Charge {
-                    key: asked.key.clone(),
-                    transaction_id: format!("{ID_PREFIX}{}", derived.simple()),
-                    amount: asked.amount,
-                    currency: asked.currency,
-                    method: asked.method.clone(),
-                    state: ChargeState::Pending,
-                    refunded: Decimal::ZERO,
-                    at: now,
-                    in_flight: 0,
-                });
-            }
-            Some(found) => {
-                let same = (found.amount, found.currency) == (asked.amount, asked.currency)
-                    && found.method == asked.method
-                    && home == asked.order;
-                if !same {
-                    return Err(reused());
-                }
-            }
+        let found = self.charge_mut(home, &asked.key)?;
+        match &found {
+            Some(found) if !asked.is_for(found) || home != asked.order => Err(reused()),
+            _ => Ok(found),
         }
-        let missing = || CallError::Unavailable("no room for a charge".to_owned());
-        self.charge_mut(asked.order, &asked.key)?.ok_or_else(missing)
+    }
+
+    /// Notes that a charge is on its way; a finished one stays as it is.
+    fn open_charge(&mut self, asked: &Asked, now: Timestamp) -> Result<(), CallError> {
+        let name = derived(CHARGE, &asked.key);
+        if let Some(found) = self.charge_like(name, asked)? {
+            found.in_flight = found.in_flight.saturating_add(1);
+            return Ok(());
+        }
+        self.room()?;
+        let Asked { key, order, amount, currency, method } = asked.clone();
+        let mut charge = new_charge(name, key, amount, currency, method, now);
+        charge.in_flight = 1;
+        self.record(name, order)?.charges.push(charge);
+        Ok(())
     }
 
     /// Ends what a delayed call began, when that call comes to nothing.
-    fn drop_pending(&mut self, asked: &Asked) -> Result<(), CallError> {
-        let charges = &mut self.book(asked.order)?.charges;
-        charges.retain(|charge| {
+    fn drop_pending(&mut self, asked: &Asked) {
+        let Some(book) = self.known_book(asked.order) else { return };
+        let before = book.charges.len();
+        book.charges.retain(|charge| {
             charge.key != asked.key || charge.state != ChargeState::Pending || charge.in_flight > 0
         });
-        Ok(())
+        let dropped = before.saturating_sub(book.charges.len());
+        self.discount_records(dropped);
     }
 
     /// Executes a charge. The flag tells whether this call took the money (and not an earlier one).
@@ -149,24 +179,34 @@ impl Ledger {
         delayed: bool,
         now: Timestamp,
     ) -> Result<(Charged, bool), CallError> {
-        let home = self.home(derived(CHARGE, &asked.key)).unwrap_or(asked.order);
+        let name = derived(CHARGE, &asked.key);
+        let home = self.home(name).unwrap_or(asked.order);
         if delayed && let Some(charge) = self.charge_mut(home, &asked.key)? {
             charge.in_flight = charge.in_flight.saturating_sub(1);
         }
         self.arrive(home, Method::Charge, &asked.key)?;
         if let Err(error) = plan.fail_here() {
-            self.drop_pending(asked)?;
+            self.drop_pending(asked);
             return Err(error);
         }
-        let charge = self.open_charge(asked, now)?;
-        let fresh = charge.state == ChargeState::Pending;
+        let fresh = match self.charge_like(name, asked)? {
+            Some(found) => found.state == ChargeState::Pending,
+            None => {
+                self.room()?;
+                true
+            }
+        };
         if fresh {
-            charge.at = now;
-            charge.state = match &plan.decline {
-                Some(code) => ChargeState::Declined(code.clone()),
-                None => ChargeState::Succeeded,
-            };
+            let Asked { amount, currency, method, .. } = asked.clone();
+            let declined = plan.decline.clone();
+            let effect = Effect::Charge { name, amount, currency, method, declined };
+            if let Err(error) = self.put(asked.order, &asked.key, effect, now) {
+                self.drop_pending(asked);
+                return Err(error);
+            }
         }
+        let missing = || CallError::Unknown("the charge is not booked".to_owned());
+        let charge = self.charge_mut(asked.order, &asked.key)?.ok_or_else(missing)?;
         match &charge.state {
             ChargeState::Declined(code) => Err(declined(code)),
             ChargeState::Pending | ChargeState::Succeeded => Ok((charged(charge), fresh)),
@@ -180,17 +220,16 @@ impl Ledger {
         close: bool,
         now: Timestamp,
     ) -> Result<TransactionState, CallError> {
-        let derived = derived(CHARGE, key);
-        let home = self.home(derived).unwrap_or_else(|| order_named_by(key));
+        let name = derived(CHARGE, key);
+        let home = self.home(name).unwrap_or_else(|| order_named_by(key));
         self.arrive(home, Method::GetTransaction, key)?;
         plan.fail_here()?;
         if let Some(charge) = self.charge_mut(home, key)? {
             return Ok(state_of(charge));
         }
         if close && !self.book(home)?.closed_charges.iter().any(|closed| closed.key == *key) {
-            self.count_record()?;
-            self.settle(derived, home);
-            self.book(home)?.closed_charges.push(ClosedCharge { key: key.clone(), at: now });
+            self.room()?;
+            self.put(home, key, Effect::Close { name }, now)?;
         }
         Ok(TransactionState::NotFound)
     }
@@ -213,36 +252,24 @@ impl Ledger {
                 done.transaction_id == transaction_id && (done.amount, done.currency) == (amount, currency);
             return if same { Ok(Refunded { refund_id: done.refund_id.clone() }) } else { Err(reused()) };
         }
-        let found = book.charges.iter().position(|charge| charge.transaction_id == transaction_id);
-        let charge = found.and_then(|index| book.charges.get(index));
+        let charge = book.charges.iter().find(|charge| charge.transaction_id == transaction_id);
         let Some(charge) = charge.filter(|charge| charge.state == ChargeState::Succeeded) else {
             return Err(refused(reason::TRANSACTION_NOT_FOUND));
         };
         if charge.currency != currency {
             return Err(refused(reason::CURRENCY_MISMATCH));
         }
-        let refunded = charge.refunded.checked_add(amount).filter(|sum| *sum <= charge.amount);
-        let Some(refunded) = refunded else {
+        if charge.refunded.checked_add(amount).is_none_or(|sum| sum > charge.amount) {
             return Err(refused(reason::REFUND_EXCEEDS_CHARGE));
-        };
+        }
         if let Some(code) = &plan.decline {
             return Err(CallError::refused(code.clone(), "the refund was declined"));
         }
-        self.count_record()?;
-        let refund_id = format!("ref_{}", derived("refund", key).simple());
-        let book = self.book(home)?;
-        if let Some(charge) = found.and_then(|index| book.charges.get_mut(index)) {
-            charge.refunded = refunded;
-        }
-        book.refunds.push(Refund {
-            key: key.clone(),
-            refund_id: refund_id.clone(),
-            transaction_id: transaction_id.to_owned(),
-            amount,
-            currency,
-            at: now,
-        });
-        Ok(Refunded { refund_id })
+        self.room()?;
+        let name = derived("refund", key);
+        let transaction_id = transaction_id.to_owned();
+        self.put(home, key, Effect::Refund { name, transaction_id, amount, currency }, now)?;
+        Ok(Refunded { refund_id: refund_id(name) })
     }
 }
 
@@ -307,9 +334,7 @@ impl Payments for Simulator {
         let on_delay = move |core: &Core| {
             opened.check()?;
             let (mut ledger, now) = core.ledger_now();
-            let charge = ledger.open_charge(&opened, now)?;
-            charge.in_flight = charge.in_flight.saturating_add(1);
-            Ok(())
+            ledger.open_charge(&opened, now)
         };
         self.carry_out(ctx, Method::Charge, plan, on_delay, move |core, plan| {
             asked.check()?;

@@ -1,6 +1,7 @@
 //! What the simulator remembers, as it can be read back.
 
 use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::faults::Method;
@@ -11,7 +12,7 @@ use crate::domain::money::Currency;
 use crate::ports::shipping::Label;
 
 /// A number of units of something.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Units {
     /// What.
     pub product: ProductRef,

@@ -1,10 +1,12 @@
 //! The simulated shipping service.
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use super::Simulator;
+use super::effects::Effect;
 use super::faults::{Method, Plan};
-use super::ledger::{Ledger, check_key, order_named_by, reused, units_of};
+use super::ledger::{Ledger, check_key, invalid, order_named_by, reused, units_of};
 use super::records::{LabelRecord, LabelState, Units, derived};
 use crate::domain::Timestamp;
 use crate::domain::address::Address;
@@ -13,6 +15,8 @@ use crate::domain::item::StockLine;
 use crate::ports::call::{CallContext, CallError};
 use crate::ports::shipping::{Label, Shipping, reason};
 
+/// Longest name of a shipping method, in bytes.
+const MAX_METHOD_LEN: usize = 100;
 /// Purpose of the name derived from a label's key.
 const LABEL: &str = "label";
 
@@ -20,8 +24,22 @@ fn voided() -> CallError {
     CallError::refused(reason::LABEL_VOIDED, "the label was voided")
 }
 
+/// The label with a name.
+pub(super) fn label_named(name: Uuid) -> Label {
+    let tracking_number = format!("SIM{}", name.simple()).to_ascii_uppercase();
+    Label {
+        carrier: "SIMULATED".to_owned(),
+        label_url: format!("https://labels.example.com/{tracking_number}.pdf"),
+        tracking_number,
+    }
+}
+
 impl Ledger {
-    fn label_mut(&mut self, home: OrderId, key: &CallKey) -> Result<Option<&mut LabelRecord>, CallError> {
+    pub(super) fn label_mut(
+        &mut self,
+        home: OrderId,
+        key: &CallKey,
+    ) -> Result<Option<&mut LabelRecord>, CallError> {
         Ok(self.book(home)?.labels.iter_mut().find(|label| label.key == *key))
     }
 
@@ -33,8 +51,8 @@ impl Ledger {
         (method, lines): (&str, Vec<Units>),
         now: Timestamp,
     ) -> Result<Label, CallError> {
-        let derived = derived(LABEL, key);
-        let home = self.home(derived).unwrap_or(order);
+        let name = derived(LABEL, key);
+        let home = self.home(name).unwrap_or(order);
         self.arrive(home, Method::CreateLabel, key)?;
         plan.fail_here()?;
         if let Some(found) = self.label_mut(home, key)? {
@@ -46,48 +64,22 @@ impl Ledger {
                 _ => Err(voided()),
             };
         }
-        self.count_record()?;
-        self.settle(derived, order);
-        let tracking_number = format!("SIM{}", derived.simple()).to_ascii_uppercase();
-        let label = Label {
-            carrier: "SIMULATED".to_owned(),
-            label_url: format!("https://labels.example.com/{tracking_number}.pdf"),
-            tracking_number,
-        };
-        self.book(order)?.labels.push(LabelRecord {
-            key: key.clone(),
-            state: LabelState::Created,
-            label: Some(label.clone()),
-            method: method.to_owned(),
-            lines,
-            at: now,
-        });
-        Ok(label)
+        self.room()?;
+        self.put(order, key, Effect::CreateLabel { name, method: method.to_owned(), lines }, now)?;
+        Ok(label_named(name))
     }
 
     fn void_label(&mut self, plan: &Plan, key: &CallKey, now: Timestamp) -> Result<(), CallError> {
-        let derived = derived(LABEL, key);
-        let home = self.home(derived).unwrap_or_else(|| order_named_by(key));
+        let name = derived(LABEL, key);
+        let home = self.home(name).unwrap_or_else(|| order_named_by(key));
         self.arrive(home, Method::VoidLabel, key)?;
         plan.fail_here()?;
-        if let Some(found) = self.label_mut(home, key)? {
-            if found.state == LabelState::Created {
-                found.state = LabelState::Voided;
-                found.at = now;
-            }
-            return Ok(());
+        match self.label_mut(home, key)?.map(|found| found.state) {
+            Some(LabelState::Voided | LabelState::Tombstone) => return Ok(()),
+            Some(LabelState::Created) => {}
+            None => self.room()?,
         }
-        self.count_record()?;
-        self.settle(derived, home);
-        self.book(home)?.labels.push(LabelRecord {
-            key: key.clone(),
-            state: LabelState::Tombstone,
-            label: None,
-            method: String::new(),
-            lines: Vec::new(),
-            at: now,
-        });
-        Ok(())
+        self.put(home, key, Effect::VoidLabel { name }, now)
     }
 }
 
@@ -104,6 +96,9 @@ impl Simulator {
         let (key, method, lines) = (key.clone(), method.to_owned(), units_of(lines));
         self.call(ctx, Method::CreateLabel, move |core, plan| {
             check_key(&key)?;
+            if method.len() > MAX_METHOD_LEN {
+                return Err(invalid("method must have at most 100 bytes"));
+            }
             let lines = lines.clone()?;
             let (mut ledger, now) = core.ledger_now();
             ledger.create_label(plan, &key, order, (&method, lines), now)

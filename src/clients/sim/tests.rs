@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::DateTime;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
@@ -38,7 +38,7 @@ impl Bed {
         let seconds = Arc::new(AtomicI64::new(0));
         let hand = seconds.clone();
         let clock: Clock =
-            Arc::new(move || DateTime::<Utc>::UNIX_EPOCH + TimeDelta::seconds(hand.load(Ordering::SeqCst)));
+            Arc::new(move || DateTime::from_timestamp(hand.load(Ordering::SeqCst), 0).unwrap());
         Self { simulator: Simulator::new(config, clock), seconds, order: OrderId(Uuid::from_u128(42)) }
     }
 
@@ -54,7 +54,7 @@ impl Bed {
     fn rare(&self) -> (u64, u64, u64) {
         let stock = self.simulator.stock();
         let rare = stock.iter().find(|totals| totals.product == product(RARE_PRODUCT)).unwrap();
-        assert_eq!(rare.initial, rare.available + rare.reserved + rare.committed);
+        assert_eq!(rare.initial, [rare.available, rare.reserved, rare.committed].iter().sum::<u64>());
         (rare.available, rare.reserved, rare.committed)
     }
 
@@ -411,25 +411,4 @@ async fn units_are_never_lost_nor_made() {
             assert_eq!(sum(ReservationState::Committed), committed + restocked.sum::<u64>(), "seed {seed}");
         }
     }
-}
-
-/// Not a test: how many calls the simulator can take. Run with `--ignored --nocapture`.
-#[tokio::test]
-#[ignore = "a measurement"]
-#[allow(clippy::print_stderr)]
-async fn throughput() {
-    const ORDERS: u32 = 100_000;
-    let bed = Bed::new();
-    let started = std::time::Instant::now();
-    for n in 0..ORDERS {
-        let order = OrderId(Uuid::from_u128(u128::from(n) << 70 | u128::from(n)));
-        let lines = [StockLine { product: product(1), quantity: 1 }];
-        let key = |step| CallKey::new(order, 1, step, 1);
-        let id = bed.simulator.reserve(&ctx(), &key("reserve"), order, &lines, TTL).await.unwrap();
-        let (amount, usd) = usd("1.00");
-        bed.simulator.charge(&ctx(), &key("charge"), order, amount, usd, "CARD", None).await.unwrap();
-        bed.simulator.commit(&ctx(), &key("commit"), &id).await.unwrap();
-    }
-    let rate = f64::from(ORDERS * 3) / started.elapsed().as_secs_f64();
-    eprintln!("{rate:.0} calls a second");
 }

@@ -252,6 +252,7 @@ impl SimulatorService for Api {
             return Err(invalid("available must be at most 1000000000000"));
         }
         let set = self.0.set_stock(product, request.available);
+        let set = set.map_err(|error| refused(Code::Unavailable, "NOT_EXECUTED", &error.to_string()))?;
         let set = set.ok_or_else(|| refused(Code::NotFound, "PRODUCT_NOT_FOUND", "no such product"))?;
         Ok(Response::new(wire::SetStockResponse { totals: Some(totals(&set)) }))
     }
