@@ -1,7 +1,6 @@
 //! What an order's actor is sent.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::oneshot;
 
@@ -18,19 +17,22 @@ pub(super) type Answer = Result<Arc<Order>, OrderError>;
 #[derive(Debug)]
 pub(super) struct Reply {
     to: oneshot::Sender<Answer>,
-    accepted: Arc<AtomicBool>,
+    accepted: Option<oneshot::Sender<()>>,
 }
 
 impl Reply {
-    pub(super) fn new() -> (Self, oneshot::Receiver<Answer>, Arc<AtomicBool>) {
-        let (to, from) = oneshot::channel();
-        let accepted = Arc::new(AtomicBool::new(false));
-        (Self { to, accepted: Arc::clone(&accepted) }, from, accepted)
+    /// A reply, where its answer comes out, and where it is told that the command is taken.
+    pub(super) fn new() -> (Self, oneshot::Receiver<Answer>, oneshot::Receiver<()>) {
+        let ((to, heard), (accept, accepted)) = (oneshot::channel(), oneshot::channel());
+        (Self { to, accepted: Some(accept) }, heard, accepted)
     }
 
     /// Says that the command is stored and its saga runs: who cannot wait any longer may look at the order.
-    pub(super) fn accept(&self) {
-        self.accepted.store(true, Ordering::Release);
+    pub(super) fn accept(&mut self) {
+        if let Some(accepted) = self.accepted.take() {
+            // Whoever hung up does not hear it.
+            let _gone = accepted.send(());
+        }
     }
 
     pub(super) fn send(self, answer: Answer) {

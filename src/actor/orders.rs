@@ -108,7 +108,7 @@ impl Orders {
         let mut fresh = fresh;
         for _ in 0..ASK_ATTEMPTS {
             let (entry, permit) = self.admit(id)?;
-            let (reply, mut heard, accepted) = Reply::new();
+            let (reply, mut heard, mut accepted) = Reply::new();
             let message = Message::Ask { ask: Box::new(ask.clone()), fresh, reply, permit };
             fresh = false;
             if entry.actor().cast(message).is_err() {
@@ -118,14 +118,18 @@ impl Orders {
             let answered = match tokio::time::timeout_at(soft, &mut heard).await {
                 Ok(answered) => answered,
                 Err(_elapsed) => {
-                    // Stored and under way: the order as it stands is a true answer.
-                    if accepted.load(Ordering::Acquire)
-                        && let Some(order) = entry.published()
-                    {
-                        return Ok(order);
-                    }
-                    match tokio::time::timeout_at(hard, &mut heard).await {
-                        Ok(answered) => answered,
+                    // Out of patience, but nothing is certain until the command is stored: this long at least.
+                    let certain = async {
+                        tokio::select! {
+                            biased;
+                            answered = &mut heard => Some(answered),
+                            Ok(()) = &mut accepted => None,
+                        }
+                    };
+                    match tokio::time::timeout_at(hard, certain).await {
+                        Ok(Some(answered)) => answered,
+                        // Stored and under way: the order as it stands is a true answer.
+                        Ok(None) => return entry.published().ok_or(OrderError::StorageUnavailable),
                         Err(_elapsed) => return Err(OrderError::StorageUnavailable),
                     }
                 }

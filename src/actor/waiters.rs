@@ -29,7 +29,7 @@ struct Waiter {
 pub(super) struct Waiters(Vec<Waiter>);
 
 impl Waiters {
-    pub(super) fn add(&mut self, want: Want, reply: Reply, permit: Permit) {
+    pub(super) fn add(&mut self, want: Want, mut reply: Reply, permit: Permit) {
         // Whoever hung up makes room.
         self.0.retain(|waiter| !waiter.reply.is_closed());
         reply.accept();
