@@ -6,8 +6,10 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
+use tower::util::MapResponseLayer;
 
 use super::order_service::OrderApi;
+use super::status::unreadable;
 use crate::proto::order::order_service_server::OrderServiceServer;
 use crate::proto::{self};
 
@@ -64,6 +66,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(config.keepalive))
         .http2_keepalive_timeout(Some(config.keepalive))
         .tcp_nodelay(true)
+        .layer(MapResponseLayer::new(unreadable))
         .add_service(health_service)
         .add_optional_service(reflection)
         .add_service(orders)

@@ -1,10 +1,11 @@
 //! How a refusal is told: the one place that names gRPC codes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use prost::Message;
 use prost_types::Any;
+use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -59,7 +60,9 @@ pub(super) fn to_status(error: &OrderError) -> Status {
     let mut details = ErrorDetails::with_error_info(told.reason, DOMAIN, metadata);
     match error {
         OrderError::Invalid(violations) => {
-            for violation in violations {
+            // One a field: what was found first.
+            let mut told: HashSet<&str> = HashSet::with_capacity(violations.len());
+            for violation in violations.iter().filter(|violation| told.insert(&violation.field)) {
                 details.add_bad_request_violation(&violation.field, &violation.expected);
             }
         }
@@ -92,6 +95,22 @@ pub(super) fn to_status(error: &OrderError) -> Status {
         OrderError::InventoryUnavailable { shortages, .. } => with_shortages(&status, shortages),
         _ => status,
     }
+}
+
+/// A request that could not even be read is refused in the same form as one with bad fields.
+pub(super) fn unreadable(response: http::Response<Body>) -> http::Response<Body> {
+    let Some(status) = Status::from_header_map(response.headers()) else { return response };
+    let expected = match status.code() {
+        Code::OutOfRange if status.message().contains("message length too large") => "expected a smaller message",
+        Code::Internal if status.message().starts_with("failed to decode Protobuf") => {
+            "expected a well-formed message with text in UTF-8"
+        }
+        _ => return response,
+    };
+    if !status.details().is_empty() {
+        return response;
+    }
+    to_status(&OrderError::Invalid(vec![Violation::invalid("request", expected)])).into_http()
 }
 
 fn tell(error: &OrderError) -> Told {
