@@ -17,21 +17,22 @@ pub(super) type Answer = Result<Arc<Order>, OrderError>;
 #[derive(Debug)]
 pub(super) struct Reply {
     to: oneshot::Sender<Answer>,
-    accepted: Option<oneshot::Sender<()>>,
+    accepted: Option<oneshot::Sender<Permit>>,
 }
 
 impl Reply {
     /// A reply, where its answer comes out, and where it is told that the command is taken.
-    pub(super) fn new() -> (Self, oneshot::Receiver<Answer>, oneshot::Receiver<()>) {
+    pub(super) fn new() -> (Self, oneshot::Receiver<Answer>, oneshot::Receiver<Permit>) {
         let ((to, heard), (accept, accepted)) = (oneshot::channel(), oneshot::channel());
         (Self { to, accepted: Some(accept) }, heard, accepted)
     }
 
-    /// Says that the command is stored and its saga runs: who cannot wait any longer may look at the order.
-    pub(super) fn accept(&mut self) {
+    /// Says that the command is stored and its saga runs: who cannot wait any longer may look at the order. From here
+    /// on the asker holds the permit, so that whoever stops waiting makes room at once.
+    pub(super) fn accept(&mut self, permit: Permit) {
         if let Some(accepted) = self.accepted.take() {
-            // Whoever hung up does not hear it.
-            let _gone = accepted.send(());
+            // Whoever hung up does not hear it, and the permit is dropped.
+            let _gone = accepted.send(permit);
         }
     }
 

@@ -123,7 +123,7 @@ impl Orders {
                         tokio::select! {
                             biased;
                             answered = &mut heard => Some(answered),
-                            Ok(()) = &mut accepted => None,
+                            Ok(_permit) = &mut accepted => None,
                         }
                     };
                     match tokio::time::timeout_at(hard, certain).await {
