@@ -12,7 +12,11 @@
 )]
 
 mod committer;
+mod admission;
+mod cancel_order;
+mod change_status;
 mod create_order;
+mod create_repeat;
 mod harness;
 mod saga_tables;
 mod simulation;
