@@ -252,7 +252,7 @@ impl OrderActor {
                     reply.send(Ok(Arc::clone(order)));
                     return Ok(());
                 }
-                (Ok(_), None) => {
+                (Ok(_), None) | (Err(OrderError::OrderNotFound { .. }), _) => {
                     reply.send(Err(OrderError::OrderNotFound { order: state.id.to_string() }));
                     return Ok(());
                 }
