@@ -73,7 +73,8 @@ async fn a_full_node_takes_no_more_orders_until_some_leave() {
     fault(&node, "payment.Charge", down());
     let held = [node.create(sample_order()).await, node.create(sample_order()).await];
     let third = sample_order();
-    let refusal = refused(node.client().create_order(third.clone()).await, Code::ResourceExhausted, "OVERLOADED");
+    let refusal =
+        refused(node.client().create_order(third.clone()).await, Code::ResourceExhausted, "OVERLOADED");
     assert!(refusal.retry);
     // What is live still answers, and so do reads.
     assert_eq!(node.get(&held[0].id).await.status(), Pending);
@@ -100,9 +101,14 @@ async fn a_full_node_takes_no_more_orders_until_some_leave() {
 async fn a_busy_node_refuses_further_requests_at_once() {
     let node = TestNode::start_with(&quick(&[("ORDER__GRPC__MAX_CONCURRENT_REQUESTS", "3")])).await;
     fault(&node, "payment.Charge", slow(Duration::from_millis(1500)));
-    let (requests, read) = (join_all((0..3).map(|_| node.create(sample_order()))), by_id("00000000-0000-7000-8000-000000000000"));
+    let (requests, read) = (
+        join_all((0..3).map(|_| node.create(sample_order()))),
+        by_id("00000000-0000-7000-8000-000000000000"),
+    );
     let refused_meanwhile = async {
-        let look = || async { node.client().get_order(read.clone()).await.err().filter(|e| e.code() != Code::NotFound) };
+        let look = || async {
+            node.client().get_order(read.clone()).await.err().filter(|e| e.code() != Code::NotFound)
+        };
         let refusal = eventually("a full node", look).await;
         assert!(read_refusal(&refusal, Code::ResourceExhausted, "OVERLOADED").retry);
     };

@@ -16,7 +16,11 @@ use crate::harness::node::{TestNode, sample_order};
 
 /// A node that answers before a saga that is held up has ended.
 async fn impatient() -> TestNode {
-    TestNode::start_with(&quick(&[("ORDER__CREATE__WAIT", "10ms"), ("ORDER__SAGA__ATTENTION_AFTER_TRIES", "3")])).await
+    TestNode::start_with(&quick(&[
+        ("ORDER__CREATE__WAIT", "10ms"),
+        ("ORDER__SAGA__ATTENTION_AFTER_TRIES", "3"),
+    ]))
+    .await
 }
 
 /// Waits for the end and checks that nothing is left of the order outside.
@@ -95,7 +99,8 @@ async fn pending_while_the_charge_is_unknown() {
         assert_eq!(node.get(&order.id).await.payment_status(), pb::PaymentStatus::Unknown);
         no_faults(&node);
         let order = assert_ends(&node, &order.id).await;
-        let (ends, refunds) = if charged { (pb::PaymentStatus::Refunded, 1) } else { (pb::PaymentStatus::Failed, 0) };
+        let (ends, refunds) =
+            if charged { (pb::PaymentStatus::Refunded, 1) } else { (pb::PaymentStatus::Failed, 0) };
         assert_eq!(order.payment_status(), ends);
         assert_eq!(node.ledger(&order).refunds.len(), refunds);
         node.stop().await;
@@ -109,12 +114,16 @@ async fn confirmed_and_processing_give_everything_back() {
         let order = node.order_at(from).await;
         assert!(units_out(&node.ledger(&order)) > 0 && taken(&node.ledger(&order)) > Decimal::ZERO);
         let cancelled = node.cancel(&order.id).await.unwrap();
-        assert_eq!((cancelled.status(), cancelled.payment_status()), (Cancelled, pb::PaymentStatus::Refunded));
+        assert_eq!(
+            (cancelled.status(), cancelled.payment_status()),
+            (Cancelled, pb::PaymentStatus::Refunded)
+        );
         assert_ends(&node, &order.id).await;
         assert_eq!(cancelled.cancelled_at, cancelled.updated_at);
         assert_eq!(cancelled.total_amount, order.total_amount);
         let labels: Vec<_> = node.ledger(&order).labels.iter().map(|label| label.state).collect();
-        let shown: Vec<_> = cancelled.shipments.iter().map(|shipment| shipment.label_status.as_str()).collect();
+        let shown: Vec<_> =
+            cancelled.shipments.iter().map(|shipment| shipment.label_status.as_str()).collect();
         if from == Confirmed {
             assert!(labels.is_empty() && shown.is_empty());
         } else {
@@ -131,8 +140,11 @@ async fn confirmed_and_processing_give_everything_back() {
 async fn a_shipped_order_is_not_cancelled() {
     let node = TestNode::start().await;
     let order = node.order_at(Shipped).await;
-    let refusal =
-        read_refusal(&node.cancel(&order.id).await.unwrap_err(), Code::FailedPrecondition, "ILLEGAL_TRANSITION");
+    let refusal = read_refusal(
+        &node.cancel(&order.id).await.unwrap_err(),
+        Code::FailedPrecondition,
+        "ILLEGAL_TRANSITION",
+    );
     assert_eq!(refusal.metadata["current_status"], "SHIPPED");
     assert_eq!(refusal.metadata["allowed_next_statuses"], "DELIVERED,RETURNED");
     assert_eq!(node.get(&order.id).await, order);
@@ -157,7 +169,8 @@ async fn the_reason_is_kept_in_the_history_and_repeats_change_nothing() {
     assert_eq!(both[0], both[1]);
     assert_eq!(both[0].status(), Cancelled);
     let events = node.events(&order.id).await;
-    let noted: Vec<_> = events.iter().filter(|event| event.status() == Cancelling).map(|event| &event.notes).collect();
+    let noted: Vec<_> =
+        events.iter().filter(|event| event.status() == Cancelling).map(|event| &event.notes).collect();
     assert_eq!(noted, ["found it cheaper"]);
     let other = pb::CancelOrderRequest { reason: "another".into(), ..request.clone() };
     invalid(node.client().cancel_order(other).await, "REQUEST_ID_REUSED", &["request_id"]);
@@ -196,7 +209,11 @@ async fn a_cancel_races_the_creation() {
 async fn a_refund_whose_answer_was_lost_is_made_once() {
     let node = TestNode::start_with(&quick(&[])).await;
     let order = node.create(sample_order()).await;
-    fault(&node, "payment.Refund", FaultSpec { lose_reply_rate: 1.0, max_count: Some(3), ..FaultSpec::default() });
+    fault(
+        &node,
+        "payment.Refund",
+        FaultSpec { lose_reply_rate: 1.0, max_count: Some(3), ..FaultSpec::default() },
+    );
     assert_eq!(node.cancel(&order.id).await.unwrap().status(), Cancelled);
     let ledger = node.ledger(&order);
     assert_eq!((ledger.refunds.len(), returned(&ledger)), (1, taken(&ledger)));
@@ -214,7 +231,8 @@ async fn a_refused_refund_is_seen_and_tried_again() {
     let node = impatient().await;
     let order = node.create(sample_order()).await;
     node.until_event(&order.id, "saga_settled").await;
-    let refuse = FaultSpec { decline_rate: 1.0, decline_code: "ACCOUNT_CLOSED".into(), ..FaultSpec::default() };
+    let refuse =
+        FaultSpec { decline_rate: 1.0, decline_code: "ACCOUNT_CLOSED".into(), ..FaultSpec::default() };
     fault(&node, "payment.Refund", refuse);
     node.cancel(&order.id).await.unwrap();
     let event = node.until_event(&order.id, "attention_needed").await;

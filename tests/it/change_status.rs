@@ -10,7 +10,9 @@ use order_service::proto::order::OrderStatus::{
 };
 use tonic::{Code, Status};
 
-use crate::harness::api::{down, fault, invalid, no_faults, quick, read_refusal, returned, slow, taken, units_out};
+use crate::harness::api::{
+    down, fault, invalid, no_faults, quick, read_refusal, returned, slow, taken, units_out,
+};
 use crate::harness::node::{TestNode, sample_order};
 
 const ALL: [OrderStatus; 8] =
@@ -163,10 +165,7 @@ async fn a_life_from_label_to_delivery_is_stored_with_its_marks() {
         .map(|event| (event.status(), event.notes))
         .collect();
     let none = String::new;
-    assert_eq!(
-        changes,
-        [(Confirmed, none()), (Processing, notes), (Shipped, none()), (Delivered, none())]
-    );
+    assert_eq!(changes, [(Confirmed, none()), (Processing, notes), (Shipped, none()), (Delivered, none())]);
     node.stop().await;
 }
 

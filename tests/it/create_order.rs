@@ -18,7 +18,13 @@ async fn the_sample_order_is_confirmed_and_paid() {
     assert_eq!(order.status(), pb::OrderStatus::Confirmed);
     assert_eq!(order.payment_status(), pb::PaymentStatus::Paid);
     assert_eq!(
-        [&order.subtotal, &order.discount_amount, &order.tax_amount, &order.shipping_amount, &order.total_amount],
+        [
+            &order.subtotal,
+            &order.discount_amount,
+            &order.tax_amount,
+            &order.shipping_amount,
+            &order.total_amount
+        ],
         ["89.98", "9.00", "7.19", "5.00", "93.17"]
     );
     let ledger = node.ledger(&order);
@@ -30,7 +36,8 @@ async fn the_sample_order_is_confirmed_and_paid() {
 }
 
 /// Country, state and postal code; method; coupon; lines; subtotal, discount, tax, shipping, total; digits.
-type Priced = ([&'static str; 3], &'static str, &'static str, &'static [(u32, i32)], [&'static str; 5], usize);
+type Priced =
+    ([&'static str; 3], &'static str, &'static str, &'static [(u32, i32)], [&'static str; 5], usize);
 
 #[tokio::test]
 async fn totals_add_up_to_the_last_digit_of_each_currency() {
@@ -139,7 +146,10 @@ async fn a_free_order_is_paid_without_a_charge() {
         ..sample_order()
     };
     let order = node.create(request).await;
-    assert_eq!((order.status(), order.payment_status()), (pb::OrderStatus::Confirmed, pb::PaymentStatus::Paid));
+    assert_eq!(
+        (order.status(), order.payment_status()),
+        (pb::OrderStatus::Confirmed, pb::PaymentStatus::Paid)
+    );
     assert_eq!(order.total_amount, "0.00");
     assert_adds_up(&order, 2);
     assert!(node.ledger(&order).charges.is_empty());
@@ -174,7 +184,8 @@ async fn what_is_left_out_is_filled_in() {
     assert_eq!(billing.address_type(), pb::AddressType::Billing);
     assert_eq!(shipping.country, "US");
     assert_ne!(shipping.id, billing.id);
-    let same = pb::OrderAddress { id: shipping.id.clone(), address_type: shipping.address_type, ..billing.clone() };
+    let same =
+        pb::OrderAddress { id: shipping.id.clone(), address_type: shipping.address_type, ..billing.clone() };
     assert_eq!(&same, shipping);
     node.stop().await;
 }
@@ -202,7 +213,8 @@ async fn another_total_than_expected_is_refused_before_anything_moves() {
     let node = TestNode::start().await;
     for wrong in ["93.18", "0", "93.16"] {
         let request = pb::CreateOrderRequest { expected_total: wrong.into(), ..sample_order() };
-        let refusal = refused(node.client().create_order(request).await, Code::FailedPrecondition, "PRICE_CHANGED");
+        let refusal =
+            refused(node.client().create_order(request).await, Code::FailedPrecondition, "PRICE_CHANGED");
         assert_eq!(refusal.metadata["actual_total"], "93.17");
         node.assert_untouched(wrong).await;
     }
@@ -230,13 +242,17 @@ async fn declined_payments_keep_a_cancelled_order_and_nothing_else() {
         let refusal = refused(answer, Code::FailedPrecondition, "PAYMENT_DECLINED");
         assert_eq!(refusal.metadata["decline_code"], code);
         let order = node.get(&refusal.metadata["order_id"]).await;
-        assert_eq!((order.status(), order.payment_status()), (pb::OrderStatus::Cancelled, pb::PaymentStatus::Failed));
+        assert_eq!(
+            (order.status(), order.payment_status()),
+            (pb::OrderStatus::Cancelled, pb::PaymentStatus::Failed)
+        );
         assert_eq!(order.cancel_reason, "PAYMENT_DECLINED");
         assert!(order.cancelled_at.is_some());
         node.assert_unwound(&order);
         assert_eq!(node.stock(catalogue::product(4)), before);
         // The same again is answered the same, and tried no second time.
-        let again = refused(node.client().create_order(request).await, Code::FailedPrecondition, "PAYMENT_DECLINED");
+        let again =
+            refused(node.client().create_order(request).await, Code::FailedPrecondition, "PAYMENT_DECLINED");
         assert_eq!(again.metadata, refusal.metadata);
         assert_eq!(node.ledger(&order).charges.len(), 1);
     }

@@ -111,7 +111,10 @@ async fn a_slow_payment_is_answered_as_pending_and_confirmed_later() {
     let node = TestNode::start_with(&quick(&[("ORDER__CREATE__WAIT", "100ms")])).await;
     let request = pb::CreateOrderRequest { payment_token: "tok_slow".into(), ..sample_order() };
     let order = node.create(request.clone()).await;
-    assert_eq!((order.status(), order.payment_status()), (pb::OrderStatus::Pending, pb::PaymentStatus::Pending));
+    assert_eq!(
+        (order.status(), order.payment_status()),
+        (pb::OrderStatus::Pending, pb::PaymentStatus::Pending)
+    );
     assert_eq!(node.create(request.clone()).await.id, order.id);
     let settled = node.until(&order.id, pb::OrderStatus::Confirmed).await;
     assert_eq!(settled.payment_status(), pb::PaymentStatus::Paid);
@@ -165,7 +168,11 @@ async fn a_caller_that_hangs_up_stops_nothing() {
 async fn a_refusal_before_anything_was_stored_leaves_the_request_id_free() {
     let node = TestNode::start().await;
     let request = order_of(&[(10, 4)]);
-    refused(node.client().create_order(request.clone()).await, Code::FailedPrecondition, "INVENTORY_UNAVAILABLE");
+    refused(
+        node.client().create_order(request.clone()).await,
+        Code::FailedPrecondition,
+        "INVENTORY_UNAVAILABLE",
+    );
     let fewer = pb::CreateOrderRequest { request_id: request.request_id, ..order_of(&[(10, 3)]) };
     assert_eq!(node.create(fewer).await.status(), pb::OrderStatus::Confirmed);
     node.stop().await;

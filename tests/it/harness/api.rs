@@ -13,6 +13,7 @@ use order_service::domain::item::ProductRef;
 use order_service::proto::order as pb;
 use prost::Message;
 use rust_decimal::Decimal;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 use tonic_types::StatusExt;
 
@@ -72,7 +73,11 @@ pub fn read_refusal(status: &Status, code: Code, reason: &str) -> Refusal {
     assert_eq!(of_type("google.rpc.ErrorInfo"), 1, "{status:?}");
     let details = status.get_error_details();
     let info = details.error_info().unwrap();
-    assert_eq!((status.code(), info.reason.as_str(), info.domain.as_str()), (code, reason, "order.v1"), "{status:?}");
+    assert_eq!(
+        (status.code(), info.reason.as_str(), info.domain.as_str()),
+        (code, reason, "order.v1"),
+        "{status:?}"
+    );
     assert!(!status.message().is_empty());
     let mut fields: Vec<String> = details
         .bad_request()
@@ -83,7 +88,9 @@ pub fn read_refusal(status: &Status, code: Code, reason: &str) -> Refusal {
     Refusal {
         metadata: info.metadata.clone(),
         fields,
-        retry: details.retry_info().is_some_and(|retry| retry.retry_delay.is_some_and(|delay| !delay.is_zero())),
+        retry: details
+            .retry_info()
+            .is_some_and(|retry| retry.retry_delay.is_some_and(|delay| !delay.is_zero())),
         resource: details
             .resource_info()
             .map(|resource| (resource.resource_type.clone(), resource.resource_name.clone())),
@@ -146,6 +153,12 @@ pub fn by_id(id: &str) -> pb::GetOrderRequest {
 pub fn by_number(number: &str) -> pb::GetOrderRequest {
     let key = pb::get_order_request::Key::OrderNumber(number.to_owned());
     pb::GetOrderRequest { key: Some(key), allow_stale: false }
+}
+
+/// A connection of its own.
+pub async fn channel(node: &TestNode) -> Channel {
+    let address = format!("http://{}", node.node().grpc_address());
+    Endpoint::from_shared(address).unwrap().connect().await.unwrap()
 }
 
 /// What a fault does to a method such as `payment.Charge`, and to nothing else.
@@ -282,7 +295,9 @@ pub fn units_out(ledger: &OrderLedger) -> u64 {
         matches!(reservation.state, ReservationState::Held | ReservationState::Committed)
     });
     live.map(|reservation| {
-        let sum = |units: &[order_service::clients::sim::Units]| units.iter().map(|line| line.quantity).sum::<u64>();
+        let sum = |units: &[order_service::clients::sim::Units]| {
+            units.iter().map(|line| line.quantity).sum::<u64>()
+        };
         sum(&reservation.lines) - sum(&reservation.restocked)
     })
     .sum()
@@ -300,7 +315,8 @@ pub fn amount(text: &str, digits: usize) -> Decimal {
 #[track_caller]
 pub fn assert_adds_up(order: &pb::Order, digits: usize) {
     let of = |text: &str| amount(text, digits);
-    let sum = |part: fn(&pb::OrderItem) -> &String| order.items.iter().map(|item| of(part(item))).sum::<Decimal>();
+    let sum =
+        |part: fn(&pb::OrderItem) -> &String| order.items.iter().map(|item| of(part(item))).sum::<Decimal>();
     for item in &order.items {
         assert_eq!(of(&item.unit_price) * Decimal::from(item.quantity), of(&item.subtotal));
         assert!(of(&item.discount_amount) <= of(&item.subtotal));
@@ -308,7 +324,8 @@ pub fn assert_adds_up(order: &pb::Order, digits: usize) {
     assert_eq!(sum(|item| &item.subtotal), of(&order.subtotal));
     assert_eq!(sum(|item| &item.discount_amount), of(&order.discount_amount));
     assert_eq!(sum(|item| &item.tax_amount), of(&order.tax_amount));
-    let total = of(&order.subtotal) - of(&order.discount_amount) + of(&order.tax_amount) + of(&order.shipping_amount);
+    let total =
+        of(&order.subtotal) - of(&order.discount_amount) + of(&order.tax_amount) + of(&order.shipping_amount);
     assert_eq!(total, of(&order.total_amount));
     assert!(total >= Decimal::ZERO);
 }
