@@ -30,7 +30,8 @@ const CONNECTIONS: usize = 4;
 const IN_FLIGHT: usize = 64;
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|word| word == name || word == "all");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     println!("cores: {}", std::thread::available_parallelism().unwrap());
@@ -138,7 +139,8 @@ async fn get() {
 /// Memory of a live idle order.
 async fn memory() {
     const ORDERS: usize = 30_000;
-    let node = TestNode::start_with(&[("ORDER__ACTOR__IDLE_AFTER", "1h"), ("ORDER__CACHE__URL", "none:")]).await;
+    let node =
+        TestNode::start_with(&[("ORDER__ACTOR__IDLE_AFTER", "1h"), ("ORDER__CACHE__URL", "none:")]).await;
     create_many(&node, IN_FLIGHT, 3_000).await;
     let before = resident();
     create_many(&node, IN_FLIGHT, ORDERS).await;

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unused_imports, missing_docs, unreachable_pub)]
 
+// Held to the lints where it belongs: in the tests.
+#[allow(clippy::all, clippy::print_stderr, clippy::large_futures, unused)]
 #[path = "../../tests/it/harness/mod.rs"]
 pub mod harness;
 
@@ -131,9 +133,7 @@ pub async fn serve_echo(answer: Vec<u8>) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
     tokio::spawn(
-        tonic::transport::Server::builder()
-            .add_service(Echo(Arc::new(answer)))
-            .serve_with_incoming(incoming),
+        tonic::transport::Server::builder().add_service(Echo(Arc::new(answer))).serve_with_incoming(incoming),
     );
     address
 }

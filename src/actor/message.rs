@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use super::registry::Permit;
 use crate::domain::command::Ask;
@@ -17,20 +17,23 @@ pub(super) type Answer = Result<Arc<Order>, OrderError>;
 #[derive(Debug)]
 pub(super) struct Reply {
     to: oneshot::Sender<Answer>,
-    accepted: Arc<Notify>,
+    accepted: Option<oneshot::Sender<Permit>>,
 }
 
 impl Reply {
-    pub(super) fn new() -> (Self, oneshot::Receiver<Answer>, Arc<Notify>) {
-        let (to, from) = oneshot::channel();
-        let accepted = Arc::<Notify>::default();
-        (Self { to, accepted: Arc::clone(&accepted) }, from, accepted)
+    /// A reply, where its answer comes out, and where it is told that the command is taken.
+    pub(super) fn new() -> (Self, oneshot::Receiver<Answer>, oneshot::Receiver<Permit>) {
+        let ((to, heard), (accept, accepted)) = (oneshot::channel(), oneshot::channel());
+        (Self { to, accepted: Some(accept) }, heard, accepted)
     }
 
-    /// Says that the command is stored and its saga runs: who cannot wait any longer may look at the order. Told
-    /// whenever the asker listens, also later.
-    pub(super) fn accept(&self) {
-        self.accepted.notify_one();
+    /// Says that the command is stored and its saga runs: who cannot wait any longer may look at the order. From here
+    /// on the asker holds the permit, so that whoever stops waiting makes room at once.
+    pub(super) fn accept(&mut self, permit: Permit) {
+        if let Some(accepted) = self.accepted.take() {
+            // Whoever hung up does not hear it, and the permit is dropped.
+            let _gone = accepted.send(permit);
+        }
     }
 
     pub(super) fn send(self, answer: Answer) {

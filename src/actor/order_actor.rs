@@ -20,9 +20,7 @@ use crate::domain::react::{Change, CouponChange, Input, Reaction, react};
 use crate::domain::saga::{SagaMove, SagaProgress, StepCall, StepName, StepResult};
 use crate::domain::status::OrderStatus;
 use crate::domain::text::{Violation, ViolationReason};
-use crate::ports::store::{
-    ClaimError, Commit, CommitError, CouponMove, StoreError, WriteGuard,
-};
+use crate::ports::store::{ClaimError, Commit, CommitError, CouponMove, StoreError, WriteGuard};
 
 /// Numbers tried for a new order before it is refused: 38 bits are seldom taken twice, never eight times.
 const NUMBER_ATTEMPTS: u32 = 8;
@@ -93,11 +91,7 @@ impl Actor for OrderActor {
     type State = State;
     type Arguments = OrderId;
 
-    async fn pre_start(
-        &self,
-        _myself: ActorRef<Message>,
-        id: OrderId,
-    ) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, _myself: ActorRef<Message>, id: OrderId) -> Result<State, ActorProcessingErr> {
         Ok(State {
             id,
             shared: Arc::clone(&self.0),
@@ -131,12 +125,7 @@ impl Actor for OrderActor {
 }
 
 impl OrderActor {
-    async fn on(
-        &self,
-        myself: &ActorRef<Message>,
-        message: Message,
-        state: &mut State,
-    ) -> Result<(), End> {
+    async fn on(&self, myself: &ActorRef<Message>, message: Message, state: &mut State) -> Result<(), End> {
         if state.entry.is_none() {
             state.entry = self.0.registry.get(state.id);
         }
@@ -252,7 +241,7 @@ impl OrderActor {
                     reply.send(Ok(Arc::clone(order)));
                     return Ok(());
                 }
-                (Ok(_), None) => {
+                (Ok(_), None) | (Err(OrderError::OrderNotFound { .. }), _) => {
                     reply.send(Err(OrderError::OrderNotFound { order: state.id.to_string() }));
                     return Ok(());
                 }

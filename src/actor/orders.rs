@@ -14,9 +14,9 @@ use super::order_actor::OrderActor;
 use super::registry::{Admission, Counts, Entry};
 use super::shared::{ActorConfig, Shared};
 use super::supervisor::Supervisor;
+use super::sweeper;
 use super::waiters::{Want, answer};
 use super::watch::Watcher;
-use super::sweeper;
 use crate::domain::command::{Ask, OrderCommand};
 use crate::domain::error::OrderError;
 use crate::domain::event::RecordedEvent;
@@ -108,7 +108,7 @@ impl Orders {
         let mut fresh = fresh;
         for _ in 0..ASK_ATTEMPTS {
             let (entry, permit) = self.admit(id)?;
-            let (reply, mut heard, accepted) = Reply::new();
+            let (reply, mut heard, mut accepted) = Reply::new();
             let message = Message::Ask { ask: Box::new(ask.clone()), fresh, reply, permit };
             fresh = false;
             if entry.actor().cast(message).is_err() {
@@ -117,16 +117,22 @@ impl Orders {
             }
             let answered = match tokio::time::timeout_at(soft, &mut heard).await {
                 Ok(answered) => answered,
-                Err(_elapsed) => tokio::select! {
-                    biased;
-                    answered = &mut heard => answered,
-                    // Stored and under way: the order as it stands is a true answer.
-                    Some(order) = async {
-                        accepted.notified().await;
-                        entry.published()
-                    } => return Ok(order),
-                    () = tokio::time::sleep_until(hard) => return Err(OrderError::StorageUnavailable),
-                },
+                Err(_elapsed) => {
+                    // Out of patience, but nothing is certain until the command is stored: this long at least.
+                    let certain = async {
+                        tokio::select! {
+                            biased;
+                            answered = &mut heard => Some(answered),
+                            Ok(_permit) = &mut accepted => None,
+                        }
+                    };
+                    match tokio::time::timeout_at(hard, certain).await {
+                        Ok(Some(answered)) => answered,
+                        // Stored and under way: the order as it stands is a true answer.
+                        Ok(None) => return entry.published().ok_or(OrderError::StorageUnavailable),
+                        Err(_elapsed) => return Err(OrderError::StorageUnavailable),
+                    }
+                }
             };
             match answered {
                 Ok(answer) => return answer,
@@ -141,7 +147,12 @@ impl Orders {
     ///
     /// # Errors
     /// As of [`Self::ask`]; `RequestIdReused` when the stored order was asked for otherwise.
-    pub async fn rejoin(&self, id: OrderId, ask: Ask, wait: Duration) -> Result<Option<Arc<Order>>, OrderError> {
+    pub async fn rejoin(
+        &self,
+        id: OrderId,
+        ask: Ask,
+        wait: Duration,
+    ) -> Result<Option<Arc<Order>>, OrderError> {
         if self.shared.registry.get(id).is_none() {
             let stored = self.shared.store.load(id).await.map_err(refuse_read)?;
             let Some(stored) = stored else { return Ok(None) };

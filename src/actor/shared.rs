@@ -158,8 +158,7 @@ impl Shared {
     pub(super) fn leave(&self, id: OrderId, entry: &Entry) {
         entry.close();
         self.registry.remove(id, entry.actor());
-        metrics::gauge!("order_actors_live").set(f64::from(
-            u32::try_from(self.registry.counts().live).unwrap_or(u32::MAX),
-        ));
+        metrics::gauge!("order_actors_live")
+            .set(f64::from(u32::try_from(self.registry.counts().live).unwrap_or(u32::MAX)));
     }
 }

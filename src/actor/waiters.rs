@@ -21,19 +21,18 @@ pub(super) enum Want {
 struct Waiter {
     want: Want,
     reply: Reply,
-    _permit: Permit,
 }
 
-/// At most as many as an order may have commands in flight: each holds its permit.
+/// At most as many as an order may have commands in flight: each asker that still waits holds its permit.
 #[derive(Debug, Default)]
 pub(super) struct Waiters(Vec<Waiter>);
 
 impl Waiters {
-    pub(super) fn add(&mut self, want: Want, reply: Reply, permit: Permit) {
+    pub(super) fn add(&mut self, want: Want, mut reply: Reply, permit: Permit) {
         // Whoever hung up makes room.
         self.0.retain(|waiter| !waiter.reply.is_closed());
-        reply.accept();
-        self.0.push(Waiter { want, reply, _permit: permit });
+        reply.accept(permit);
+        self.0.push(Waiter { want, reply });
     }
 
     /// Answers everybody.

@@ -228,6 +228,11 @@ impl Reader<'_> {
 
     fn country(&mut self, text: &str) -> Option<Country> {
         let country = Country::parse(text.trim());
+        if country.is_none() && text::contains_card_number(text) {
+            let path = self.path("country");
+            self.violations.push(Violation::card_number(path));
+            return None;
+        }
         if country.is_none() {
             self.refuse("country", "expected an ISO 3166-1 alpha-2 or alpha-3 country code");
         }

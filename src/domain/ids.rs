@@ -99,7 +99,13 @@ impl OrderId {
     /// same order on any node, for ever: the low 62 bits are their hash, and the 48 bits of time are those of the
     /// request id when it is a UUIDv7 (ids still grow with time), else hashed too. Without one, time is `now` and
     /// the low bits are `random`.
-    pub fn for_request(key: &IdKey, user: UserId, request_id: Option<&str>, now: Timestamp, random: u64) -> Self {
+    pub fn for_request(
+        key: &IdKey,
+        user: UserId,
+        request_id: Option<&str>,
+        now: Timestamp,
+        random: u64,
+    ) -> Self {
         let slot = keyed_hash(&key.0, "slot", &[user.0.as_bytes()]) & 0xFFF;
         let (millis, low) = match request_id {
             None => (now.timestamp_millis().unsigned_abs(), random),

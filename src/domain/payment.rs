@@ -110,13 +110,10 @@ pub fn stories(entries: &[LedgerEntry]) -> Vec<CallStory<'_>> {
     let mut order: Vec<&CallKey> = Vec::new();
     let mut by_key: BTreeMap<&CallKey, CallStory<'_>> = BTreeMap::new();
     for entry in entries {
-        by_key
-            .entry(&entry.key)
-            .and_modify(|story| story.last = entry)
-            .or_insert_with(|| {
-                order.push(&entry.key);
-                CallStory { first: entry, last: entry }
-            });
+        by_key.entry(&entry.key).and_modify(|story| story.last = entry).or_insert_with(|| {
+            order.push(&entry.key);
+            CallStory { first: entry, last: entry }
+        });
     }
     order.into_iter().filter_map(|key| by_key.remove(key)).collect()
 }

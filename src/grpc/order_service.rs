@@ -434,10 +434,9 @@ impl pb::order_service_server::OrderService for OrderApi {
         let mut check = Checker::default();
         let id = check.order_id("order_id", &request.get_ref().order_id);
         let answer = match check.finish() {
-            Ok(()) => self
-                .look_up(OrderKey::Id(id))
-                .await
-                .map(|order| pb::ListPaymentTransactionsResponse { transactions: convert::transactions(&order) }),
+            Ok(()) => self.look_up(OrderKey::Id(id)).await.map(|order| pb::ListPaymentTransactionsResponse {
+                transactions: convert::transactions(&order),
+            }),
             Err(error) => Err(error),
         };
         begun.end(answer)
@@ -461,9 +460,9 @@ impl pb::order_service_server::OrderService for OrderApi {
             Err(error) => Err(error),
         };
         let answer = checked.and_then(|()| {
-            let permit = Arc::clone(&self.watchers).try_acquire_owned().map_err(|_full| {
-                OrderError::Overloaded { what: "this node has too many watchers" }
-            })?;
+            let permit = Arc::clone(&self.watchers)
+                .try_acquire_owned()
+                .map_err(|_full| OrderError::Overloaded { what: "this node has too many watchers" })?;
             let (orders, stop) = (Arc::clone(&self.orders), self.stop.clone());
             Ok(watch::stream(orders, id, request.after_sequence, permit, stop))
         });

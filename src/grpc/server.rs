@@ -6,8 +6,10 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tower::util::MapResponseLayer;
 
 use super::order_service::OrderApi;
+use super::status::unreadable;
 use crate::proto::order::order_service_server::OrderServiceServer;
 use crate::proto::{self};
 
@@ -50,8 +52,7 @@ pub async fn serve(
     } else {
         None
     };
-    let orders = OrderServiceServer::new(api)
-        .max_decoding_message_size(config.max_message_bytes);
+    let orders = OrderServiceServer::new(api).max_decoding_message_size(config.max_message_bytes);
     let stopping = async {
         shutdown.await;
         // Load balancers look away before the last requests are answered.
@@ -63,6 +64,7 @@ pub async fn serve(
         .max_concurrent_streams(config.max_streams_per_connection)
         .http2_keepalive_interval(Some(config.keepalive))
         .http2_keepalive_timeout(Some(config.keepalive))
+        .layer(MapResponseLayer::new(unreadable))
         .add_service(health_service)
         .add_optional_service(reflection)
         .add_service(orders)

@@ -1,10 +1,11 @@
 //! How a refusal is told: the one place that names gRPC codes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use prost::Message;
 use prost_types::Any;
+use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -59,7 +60,9 @@ pub(super) fn to_status(error: &OrderError) -> Status {
     let mut details = ErrorDetails::with_error_info(told.reason, DOMAIN, metadata);
     match error {
         OrderError::Invalid(violations) => {
-            for violation in violations {
+            // One a field: what was found first.
+            let mut told: HashSet<&str> = HashSet::with_capacity(violations.len());
+            for violation in violations.iter().filter(|violation| told.insert(&violation.field)) {
                 details.add_bad_request_violation(&violation.field, &violation.expected);
             }
         }
@@ -94,6 +97,24 @@ pub(super) fn to_status(error: &OrderError) -> Status {
     }
 }
 
+/// A request that could not even be read is refused in the same form as one with bad fields.
+pub(super) fn unreadable(response: http::Response<Body>) -> http::Response<Body> {
+    let Some(status) = Status::from_header_map(response.headers()) else { return response };
+    let expected = match status.code() {
+        Code::OutOfRange if status.message().contains("message length too large") => {
+            "expected a smaller message"
+        }
+        Code::Internal if status.message().starts_with("failed to decode Protobuf") => {
+            "expected a well-formed message with text in UTF-8"
+        }
+        _ => return response,
+    };
+    if !status.details().is_empty() {
+        return response;
+    }
+    to_status(&OrderError::Invalid(vec![Violation::invalid("request", expected)])).into_http()
+}
+
 fn tell(error: &OrderError) -> Told {
     match error {
         OrderError::Invalid(violations) => Told::new(Code::InvalidArgument, invalid_reason(violations)),
@@ -123,7 +144,8 @@ fn tell(error: &OrderError) -> Told {
                 .with("currency", currency)
         }
         OrderError::InventoryUnavailable { order_id, .. } => {
-            Told::new(Code::FailedPrecondition, "INVENTORY_UNAVAILABLE").with_some("order_id", order_id.as_ref())
+            Told::new(Code::FailedPrecondition, "INVENTORY_UNAVAILABLE")
+                .with_some("order_id", order_id.as_ref())
         }
         OrderError::PaymentDeclined { code, order_id } => {
             Told::new(Code::FailedPrecondition, "PAYMENT_DECLINED")
@@ -152,7 +174,8 @@ fn tell(error: &OrderError) -> Told {
 /// One reason for a list of violations: a refused card number outranks all, a special reason holds when all share it.
 fn invalid_reason(violations: &[Violation]) -> &'static str {
     let has = |reason| violations.iter().any(|violation| violation.reason == reason);
-    let all = |reason| !violations.is_empty() && violations.iter().all(|violation| violation.reason == reason);
+    let all =
+        |reason| !violations.is_empty() && violations.iter().all(|violation| violation.reason == reason);
     if has(ViolationReason::CardNumber) {
         "CARD_NUMBER_REFUSED"
     } else if all(ViolationReason::Currency) {

@@ -11,7 +11,7 @@ use crate::domain::command::{Repeatable, Tracking};
 use crate::domain::error::OrderError;
 use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::item::{ProductRef, StockLine};
-use crate::domain::money::Currency;
+use crate::domain::money::{self, Currency, MoneyError};
 use crate::domain::payment::PaymentToken;
 use crate::domain::pricing::Pricing;
 use crate::domain::status::OrderStatus;
@@ -65,7 +65,10 @@ impl Checker {
         let id = Uuid::try_parse(text).ok().filter(|_| text.len() == 36);
         if id.is_none() {
             let found = if text.is_empty() { "nothing" } else { "something else" };
-            self.bad(field, format!("expected a UUID such as 123e4567-e89b-12d3-a456-426614174000, found {found}"));
+            self.bad(
+                field,
+                format!("expected a UUID such as 123e4567-e89b-12d3-a456-426614174000, found {found}"),
+            );
         }
         id
     }
@@ -204,9 +207,7 @@ pub(super) fn wish(
     };
     let token = check.line("payment_token", &request.payment_token, false, PaymentToken::MAX_LEN);
     let expected_total = request.expected_total.trim();
-    if expected_total.len() > 30 || !expected_total.bytes().all(|byte| byte.is_ascii_graphic()) {
-        check.bad("expected_total", "expected an amount such as 99.99");
-    }
+    check_total(check, expected_total, currency);
     let coupon = check.line("coupon_code", &request.coupon_code, false, NAME_CHARS).to_uppercase();
     Wish {
         id: OrderId(Uuid::nil()),
@@ -215,7 +216,12 @@ pub(super) fn wish(
         addresses: shipping.into_iter().chain(billing).collect(),
         payment_method: known(check, "payment_method", &request.payment_method, pricing.payment_methods()),
         payment_token: (!token.is_empty()).then(|| PaymentToken::new(token)),
-        shipping_method: known(check, "shipping_method", &request.shipping_method, &pricing.shipping_methods()),
+        shipping_method: known(
+            check,
+            "shipping_method",
+            &request.shipping_method,
+            &pricing.shipping_methods(),
+        ),
         notes: check.note("notes", &request.notes, limits.notes_chars),
         coupon: (!coupon.is_empty()).then_some(coupon),
         currency,
@@ -225,9 +231,33 @@ pub(super) fn wish(
     }
 }
 
+/// As far as it can be checked before the currency is certain: it is measured again once the items have prices.
+fn check_total(check: &mut Checker, text: &str, currency: Option<Currency>) {
+    if text.is_empty() {
+        return;
+    }
+    let parsed = match (currency, text.split_once('.')) {
+        (Some(currency), _) => money::parse_amount(text, currency),
+        // No currency has more than four digits.
+        (None, Some((whole, fraction))) if (1..=4).contains(&fraction.len()) => {
+            let digits = fraction.bytes().all(|byte| byte.is_ascii_digit());
+            if digits { money::parse_amount(whole, Currency::USD) } else { Err(MoneyError::NotPlain) }
+        }
+        (None, Some(_)) => Err(MoneyError::NotPlain),
+        (None, None) => money::parse_amount(text, Currency::USD),
+    };
+    if let Err(error) = parsed {
+        check.bad("expected_total", error);
+    }
+}
+
 fn currency(check: &mut Checker, text: &str) -> Option<Currency> {
     let code = text.trim().to_ascii_uppercase();
     if code.is_empty() {
+        return None;
+    }
+    if text::contains_card_number(&code) {
+        check.violations.push(Violation::card_number("currency"));
         return None;
     }
     let currency = Currency::from_code(&code);

@@ -190,7 +190,8 @@ pub trait OrderStore: Send + Sync + std::fmt::Debug {
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Order>>, StoreError>;
 
     /// Events with `seq > after_seq`, in order, at most `limit`.
-    async fn events(&self, id: OrderId, after_seq: i64, limit: u32) -> Result<Vec<RecordedEvent>, StoreError>;
+    async fn events(&self, id: OrderId, after_seq: i64, limit: u32)
+    -> Result<Vec<RecordedEvent>, StoreError>;
 
     /// Sagas that are not settled and due before `due_before`, by due time and id, behind `after`, at most `limit`.
     async fn unfinished(

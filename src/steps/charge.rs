@@ -48,10 +48,9 @@ pub(super) async fn query(
         Ok(TransactionState::NotFound) => StepResult::ChargeNotFound,
         Ok(TransactionState::Pending) => StepResult::ChargePending,
         // A refusal to answer a question says nothing about the charge.
-        Err(error) => StepResult::Unavailable {
-            dependency: Collaborator::Payment.as_str(),
-            error: error.to_string(),
-        },
+        Err(error) => {
+            StepResult::Unavailable { dependency: Collaborator::Payment.as_str(), error: error.to_string() }
+        }
     }
 }
 

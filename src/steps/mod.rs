@@ -71,9 +71,7 @@ pub async fn run(
         StepCall::Refund { key, transaction_id, amount } => {
             charge::refund(&*collaborators.payments, context, key, transaction_id, *amount, order).await
         }
-        StepCall::CreateLabel { key } => {
-            label::create(&*collaborators.shipping, context, key, order).await
-        }
+        StepCall::CreateLabel { key } => label::create(&*collaborators.shipping, context, key, order).await,
         StepCall::VoidLabel { key } => label::void(&*collaborators.shipping, context, key).await,
     }
 }

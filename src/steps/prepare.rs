@@ -115,10 +115,7 @@ async fn check_addresses(
             continue;
         }
         seen = Some(address);
-        let problems = collaborators
-            .users
-            .validate_address(context, wish.user_id, address)
-            .await;
+        let problems = collaborators.users.validate_address(context, wish.user_id, address).await;
         let problems = match problems {
             Ok(problems) => problems,
             // An unknown user is reported as such by the other question.
@@ -207,8 +204,7 @@ fn quote(
         now,
     };
     pricing.quote(&request).map_err(|error| {
-        let reason =
-            if error.is_coupon() { ViolationReason::Coupon } else { ViolationReason::InvalidField };
+        let reason = if error.is_coupon() { ViolationReason::Coupon } else { ViolationReason::InvalidField };
         let (field, expected) = (error.field().to_owned(), error.to_string());
         OrderError::Invalid(vec![Violation { field, reason, expected }])
     })

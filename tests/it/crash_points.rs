@@ -32,7 +32,8 @@ async fn a_process_killed_at_any_point_of_any_saga_goes_on_where_it_was() {
     for slow in SCENARIOS.iter().map(|scenario| scenario.slow) {
         if !simulators.contains_key(&slow) {
             let simulate = Simulate::start().await;
-            let delay = |method: &str| Faults { method: method.into(), delay_ms: SLOW_MS, ..Default::default() };
+            let delay =
+                |method: &str| Faults { method: method.into(), delay_ms: SLOW_MS, ..Default::default() };
             simulate.set_faults(slow.map(delay).into_iter().collect()).await;
             simulators.insert(slow, simulate);
         }

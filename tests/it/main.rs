@@ -11,11 +11,18 @@
     clippy::print_stderr
 )]
 
+mod admission;
+mod cancel_order;
+mod change_status;
 mod cli;
 mod committer;
 mod crash_points;
 mod create_order;
+mod create_repeat;
+mod errors;
 mod harness;
+mod limits;
+mod read_orders;
 mod resume;
 mod saga_failures;
 mod saga_tables;

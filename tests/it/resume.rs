@@ -60,7 +60,9 @@ impl Load {
                     match customer.repeat(&client).await.remove(0) {
                         Ok(_) => Some(()),
                         // The connection broke, or the node is on its way out: that is no answer.
-                        Err((Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal, _)) => None,
+                        Err((Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal, _)) => {
+                            None
+                        }
                         Err(refusal) => panic!("refused: {refusal:?}"),
                     }
                 })
@@ -76,7 +78,8 @@ impl Load {
     /// Waits for this many more answers.
     async fn more(&self, answers: u64) {
         let goal = self.answered.load(Ordering::Relaxed) + answers;
-        eventually("more answers", async || (self.answered.load(Ordering::Relaxed) >= goal).then_some(())).await;
+        eventually("more answers", async || (self.answered.load(Ordering::Relaxed) >= goal).then_some(()))
+            .await;
     }
 }
 

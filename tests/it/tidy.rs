@@ -23,7 +23,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "actor", "cache", "clients", "config", "domain", "grpc", "ops", "ports", "steps", "store",
+            "actor",
+            "cache",
+            "clients",
+            "config",
+            "domain",
+            "grpc",
+            "ops",
+            "ports",
+            "steps",
+            "store",
             "telemetry",
         ],
     ),
@@ -54,8 +63,19 @@ const BEHIND: &[(&str, &[&str])] = &[
 
 /// Crates that the pure domain may name; everything else is IO, async or ambient.
 const PURE: &[&str] = &[
-    "chrono", "iso_currency", "rust_decimal", "rust_iso3166", "serde", "sha2", "std", "thiserror",
-    "unicode_normalization", "uuid", "serde_json", "proptest", "config",
+    "chrono",
+    "iso_currency",
+    "rust_decimal",
+    "rust_iso3166",
+    "serde",
+    "sha2",
+    "std",
+    "thiserror",
+    "unicode_normalization",
+    "uuid",
+    "serde_json",
+    "proptest",
+    "config",
 ];
 
 const MOST_LINES: usize = 500;
@@ -170,7 +190,9 @@ fn the_domain_is_pure() {
                 broken.push(format!("{file}: the domain must not know {first}"));
             }
         }
-        for word in ["async fn", ".await", "Utc::now", "SystemTime", "new_v4", "now_v7", "std::fs", "std::env"] {
+        for word in
+            ["async fn", ".await", "Utc::now", "SystemTime", "new_v4", "now_v7", "std::fs", "std::env"]
+        {
             if text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(word)) {
                 broken.push(format!("{file}: the domain must not use {word}"));
             }

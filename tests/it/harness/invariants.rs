@@ -35,7 +35,10 @@ fn amount(text: &str) -> Decimal {
 impl From<&wire::GetLedgerResponse> for Truth {
     fn from(page: &wire::GetLedgerResponse) -> Self {
         let goods = |lines: &[wire::Line]| -> Goods {
-            lines.iter().map(|line| (format!("{}/{}", line.product_id, line.variant_id), line.quantity)).collect()
+            lines
+                .iter()
+                .map(|line| (format!("{}/{}", line.product_id, line.variant_id), line.quantity))
+                .collect()
         };
         Self {
             charges: page
@@ -172,7 +175,9 @@ pub fn acknowledged(answer: &pb::Order, evidence: &Evidence) -> Law {
 
 /// I10: lines and columns add up to the last digit.
 pub fn sums(order: &pb::Order) -> Law {
-    let of = |part: fn(&pb::OrderItem) -> &String| order.items.iter().map(|item| amount(part(item))).sum::<Decimal>();
+    let of = |part: fn(&pb::OrderItem) -> &String| {
+        order.items.iter().map(|item| amount(part(item))).sum::<Decimal>()
+    };
     for item in &order.items {
         let line = amount(&item.unit_price) * Decimal::from(item.quantity);
         law!(line == amount(&item.subtotal), "I10: a line of {} is not {line}", item.subtotal);
@@ -190,7 +195,9 @@ pub fn sums(order: &pb::Order) -> Law {
 
 /// The contract's table of statuses, written down once more.
 fn may_follow(from: pb::OrderStatus, to: pb::OrderStatus) -> bool {
-    use pb::OrderStatus::{Cancelled, Cancelling, Confirmed, Delivered, Pending, Processing, Returned, Shipped};
+    use pb::OrderStatus::{
+        Cancelled, Cancelling, Confirmed, Delivered, Pending, Processing, Returned, Shipped,
+    };
     match from {
         Pending => matches!(to, Confirmed | Cancelling | Cancelled),
         Confirmed => matches!(to, Processing | Cancelling),

@@ -1,5 +1,6 @@
 //! What several tests share: seeded chance, orders from the real price book, a model of the collaborators, the laws.
 
+pub mod api;
 pub mod invariants;
 pub mod laws;
 pub mod node;

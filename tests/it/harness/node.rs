@@ -34,8 +34,7 @@ impl TestNode {
         let config = config(&folder.path().join("orders.db"), settings);
         let telemetry = telemetry::init(&config.log).unwrap();
         let node = Node::start(config, telemetry).await.unwrap();
-        let client =
-            OrderServiceClient::connect(format!("http://{}", node.grpc_address())).await.unwrap();
+        let client = OrderServiceClient::connect(format!("http://{}", node.grpc_address())).await.unwrap();
         Self { node, client, folder }
     }
 

@@ -53,7 +53,8 @@ impl Process {
     /// The first line that `find` makes something of; fails the test when the process ends without it.
     pub async fn line<T>(&mut self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
         let mut lines = self.lines.clone();
-        let seen = timeout(PATIENCE, lines.wait_for(|lines| lines.iter().any(|line| find(line).is_some()))).await;
+        let seen =
+            timeout(PATIENCE, lines.wait_for(|lines| lines.iter().any(|line| find(line).is_some()))).await;
         let found = match seen {
             Ok(Ok(lines)) => lines.iter().find_map(|line| find(line)),
             _ => None,
@@ -182,11 +183,7 @@ impl NodeProcess {
         Self::run(folder, all, only_now).await
     }
 
-    async fn run(
-        folder: TempDir,
-        settings: Vec<(String, String)>,
-        only_now: &[(&str, &str)],
-    ) -> Self {
+    async fn run(folder: TempDir, settings: Vec<(String, String)>, only_now: &[(&str, &str)]) -> Self {
         let mut all = store_settings(&folder);
         all.extend(settings.iter().cloned());
         all.extend(owned(only_now));
