@@ -1,7 +1,7 @@
 //! Order Service: one actor per active order, durable sagas, gRPC.
 //!
-#![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 //! Read `ARCHITECTURE.md` first; it walks through a create, a read and a crash.
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 pub mod actor;
 pub mod app;
@@ -10,6 +10,7 @@ pub mod cli;
 pub mod clients;
 pub mod config;
 pub mod domain;
+pub mod file_lock;
 pub mod grpc;
 pub mod ops;
 pub mod ports;

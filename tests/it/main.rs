@@ -1,5 +1,7 @@
 //! Every test that uses the service from outside its own modules, in one binary: each further one is a link more.
 #![allow(
+    clippy::large_futures,
+    clippy::large_enum_variant,
     missing_docs,
     unreachable_pub,
     clippy::unwrap_used,

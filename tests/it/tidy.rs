@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("ports", &["domain"]),
-    ("store", &["ports", "domain"]),
+    ("file_lock", &[]),
+    ("store", &["ports", "domain", "file_lock"]),
     ("cache", &["ports", "domain"]),
     // `clients::orders` is the client of our own API, for the command line.
-    ("clients", &["ports", "domain", "proto"]),
+    ("clients", &["ports", "domain", "proto", "file_lock"]),
     ("steps", &["ports", "domain"]),
     ("actor", &["steps", "ports", "domain"]),
     ("grpc", &["actor", "steps", "ports", "domain", "proto"]),

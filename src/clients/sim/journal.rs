@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::effects::Entry;
 use crate::domain::Timestamp;
+use crate::file_lock;
 use crate::ports::call::CallError;
 
 const FORMAT: &str = "order-service simulator journal";
@@ -283,7 +284,7 @@ fn open_locked(path: &Path) -> Result<File, SimError> {
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(SimError::Foreign { path: path.to_path_buf() });
     }
-    match file.try_lock() {
+    match file_lock::lock(&file) {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(SimError::InUse { path: path.to_path_buf() }),
         Err(TryLockError::Error(error)) => Err(failed(error)),

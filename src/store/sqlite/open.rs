@@ -16,6 +16,8 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, Connection, query_scalar};
 
+use crate::file_lock;
+
 /// The schema, compiled in.
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -299,7 +301,7 @@ impl FileLock {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut file = options.open(&path).map_err(failed)?;
-        match file.try_lock() {
+        match file_lock::lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();

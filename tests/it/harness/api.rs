@@ -39,12 +39,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Looks again and again until `look` finds something.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
     let start = Instant::now();
+    let mut look_again = tokio::time::interval(Duration::from_millis(5));
     loop {
         if let Some(found) = look().await {
             return found;
         }
         assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        look_again.tick().await;
     }
 }
 

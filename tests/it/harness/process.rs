@@ -50,26 +50,23 @@ impl Process {
         Self { name: name.to_owned(), child, lines }
     }
 
-    /// The first line that `find` makes something of; fails the test when the process ends without it.
-    pub async fn line<T>(&mut self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
+    /// The first line that `find` makes something of; none when the process ends without it.
+    async fn line<T>(&mut self, find: impl Fn(&str) -> Option<T>) -> Option<T> {
         let mut lines = self.lines.clone();
         let seen =
             timeout(PATIENCE, lines.wait_for(|lines| lines.iter().any(|line| find(line).is_some()))).await;
-        let found = match seen {
-            Ok(Ok(lines)) => lines.iter().find_map(|line| find(line)),
-            _ => None,
-        };
-        found.unwrap_or_else(|| panic!("{} did not say {what}:\n{}", self.name, self.log()))
+        let seen = seen.unwrap_or_else(|_| panic!("{} has nothing to say", self.name));
+        seen.ok()?.iter().find_map(|line| find(line))
     }
 
-    /// The address in the line that says what this process does.
-    async fn address(&mut self, doing: &str) -> String {
+    /// The address in the line that says what this process does; none when it ends before it says so.
+    async fn address(&mut self, doing: &str) -> Option<String> {
         let doing = doing.to_owned();
         let find = move |line: &str| {
             let line: serde_json::Value = serde_json::from_str(line).ok()?;
             line["message"].as_str()?.starts_with(&doing).then(|| line["grpc"].as_str().map(str::to_owned))?
         };
-        format!("http://{}", self.line("where it listens", find).await)
+        Some(format!("http://{}", self.line(find).await?))
     }
 
     /// Waits until it has ended; fails the test when it goes on for too long.
@@ -132,7 +129,7 @@ impl Simulate {
     /// Starts it and waits until it listens.
     pub async fn start() -> Self {
         let mut process = Process::spawn("simulate", &["simulate", "--listen", "127.0.0.1:0"], &[]);
-        let url = process.address("simulating ").await;
+        let url = process.address("simulating ").await.unwrap();
         let client = SimulatorServiceClient::connect(url.clone()).await.unwrap();
         Self { _process: process, url, client }
     }
@@ -189,7 +186,9 @@ impl NodeProcess {
         all.extend(owned(only_now));
         let mut process = Process::spawn("node", &["serve"], &all);
         let url = process.address("serving").await;
-        let client = OrderServiceClient::connect(url).await.unwrap();
+        // Nobody answers for one that has ended already.
+        let url = url.unwrap_or_else(|| "http://127.0.0.1:1".to_owned());
+        let client = OrderServiceClient::new(Channel::from_shared(url).unwrap().connect_lazy());
         Self { process, client, folder, settings }
     }
 

@@ -240,6 +240,17 @@ impl Customer {
         heard
     }
 
+    /// Asks the last thing once more, with other words.
+    pub async fn misuse(&self, client: &OrderServiceClient<Channel>) -> Heard {
+        let mut other = self.clone();
+        match other.requests.last_mut().unwrap() {
+            Request::Create(request) => request.notes.push('!'),
+            Request::Cancel(request) => request.reason.push('!'),
+            Request::Update(request) => request.notes.push('!'),
+        }
+        other.ask(client, other.requests.len() - 1).await
+    }
+
     async fn ask(&mut self, client: &OrderServiceClient<Channel>, number: usize) -> Heard {
         let mut client = client.clone();
         let request = self.requests[number].clone();
