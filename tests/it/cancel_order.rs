@@ -250,3 +250,51 @@ async fn a_refused_refund_is_seen_and_tried_again() {
     assert_eq!(order.payment_status(), pb::PaymentStatus::Refunded);
     node.stop().await;
 }
+
+#[tokio::test]
+async fn confirmed_before_the_stock_is_committed() {
+    let node = impatient().await;
+    fault(&node, "inventory.Commit", down());
+    let order = node.create(sample_order()).await;
+    node.until(&order.id, Confirmed).await;
+    let busy = node.ask_status(&order.id, pb::OrderStatus::Processing).await.unwrap_err();
+    assert!(read_refusal(&busy, Code::Aborted, "ORDER_BUSY").retry);
+    node.cancel(&order.id).await.unwrap();
+    let order = assert_ends(&node, &order.id).await;
+    assert_eq!(order.payment_status(), pb::PaymentStatus::Refunded);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn confirmed_while_the_label_is_made() {
+    let node = impatient().await;
+    let order = node.create(sample_order()).await;
+    node.until_event(&order.id, "saga_settled").await;
+    fault(&node, "shipping.CreateLabel", slow(Duration::from_millis(700)));
+    assert_eq!(node.ask_status(&order.id, pb::OrderStatus::Processing).await.unwrap().status(), Confirmed);
+    assert_eq!(node.cancel(&order.id).await.unwrap().status(), Cancelling);
+    let order = assert_ends(&node, &order.id).await;
+    assert!(node.ledger(&order).labels.iter().all(|label| label.state != LabelState::Created));
+    assert!(order.shipments.iter().all(|shipment| shipment.label_status == "VOIDED"), "{order:?}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn lost_answers_and_late_repeats_unwind_once() {
+    let node = TestNode::start_with(&quick(&[])).await;
+    let orders = join_all((0..8).map(|_| node.order_at(pb::OrderStatus::Processing))).await;
+    fault(
+        &node,
+        "*",
+        FaultSpec { lose_reply_rate: 0.5, duplicate_rate: 0.5, seed: 3, ..FaultSpec::default() },
+    );
+    join_all(orders.iter().map(async |order| {
+        let cancelled = node.cancel(&order.id).await.unwrap();
+        assert_eq!(cancelled.status(), Cancelled);
+        node.assert_unwound(&cancelled);
+        let ledger = node.ledger(order);
+        assert_eq!((ledger.refunds.len(), ledger.restocks.len()), (1, 1));
+    }))
+    .await;
+    node.stop().await;
+}

@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use order_service::clients::sim::{FaultSpec, FaultTarget, catalogue};
 use order_service::proto::order as pb;
 use tonic::{Code, Request};
 
-use crate::harness::api::{down, fault, invalid, no_faults, order_of, quick, refused, slow, taken};
+use crate::harness::api::{
+    amount, down, eventually, fault, invalid, no_faults, order_of, quick, read_refusal, refused, slow, taken,
+    units_out,
+};
 use crate::harness::node::{TestNode, sample_order};
 
 /// Request ids of every kind.
@@ -157,7 +161,7 @@ async fn a_caller_that_hangs_up_stops_nothing() {
     let request = sample_order();
     let asking = tokio::spawn(async move { client.create_order(request).await });
     let look = || async { node.orders().await.pop() };
-    let order = crate::harness::api::eventually("the stored order", look).await;
+    let order = eventually("the stored order", look).await;
     asking.abort();
     assert!(asking.await.unwrap_err().is_cancelled());
     no_faults(&node);
@@ -178,4 +182,62 @@ async fn a_refusal_before_anything_was_stored_leaves_the_request_id_free() {
     let fewer = pb::CreateOrderRequest { request_id: request.request_id, ..order_of(&[(10, 3)]) };
     assert_eq!(node.create(fewer).await.status(), pb::OrderStatus::Confirmed);
     node.stop().await;
+}
+
+#[tokio::test]
+async fn the_last_units_and_the_last_coupon_are_sold_once() {
+    let node = TestNode::start_with(&quick(&[])).await;
+    let rare = join_all((0..8).map(|_| node.try_create(order_of(&[(10, 1)])))).await;
+    let (sold, short): (Vec<_>, Vec<_>) = rare.into_iter().partition(Result::is_ok);
+    assert_eq!((sold.len(), short.len()), (3, 5));
+    for error in short {
+        let refusal = read_refusal(&error.unwrap_err(), Code::FailedPrecondition, "INVENTORY_UNAVAILABLE");
+        assert_eq!(refusal.shortages.len(), 1);
+    }
+    let totals = node.stock(catalogue::product(10));
+    assert_eq!((totals.available, totals.reserved, totals.committed), (0, 0, 3));
+    let limited = || pb::CreateOrderRequest { coupon_code: "LIMITED3".into(), ..order_of(&[(4, 1)]) };
+    let used = join_all((0..8).map(|_| node.try_create(limited()))).await;
+    assert_eq!(used.iter().filter(|answer| answer.is_ok()).count(), 3);
+    for error in used.into_iter().filter_map(Result::err) {
+        assert_eq!(read_refusal(&error, Code::InvalidArgument, "COUPON_INVALID").fields, ["coupon_code"]);
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_lost_is_asked_for_and_nothing_is_charged_twice() {
+    let node = TestNode::start_with(&quick(&[])).await;
+    let request = pb::CreateOrderRequest { payment_token: "tok_lost_reply".into(), ..sample_order() };
+    let order = node.create(request).await;
+    assert_eq!((order.status(), node.ledger(&order).charges.len()), (pb::OrderStatus::Confirmed, 1));
+    // Most answers are lost, and every call arrives twice.
+    let spec = FaultSpec { lose_reply_rate: 0.6, duplicate_rate: 1.0, seed: 7, ..FaultSpec::default() };
+    let methods = ["inventory.Reserve", "inventory.Commit", "payment.Charge", "shipping.CreateLabel"];
+    let faults = methods.map(|method| (FaultTarget::parse(method).unwrap(), spec.clone()));
+    node.simulator().set_faults(true, faults.into()).unwrap();
+    for order in join_all((0..10).map(|_| node.create(sample_order()))).await {
+        assert_eq!(order.status(), pb::OrderStatus::Confirmed);
+        let order = node.ask_status(&order.id, pb::OrderStatus::Processing).await.unwrap();
+        let ledger = node.ledger(&order);
+        assert_eq!((ledger.charges.len(), ledger.reservations.len(), ledger.labels.len()), (1, 1, 1));
+        assert_eq!(taken(&ledger), amount(&order.total_amount, 2));
+        assert_eq!(units_out(&ledger), 2);
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_secret_token_is_never_shown() {
+    let node = TestNode::start().await;
+    let secret = "tok_swordfish";
+    let order = node.create(pb::CreateOrderRequest { payment_token: secret.into(), ..sample_order() }).await;
+    let shown = format!("{order:?} {:?}", node.events(&order.id).await);
+    assert!(!shown.contains(secret));
+    // Nor is it kept once the charge is settled.
+    let folder = node.stop().await;
+    let files = std::fs::read_dir(folder.path()).unwrap();
+    let stored: Vec<u8> = files.flat_map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+    let holds = |text: &str| stored.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(holds("123 Main St") && !holds(secret));
 }

@@ -271,13 +271,16 @@ async fn messages_that_cannot_be_read_are_bad_requests() {
         let error = create_raw(&node, bytes).await.unwrap_err();
         read_refusal(&error, Code::InvalidArgument, "INVALID_FIELD");
     }
-    let notes = "x".repeat(300 * 1024);
-    let error =
-        node.client().create_order(Create { notes: notes.clone(), ..sample_order() }).await.unwrap_err();
-    read_refusal(&error, Code::InvalidArgument, "INVALID_FIELD");
-    assert!(!error.message().contains("xxx"));
+    for size in [257 * 1024, 300 * 1024, 16 * 1024 * 1024] {
+        let request = Create { notes: "x".repeat(size), ..sample_order() };
+        let error = node.client().create_order(request).await.unwrap_err();
+        read_refusal(&error, Code::InvalidArgument, "INVALID_FIELD");
+        assert!(!error.message().contains("xxx"));
+        // The connection lives on.
+        assert_eq!(node.orders().await.len(), 0);
+    }
     // Just below the limit it is read, and then refused for what it holds.
-    let notes = notes[..255 * 1024].to_owned();
+    let notes = "x".repeat(255 * 1024);
     invalid(
         node.client().create_order(Create { notes, ..sample_order() }).await,
         "INVALID_FIELD",

@@ -188,6 +188,11 @@ impl TestNode {
         self.client().create_order(request).await.unwrap().into_inner()
     }
 
+    /// Creates an order, or not.
+    pub async fn try_create(&self, request: pb::CreateOrderRequest) -> Result<pb::Order, Status> {
+        Ok(self.client().create_order(request).await?.into_inner())
+    }
+
     /// An order as it stands.
     pub async fn get(&self, id: &str) -> pb::Order {
         self.client().get_order(by_id(id)).await.unwrap().into_inner()
