@@ -60,7 +60,9 @@ impl Load {
                     match customer.repeat(&client).await.remove(0) {
                         Ok(_) => Some(()),
                         // The connection broke, or the node is on its way out: that is no answer.
-                        Err((Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal, _)) => None,
+                        Err((Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal, _)) => {
+                            None
+                        }
                         Err(refusal) => panic!("refused: {refusal:?}"),
                     }
                 })
@@ -76,7 +78,8 @@ impl Load {
     /// Waits for this many more answers.
     async fn more(&self, answers: u64) {
         let goal = self.answered.load(Ordering::Relaxed) + answers;
-        eventually("more answers", async || (self.answered.load(Ordering::Relaxed) >= goal).then_some(())).await;
+        eventually("more answers", async || (self.answered.load(Ordering::Relaxed) >= goal).then_some(()))
+            .await;
     }
 }
 
@@ -199,7 +202,8 @@ async fn a_cold_start_is_no_stampede_and_new_orders_do_not_starve_it() {
     node.kill9().await;
     // Slow enough that new orders alone make more calls at a time than sagas may be resumed at a time.
     let slow_ones = [("inventory.Reserve", 700), ("payment.Charge", 900), ("inventory.Commit", 500)];
-    let slow = |(method, delay_ms): (&str, u32)| Faults { method: method.into(), delay_ms, ..Default::default() };
+    let slow =
+        |(method, delay_ms): (&str, u32)| Faults { method: method.into(), delay_ms, ..Default::default() };
     simulate.set_faults(slow_ones.map(slow).to_vec()).await;
     let (to, clients) = watch::channel(node.client());
     let load = Load::new(clients);

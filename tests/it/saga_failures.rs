@@ -126,7 +126,6 @@ const FAILURES: &[Failing] = {
             fault: || FaultSpec { decline_rate: 1.0, out_of_stock_rate: 1.0, ..FaultSpec::default() },
             ends_after: 3,
             only: &["inventory.Reserve", "payment.Charge", "payment.Refund"],
-            ..UNTIL_ENDED
         },
     ]
 };
@@ -141,9 +140,7 @@ fn methods(station: (StepName, Direction)) -> &'static [&'static [&'static str]]
         (StepName::CommitStock, _) => &[&["inventory.Commit"]],
         (StepName::Label, Direction::Forward) => &[&["shipping.CreateLabel"]],
         (StepName::Charge, Direction::Backward) => &[&["payment.Refund"]],
-        (StepName::Reserve, Direction::Backward) => {
-            &[&["inventory.Release", "inventory.Restock"]]
-        }
+        (StepName::Reserve, Direction::Backward) => &[&["inventory.Release", "inventory.Restock"]],
         (StepName::Label, Direction::Backward) => &[&["shipping.VoidLabel"]],
     }
 }
@@ -214,7 +211,8 @@ async fn every_station_of_every_saga_gets_over_every_failure() {
             }
         }
     }
-    let all = SagaKind::ALL.iter().flat_map(|saga| saga.stations().into_iter().map(|station| (*saga, station)));
+    let all =
+        SagaKind::ALL.iter().flat_map(|saga| saga.stations().into_iter().map(|station| (*saga, station)));
     assert_eq!(reached, all.collect(), "a station without a scenario");
     println!("{} cases", cases.len());
     on_nodes(cases, async |node, (scenario, methods, failing)| {
@@ -231,7 +229,11 @@ async fn fails_at(node: &TestNode, scenario: &Scenario, methods: &[&str], failin
     set_faults(node, scenario.slow.map(slow).into_iter().chain(faults));
     let struck = || -> u64 {
         let faults = node.simulator().faults();
-        faults.iter().filter(|(at, ..)| methods.iter().any(|method| target(method) == *at)).map(|one| one.2).sum()
+        faults
+            .iter()
+            .filter(|(at, ..)| methods.iter().any(|method| target(method) == *at))
+            .map(|one| one.2)
+            .sum()
     };
     let mut customer = customer(scenario);
     let over = CancellationToken::new();
@@ -300,7 +302,8 @@ async fn a_cancel_is_safe_at_every_moment() {
         let kept = match heard {
             Ok(order) => order.status() == OrderStatus::Cancelled && cancelled,
             Err((code, reason)) => {
-                let refused = (code, reason.as_str()) == (tonic::Code::FailedPrecondition, "ILLEGAL_TRANSITION");
+                let refused =
+                    (code, reason.as_str()) == (tonic::Code::FailedPrecondition, "ILLEGAL_TRANSITION");
                 refused && shipped || cancelled && scenario.ends == OrderStatus::Cancelled
             }
         };
@@ -313,11 +316,8 @@ async fn a_cancel_is_safe_at_every_moment() {
 async fn a_refund_that_is_refused_calls_for_a_person_and_is_paid_in_the_end() {
     let node = TestNode::start_with(IMPATIENT).await;
     let client = node.client();
-    let refused = FaultSpec {
-        decline_rate: 1.0,
-        decline_code: "ACCOUNT_CLOSED".to_owned(),
-        ..FaultSpec::default()
-    };
+    let refused =
+        FaultSpec { decline_rate: 1.0, decline_code: "ACCOUNT_CLOSED".to_owned(), ..FaultSpec::default() };
     set_faults(&node, [(target("payment.Refund"), refused)]);
     let scenario = SCENARIOS.iter().find(|scenario| scenario.name == "cancel when confirmed").unwrap();
     let mut customer = customer(scenario);
@@ -352,7 +352,8 @@ async fn a_cancel_while_nobody_knows_of_the_charge_waits_for_the_truth() {
     let lost = FaultSpec { lose_reply_rate: 1.0, ..FaultSpec::default() };
     let away = FaultSpec { unavailable: true, ..FaultSpec::default() };
     set_faults(&node, [(target("payment.Charge"), lost), (target("payment.GetTransaction"), away)]);
-    let scenario = Scenario { cancel_at: Some("charge_unknown"), ends: OrderStatus::Cancelled, ..SCENARIOS[0] };
+    let scenario =
+        Scenario { cancel_at: Some("charge_unknown"), ends: OrderStatus::Cancelled, ..SCENARIOS[0] };
     let mut customer = customer(&scenario);
     let looking = customer.clone();
     let truth = async {
@@ -365,7 +366,10 @@ async fn a_cancel_while_nobody_knows_of_the_charge_waits_for_the_truth() {
         // Any number of tries does not make a charge undone.
         let tries = async || {
             let faults = node.simulator().faults();
-            faults.iter().any(|(at, _, struck)| *at == target("payment.GetTransaction") && *struck >= 8).then_some(())
+            faults
+                .iter()
+                .any(|(at, _, struck)| *at == target("payment.GetTransaction") && *struck >= 8)
+                .then_some(())
         };
         eventually("a few questions", tries).await;
         let order = looking.order(&client).await.unwrap();

@@ -35,7 +35,10 @@ fn amount(text: &str) -> Decimal {
 impl From<&wire::GetLedgerResponse> for Truth {
     fn from(page: &wire::GetLedgerResponse) -> Self {
         let goods = |lines: &[wire::Line]| -> Goods {
-            lines.iter().map(|line| (format!("{}/{}", line.product_id, line.variant_id), line.quantity)).collect()
+            lines
+                .iter()
+                .map(|line| (format!("{}/{}", line.product_id, line.variant_id), line.quantity))
+                .collect()
         };
         Self {
             charges: page
@@ -145,6 +148,16 @@ pub fn check(evidence: &Evidence) -> Law {
     labels(evidence)
 }
 
+/// I13: nothing of the customers of these tests stands in a log.
+pub fn discreet(log: &str) -> Law {
+    let private = ["tok_", "John", "Doe", "123 Main St", "Apt 4B", "10001", "555-123-4567", "example.com"];
+    for line in log.lines() {
+        let told = private.iter().find(|text| line.contains(**text));
+        law!(told.is_none(), "I13: {told:?} stands in a log line: {line}");
+    }
+    Ok(())
+}
+
 /// The history as a line of text.
 pub fn kinds(evidence: &Evidence) -> String {
     evidence.events.iter().map(|event| event.r#type.as_str()).collect::<Vec<_>>().join(" ")
@@ -172,7 +185,9 @@ pub fn acknowledged(answer: &pb::Order, evidence: &Evidence) -> Law {
 
 /// I10: lines and columns add up to the last digit.
 pub fn sums(order: &pb::Order) -> Law {
-    let of = |part: fn(&pb::OrderItem) -> &String| order.items.iter().map(|item| amount(part(item))).sum::<Decimal>();
+    let of = |part: fn(&pb::OrderItem) -> &String| {
+        order.items.iter().map(|item| amount(part(item))).sum::<Decimal>()
+    };
     for item in &order.items {
         let line = amount(&item.unit_price) * Decimal::from(item.quantity);
         law!(line == amount(&item.subtotal), "I10: a line of {} is not {line}", item.subtotal);
@@ -190,7 +205,9 @@ pub fn sums(order: &pb::Order) -> Law {
 
 /// The contract's table of statuses, written down once more.
 fn may_follow(from: pb::OrderStatus, to: pb::OrderStatus) -> bool {
-    use pb::OrderStatus::{Cancelled, Cancelling, Confirmed, Delivered, Pending, Processing, Returned, Shipped};
+    use pb::OrderStatus::{
+        Cancelled, Cancelling, Confirmed, Delivered, Pending, Processing, Returned, Shipped,
+    };
     match from {
         Pending => matches!(to, Confirmed | Cancelling | Cancelled),
         Confirmed => matches!(to, Processing | Cancelling),

@@ -53,7 +53,8 @@ impl Process {
     /// The first line that `find` makes something of; none when the process ends without it.
     async fn line<T>(&mut self, find: impl Fn(&str) -> Option<T>) -> Option<T> {
         let mut lines = self.lines.clone();
-        let seen = timeout(PATIENCE, lines.wait_for(|lines| lines.iter().any(|line| find(line).is_some()))).await;
+        let seen =
+            timeout(PATIENCE, lines.wait_for(|lines| lines.iter().any(|line| find(line).is_some()))).await;
         let seen = seen.unwrap_or_else(|_| panic!("{} has nothing to say", self.name));
         seen.ok()?.iter().find_map(|line| find(line))
     }
@@ -179,11 +180,7 @@ impl NodeProcess {
         Self::run(folder, all, only_now).await
     }
 
-    async fn run(
-        folder: TempDir,
-        settings: Vec<(String, String)>,
-        only_now: &[(&str, &str)],
-    ) -> Self {
+    async fn run(folder: TempDir, settings: Vec<(String, String)>, only_now: &[(&str, &str)]) -> Self {
         let mut all = store_settings(&folder);
         all.extend(settings.iter().cloned());
         all.extend(owned(only_now));
