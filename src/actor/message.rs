@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::registry::Permit;
 use crate::domain::command::Ask;
@@ -75,7 +75,10 @@ pub(super) enum Message {
         ticket: u64,
     },
     /// The sweeper found an unfinished saga.
-    Wake,
+    Wake {
+        /// Its place among those that are resumed; kept until it waits or ends.
+        place: OwnedSemaphorePermit,
+    },
     /// Leave, if nothing is going on.
     Passivate,
 }

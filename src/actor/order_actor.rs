@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 
 use super::attempt;
@@ -58,6 +59,8 @@ pub(super) struct State {
     ticket: u64,
     calling: bool,
     timer: Option<AbortHandle>,
+    /// Held while the sweeper's resumption of this order makes calls.
+    place: Option<OwnedSemaphorePermit>,
     left: bool,
 }
 
@@ -103,6 +106,7 @@ impl Actor for OrderActor {
             ticket: 0,
             calling: false,
             timer: None,
+            place: None,
             left: false,
         })
     }
@@ -153,7 +157,8 @@ impl OrderActor {
                     state.timer = None;
                 }
             }
-            Message::Wake => {
+            Message::Wake { place } => {
+                state.place = Some(place);
                 if !state.loaded
                     && let Err((_, end)) = self.load(state).await
                 {
@@ -173,6 +178,10 @@ impl OrderActor {
         // Whatever came in, a saga with no call and no wait under way goes on.
         if state.unsettled().is_some() && !state.calling && state.timer.is_none() {
             self.resume(myself, state).await?;
+        }
+        if !state.calling {
+            // It waits or has ended: others may be resumed.
+            state.place = None;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorRuntime};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -225,10 +226,10 @@ impl Orders {
     }
 
     /// Starts the actor of an order whose saga is unfinished.
-    pub(super) fn wake(&self, id: OrderId) -> Result<(), OrderError> {
+    pub(super) fn wake(&self, id: OrderId, place: OwnedSemaphorePermit) -> Result<(), OrderError> {
         let entry = self.activate(id)?;
         // An actor that ended right now will be found unfinished again.
-        let _gone = entry.actor().cast(Message::Wake);
+        let _gone = entry.actor().cast(Message::Wake { place });
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::crash::CrashPoint;
@@ -72,12 +73,15 @@ pub(super) struct Shared {
     pub(super) registry: Registry,
     pub(super) hub: Arc<WatchHub>,
     pub(super) tasks: TaskTracker,
+    /// Places for sagas that the sweeper resumes.
+    pub(super) resuming: Arc<Semaphore>,
     pub(super) stopping: AtomicBool,
     troubles: DashMap<OrderId, Trouble>,
 }
 
 impl Shared {
     pub(super) fn new(parts: super::orders::Parts) -> Self {
+        let places = parts.config.resume_concurrency.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             store: parts.store,
             cache: parts.cache,
@@ -92,6 +96,7 @@ impl Shared {
             registry: Registry::default(),
             hub: Arc::default(),
             tasks: TaskTracker::new(),
+            resuming: Arc::new(Semaphore::new(places)),
             stopping: AtomicBool::new(false),
             troubles: DashMap::new(),
         }

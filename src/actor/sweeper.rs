@@ -76,8 +76,8 @@ async fn pass(orders: &Orders, first: bool) -> usize {
                 continue;
             }
             // Not too many at once: a cold start must not become a stampede on the collaborators.
-            wait_for_room(orders).await;
-            match orders.wake(unfinished.order_id) {
+            let Ok(place) = Arc::clone(&shared.resuming).acquire_owned().await else { return woken };
+            match orders.wake(unfinished.order_id, place) {
                 Ok(()) => woken = woken.saturating_add(1),
                 Err(error) => {
                     let order_id = unfinished.order_id;
@@ -88,13 +88,5 @@ async fn pass(orders: &Orders, first: bool) -> usize {
         if page.len() < usize::try_from(shared.config.resume_batch).unwrap_or(usize::MAX) {
             return woken;
         }
-    }
-}
-
-async fn wait_for_room(orders: &Orders) {
-    let shared = orders.shared();
-    let mut pause = tokio::time::interval(std::time::Duration::from_millis(1));
-    while shared.tasks.len() >= shared.config.resume_concurrency {
-        pause.tick().await;
     }
 }

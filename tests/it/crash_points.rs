@@ -1,6 +1,7 @@
 //! A process that dies at every point where it can hurt most, and what its next life makes of it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use futures::StreamExt;
 use futures::stream;
@@ -9,7 +10,7 @@ use order_service::domain::saga::StepName;
 use order_service::proto::simulator::Faults;
 use tonic::Code;
 
-use crate::harness::invariants::{acknowledged, check, gather};
+use crate::harness::invariants::{acknowledged, check, discreet, gather};
 use crate::harness::process::{NodeProcess, Simulate, was_killed};
 use crate::harness::scenarios::{Customer, Heard, SCENARIOS, Scenario};
 
@@ -20,6 +21,7 @@ const SIDE_BY_SIDE: usize = 4;
 const SLOW_MS: u32 = 700;
 
 const PATIENT: &[(&str, &str)] = &[
+    ("ORDER__LOG__LEVEL", "info,order_service=debug"),
     ("ORDER__CREATE__WAIT", "20s"),
     ("ORDER__GRPC__DEFAULT_DEADLINE", "30s"),
     ("ORDER__SAGA__RETRY_INITIAL", "10ms"),
@@ -32,12 +34,11 @@ const PATIENT: &[(&str, &str)] = &[
 async fn a_process_killed_at_any_point_of_any_saga_goes_on_where_it_was() {
     let mut simulators = BTreeMap::new();
     for slow in SCENARIOS.iter().map(|scenario| scenario.slow) {
-        if !simulators.contains_key(&slow) {
-            let simulate = Simulate::start().await;
+        if let Entry::Vacant(place) = simulators.entry(slow) {
+            let simulate = place.insert(Simulate::start().await);
             let delay =
                 |method: &str| Faults { method: method.into(), delay_ms: SLOW_MS, ..Default::default() };
             simulate.set_faults(slow.map(delay).into_iter().collect()).await;
-            simulators.insert(slow, simulate);
         }
     }
     let lives: Vec<(CrashPoint, &Scenario)> = CrashPoint::all()
@@ -77,6 +78,7 @@ async fn two_lives(point: CrashPoint, scenario: &Scenario, mut customer: Custome
         } => unreachable!("it never ends"),
     };
     assert!(was_killed(status), "{what}: {status}");
+    assert_eq!(discreet(&node.process().log()), Ok(()), "{what}");
     drop(client);
 
     let mut node = node;
@@ -94,7 +96,7 @@ async fn two_lives(point: CrashPoint, scenario: &Scenario, mut customer: Custome
             } => {}
         }
     }
-    let node = node.restart(&[]).await;
+    let mut node = node.restart(&[]).await;
     let client = node.client();
     // Nobody has to come back for the order to go on.
     match customer.order(&client).await {
@@ -125,6 +127,7 @@ async fn two_lives(point: CrashPoint, scenario: &Scenario, mut customer: Custome
     }
     assert_eq!(law, Ok(()), "{what}: {evidence:#?}");
     assert_eq!(evidence.order.status(), scenario.ends, "{what}: {evidence:#?}");
+    assert_eq!(discreet(&node.process().log()), Ok(()), "{what}");
 }
 
 /// Answers in short.

@@ -158,17 +158,8 @@ async fn a_cold_start_resumes_hundreds_of_sagas() {
     let simulate = Simulate::start().await;
     let away = Faults { method: "payment.*".into(), unavailable: true, ..Default::default() };
     simulate.set_faults(vec![away]).await;
-    let settings: Vec<_> = QUICK.iter().copied().chain([("ORDER__CREATE__WAIT", "0s")]).collect();
-    let mut node = NodeProcess::start(&simulate, &settings).await;
-    let client = node.client();
-    let order = async |number| {
-        let mut customer = Customer::new(SCENARIOS[0], number);
-        customer.live(&client).await;
-        let order = customer.acknowledged.first().unwrap();
-        assert_eq!(order.status(), OrderStatus::Pending);
-        customer
-    };
-    let customers: Vec<_> = stream::iter(1..=ORDERS).map(order).buffer_unordered(32).collect().await;
+    let mut node = NodeProcess::start_once(&simulate, QUICK, &[("ORDER__CREATE__WAIT", "0s")]).await;
+    let customers = unfinished(&node.client(), ORDERS).await;
     node.kill9().await;
     simulate.set_faults(Vec::new()).await;
 
@@ -187,6 +178,61 @@ async fn a_cold_start_resumes_hundreds_of_sagas() {
         .await;
     println!("{ORDERS} sagas resumed in {:?}", started.elapsed());
     audit(&node, &simulate, &customers).await;
+}
+
+/// Orders that are acknowledged and cannot go on, because the payment service is away.
+async fn unfinished(client: &OrderServiceClient<Channel>, orders: u64) -> Vec<Customer> {
+    let order = async |number| {
+        let mut customer = Customer::new(SCENARIOS[0], 1_000 + number);
+        customer.live(client).await;
+        let order = customer.acknowledged.first().unwrap();
+        assert_eq!(order.status(), OrderStatus::Pending);
+        customer
+    };
+    stream::iter(0..orders).map(order).buffer_unordered(32).collect().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cold_start_is_no_stampede_and_new_orders_do_not_starve_it() {
+    let simulate = Simulate::start().await;
+    let away = Faults { method: "payment.*".into(), unavailable: true, ..Default::default() };
+    simulate.set_faults(vec![away]).await;
+    let mut node = NodeProcess::start_once(&simulate, QUICK, &[("ORDER__CREATE__WAIT", "0s")]).await;
+    let old = unfinished(&node.client(), 16).await;
+    node.kill9().await;
+    // Slow enough that new orders alone make more calls at a time than sagas may be resumed at a time.
+    let slow_ones = [("inventory.Reserve", 700), ("payment.Charge", 900), ("inventory.Commit", 500)];
+    let slow =
+        |(method, delay_ms): (&str, u32)| Faults { method: method.into(), delay_ms, ..Default::default() };
+    simulate.set_faults(slow_ones.map(slow).to_vec()).await;
+    let (to, clients) = watch::channel(node.client());
+    let load = Load::new(clients);
+    let mut most = 0;
+    let old_ones = async {
+        node = node.restart(&[("ORDER__SAGA__RESUME_CONCURRENCY", "4")]).await;
+        to.send_replace(node.client());
+        let client = node.client();
+        let ended = join_all(old.iter().map(|customer| customer.settled(&client)));
+        tokio::pin!(ended);
+        // The simulator shows a charge that is still being worked on.
+        loop {
+            tokio::select! {
+                _ = &mut ended => break,
+                ledgers = join_all(old.iter().map(|customer| simulate.ledger(customer.order_id.as_ref().unwrap()))) => {
+                    let pending = ledgers.iter().flat_map(|ledger| &ledger.charges).filter(|one| one.state == "PENDING");
+                    let pending = pending.count();
+                    assert!(pending <= 4, "{pending} sagas were resumed at a time");
+                    most = most.max(pending);
+                }
+            }
+        }
+        assert_eq!(most, 4, "sagas were not resumed side by side");
+        load.enough.store(true, Ordering::Relaxed);
+        node
+    };
+    let (new, node) = tokio::join!(load.run(), old_ones);
+    audit(&node, &simulate, &old).await;
+    audit(&node, &simulate, &new).await;
 }
 
 /// Starts a node that must not start, and gives its exit code and what it says last.

@@ -126,7 +126,6 @@ const FAILURES: &[Failing] = {
             fault: || FaultSpec { decline_rate: 1.0, out_of_stock_rate: 1.0, ..FaultSpec::default() },
             ends_after: 3,
             only: &["inventory.Reserve", "payment.Charge", "payment.Refund"],
-            ..UNTIL_ENDED
         },
     ]
 };

@@ -148,6 +148,16 @@ pub fn check(evidence: &Evidence) -> Law {
     labels(evidence)
 }
 
+/// I13: nothing of the customers of these tests stands in a log.
+pub fn discreet(log: &str) -> Law {
+    let private = ["tok_", "John", "Doe", "123 Main St", "Apt 4B", "10001", "555-123-4567", "example.com"];
+    for line in log.lines() {
+        let told = private.iter().find(|text| line.contains(**text));
+        law!(told.is_none(), "I13: {told:?} stands in a log line: {line}");
+    }
+    Ok(())
+}
+
 /// The history as a line of text.
 pub fn kinds(evidence: &Evidence) -> String {
     evidence.events.iter().map(|event| event.r#type.as_str()).collect::<Vec<_>>().join(" ")
