@@ -26,6 +26,10 @@ use support::harness::node::{TestNode, sample_order};
 use support::{Run, drive, median, resident};
 use tonic::transport::Channel;
 
+// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const CONNECTIONS: usize = 4;
 const IN_FLIGHT: usize = 64;
 
@@ -88,7 +92,25 @@ async fn create() {
         median(&tails),
         one.percentile(50.0)
     );
+    println!("store: {}", batches(&node).await);
     node.stop().await;
+}
+
+/// What the store says of its batches: how many changes one held, and how long it took.
+async fn batches(node: &TestNode) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(node.node().ops_address()).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: ops\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let figure = |name: &str| -> f64 {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let count = figure("order_store_batch_size_count");
+    let changes = figure("order_store_batch_size_sum") / count;
+    let millis = figure("order_store_batch_seconds_sum") / count * 1e3;
+    format!("{count} batches of {changes:.1} changes, {millis:.2} ms each")
 }
 
 /// GetOrder of a live order against a bare tonic echo of the same size, in turn.

@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+// Many small, short-lived allocations on every core: measured a tenth faster here than the system's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     order_service::cli::run(std::env::args_os())
 }

@@ -9,6 +9,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
+use std::future::Future;
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -116,7 +117,8 @@ impl Committer {
         let closing = CancellationToken::new();
         let lane = TaskTracker::new();
         let batch_max = limits.batch_max.max(1);
-        lane.spawn(Lane { writer, jobs, batch_max, deferred: VecDeque::new() }.run(closing.clone()));
+        let work = Lane { writer, jobs, batch_max, deferred: VecDeque::new() }.run(closing.clone());
+        start_lane(&lane, work);
         lane.close();
         Self { queue, closing, lane }
     }
@@ -143,6 +145,25 @@ impl Committer {
     pub async fn close(&self) {
         self.closing.cancel();
         self.lane.wait().await;
+    }
+}
+
+/// Runs a lane on a thread of its own: each of its many short waits for the database would otherwise end with a place
+/// at the end of a busy runtime's queue. Where no thread can be had, it runs among the other tasks.
+fn start_lane(lane: &TaskTracker, work: impl Future<Output = ()> + Send + 'static) {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let tracked = lane.track_future(work);
+            let thread = std::thread::Builder::new().name(String::from("orders-commit"));
+            // Without a thread the work is dropped with its queue, and every commit is refused as closed.
+            if let Err(error) = thread.spawn(move || runtime.block_on(tracked)) {
+                tracing::error!(%error, "the order store has no thread to write with");
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the order store writes among other tasks");
+            lane.spawn(work);
+        }
     }
 }
 

@@ -9,8 +9,6 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
-    clippy::large_enum_variant,
-    clippy::large_futures,
     clippy::print_stdout,
     clippy::print_stderr
 )]

@@ -73,11 +73,17 @@ impl Coupons {
                 *slot = *count;
             }
         }
+        // An order that is new in this transaction has claimed nothing yet.
+        let known: Vec<(&str, OrderId, &CouponMove)> = commits
+            .iter()
+            .filter(|commit| commit.guard.version != 0)
+            .filter_map(|commit| commit.coupon.as_ref().map(|coupon| (code(coupon), commit.order.id, coupon)))
+            .collect();
         let claimed: HashSet<(String, OrderId)> = self
             .claims
             .fetch(
                 connection,
-                &moves,
+                &known,
                 |args, (code, order, _)| {
                     args.text(code)?;
                     args.id(order.0)

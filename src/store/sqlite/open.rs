@@ -206,7 +206,7 @@ fn writing(plain: SqliteConnectOptions, config: &SqliteConfig) -> SqliteConnectO
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_millis(config.busy_timeout_ms))
         // Every statement in four sizes must fit, or each batch would prepare its statements anew.
-        .statement_cache_capacity(256)
+        .statement_cache_capacity(1024)
         .pragma("cache_size", "-64000")
         .pragma("temp_store", "memory")
         // 32 MiB: a checkpoint happens inside somebody's commit, so not too often.

@@ -6,25 +6,27 @@ use sqlx::error::BoxDynError;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr, query_with};
 
-/// How many rows one statement takes. Few sizes, so that each text stays in the connection's cache of prepared
-/// statements; any number of rows is made up of these.
-const SIZES: [usize; 4] = [64, 16, 4, 1];
+/// One statement takes any number of rows up to this, and [`WIDEST`]: few enough texts to stay in the connection's cache
+/// of prepared statements, and few statements a batch, since each is a round trip to the connection's thread.
+const ANY: usize = 32;
+/// The most rows one statement takes.
+const WIDEST: usize = 64;
 
-/// One statement in each of the [`SIZES`].
+/// One statement in each size: the widest first, then from [`ANY`] rows down to one.
 pub(super) struct Statement {
-    texts: [(usize, SqlStr); SIZES.len()],
+    texts: Vec<(usize, SqlStr)>,
 }
 
 impl Statement {
     /// `head`, then `row` once for each row with commas between, then `tail`.
     pub(super) fn new(head: &str, row: &str, tail: &str) -> Self {
-        let texts = SIZES.map(|size| {
+        let text = |size| {
             let rows = vec![row; size].join(",");
             // Made of constants of this folder only; values are always bound.
             let text: Arc<str> = format!("{head} {rows} {tail}").into();
             (size, AssertSqlSafe(text).into_sql_str())
-        });
-        Self { texts }
+        };
+        Self { texts: std::iter::once(WIDEST).chain((1..=ANY).rev()).map(text).collect() }
     }
 
     /// An `INSERT` into `table`.
