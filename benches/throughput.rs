@@ -46,7 +46,12 @@ fn main() {
         runtime.block_on(get());
     }
     if wants("memory") {
-        runtime.block_on(memory());
+        memory();
+    }
+    for (phase, live) in [("memory-live", true), ("memory-passive", false)] {
+        if wanted.iter().any(|word| word == phase) {
+            runtime.block_on(memory_of(live));
+        }
     }
     if wants("passivate") {
         runtime.block_on(passivate());
@@ -158,21 +163,52 @@ async fn get() {
     node.stop().await;
 }
 
-/// Memory of a live idle order.
-async fn memory() {
-    const ORDERS: usize = 30_000;
-    let node =
-        TestNode::start_with(&[("ORDER__ACTOR__IDLE_AFTER", "1h"), ("ORDER__CACHE__URL", "none:")]).await;
-    create_many(&node, IN_FLIGHT, 3_000).await;
-    let before = resident();
-    create_many(&node, IN_FLIGHT, ORDERS).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let live = node.node().orders().counts().live;
-    let with = resident();
+/// Memory of a live idle actor besides its order: two processes create the same orders; in one they stay live, in the
+/// other they are passive, but kept in the cache.
+fn memory() {
+    let resident = |phase: &str| -> f64 {
+        let this = std::env::current_exe().unwrap();
+        let output = std::process::Command::new(this).arg(phase).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("resident: ")).unwrap_or_else(|| panic!("{text}"));
+        line.parse().unwrap()
+    };
+    let each: Vec<(f64, f64)> =
+        (0..3).map(|_| (resident("memory-live"), resident("memory-passive"))).collect();
+    let live = median(&each.iter().map(|(live, _)| *live).collect::<Vec<_>>());
+    let passive = median(&each.iter().map(|(_, passive)| *passive).collect::<Vec<_>>());
+    let kilobytes = |bytes: f64| bytes / IDLE_ORDERS as f64 / 1024.0;
     println!(
-        "memory: {live} live orders, {:.2} KB resident an order, its state and the simulator's ledger included",
-        (with - before) as f64 / ORDERS as f64 / 1024.0
+        "memory: {:.2} KB a live idle actor besides its order ({:.2} KB an order live, {:.2} KB passive in the cache; \
+         the simulator's ledger in both)",
+        kilobytes(live - passive),
+        kilobytes(live),
+        kilobytes(passive)
     );
+}
+
+const IDLE_ORDERS: usize = 30_000;
+
+/// One side of [`memory`]: how much the orders take.
+async fn memory_of(live: bool) {
+    let idle = if live { "1h" } else { "20ms" };
+    let settings = [
+        ("ORDER__ACTOR__IDLE_AFTER", idle),
+        ("ORDER__ACTOR__SWEEP_EVERY", "20ms"),
+        ("ORDER__CACHE__MAX_ORDERS", "1000000"),
+    ];
+    let node = TestNode::start_with(&settings).await;
+    create_many(&node, IN_FLIGHT, 5_000).await;
+    let before = resident();
+    create_many(&node, IN_FLIGHT, IDLE_ORDERS).await;
+    let expected = if live { IDLE_ORDERS + 5_000 } else { 0 };
+    let start = Instant::now();
+    while node.node().orders().counts().live != expected {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(start.elapsed() < Duration::from_secs(30), "{} are live", node.node().orders().counts().live);
+    }
+    println!("resident: {}", resident() - before);
     node.stop().await;
 }
 

@@ -397,7 +397,8 @@ impl OrderActor {
         self.0.store.commit(commit).await?;
         pass(Moment::AfterOutcome, Moment::AfterIntent);
         state.loaded = true;
-        state.saga = saga.map(Box::new);
+        // A settled one is history: idle orders do not carry it.
+        state.saga = saga.filter(|saga| !saga.settled).map(Box::new);
         if let Some(entry) = &state.entry {
             entry.publish(&order);
             entry.set_settled(state.unsettled().is_none());

@@ -44,6 +44,7 @@ pub(super) fn open(draft: &Draft, now: Timestamp) -> Order {
         updated_at: now,
         completed_at: None,
         cancelled_at: None,
+        attention: None,
     }
 }
 

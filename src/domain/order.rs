@@ -164,6 +164,8 @@ pub struct Order {
     pub completed_at: Option<Timestamp>,
     /// When it became `CANCELLED`.
     pub cancelled_at: Option<Timestamp>,
+    /// Why a person should look at it: what its running saga says of itself.
+    pub attention: Option<String>,
 }
 
 impl Order {

@@ -110,6 +110,7 @@ pub(super) fn order(order: &Order) -> pb::Order {
         coupon_code: order.coupon_code.clone().unwrap_or_default(),
         metadata: order.metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         inventory_reservation_id: order.reservation.id.clone().unwrap_or_default(),
+        attention_reason: order.attention.clone().unwrap_or_default(),
         id,
     }
 }

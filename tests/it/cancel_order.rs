@@ -73,6 +73,7 @@ async fn pending_while_the_charge_is_under_way() {
     let ledger = node.ledger(&order);
     assert_eq!((ledger.charges.len(), ledger.refunds.len()), (1, 1));
     assert_eq!(order.payment_status(), pb::PaymentStatus::Refunded);
+    assert_eq!(order.attention_reason, "");
     node.stop().await;
 }
 
@@ -240,6 +241,7 @@ async fn a_refused_refund_is_seen_and_tried_again() {
     let stuck = node.get(&order.id).await;
     assert_eq!((stuck.status(), stuck.payment_status()), (Cancelling, pb::PaymentStatus::RefundFailed));
     assert!(stuck.cancelled_at.is_none());
+    assert!(stuck.attention_reason.contains("ACCOUNT_CLOSED"), "{}", stuck.attention_reason);
     let request = pb::ListPaymentTransactionsRequest { order_id: order.id.clone() };
     let shown = node.client().list_payment_transactions(request).await.unwrap().into_inner().transactions;
     let refund = shown.iter().find(|one| one.kind == "REFUND").unwrap();

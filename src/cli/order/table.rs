@@ -136,6 +136,7 @@ fn facts(order: &OrderJson) -> Table {
         ("User", &order.user_id),
         ("Version", &version),
         ("Cancelled for", &order.cancel_reason),
+        ("Needs attention", &order.attention_reason),
         ("On hold", hold.as_deref().unwrap_or_default()),
         ("Payment by", &order.payment_method),
         ("Shipping by", &order.shipping_method),

@@ -34,6 +34,7 @@ pub(super) struct OrderJson {
     pub(super) addresses: Vec<AddressJson>,
     pub(super) version: i64,
     pub(super) cancel_reason: String,
+    pub(super) attention_reason: String,
     pub(super) allowed_next_statuses: Vec<String>,
     pub(super) shipments: Vec<ShipmentJson>,
     pub(super) hold: Option<HoldJson>,
@@ -155,6 +156,7 @@ impl From<order::Order> for OrderJson {
             notes: order.notes,
             version: order.version,
             cancel_reason: order.cancel_reason,
+            attention_reason: order.attention_reason,
             coupon_code: order.coupon_code,
             inventory_reservation_id: order.inventory_reservation_id,
         }

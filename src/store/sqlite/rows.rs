@@ -94,6 +94,7 @@ pub(super) fn stored(row: &SqliteRow) -> Read<Stored> {
         updated_at: at(column(row, "updated_at")?).ok_or("orders.updated_at")?,
         completed_at: maybe(column(row, "completed_at")?, at).ok_or("orders.completed_at")?,
         cancelled_at: maybe(column(row, "cancelled_at")?, at).ok_or("orders.cancelled_at")?,
+        attention: saga.as_ref().and_then(|saga| saga.attention.clone()),
     };
     Ok(Stored { order: Arc::new(order), saga })
 }

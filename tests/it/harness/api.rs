@@ -1,8 +1,7 @@
 //! What tests of the API share: refusals taken apart, waiting with an end, orders brought where a test needs them.
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use order_service::clients::sim::catalogue;
 use order_service::clients::sim::{
@@ -33,21 +32,7 @@ pub fn quick<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     QUICK.iter().chain(more).copied().collect()
 }
 
-/// Longest wait for something that has to come.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Looks again and again until `look` finds something.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
-    let start = Instant::now();
-    let mut look_again = tokio::time::interval(Duration::from_millis(5));
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
-        look_again.tick().await;
-    }
-}
+pub use super::wait::eventually;
 
 /// A refusal as a caller reads it.
 #[derive(Debug)]

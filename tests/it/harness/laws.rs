@@ -109,6 +109,9 @@ impl Store {
             replayed.event_seq = order.event_seq;
             replayed.updated_at = order.updated_at;
             replayed.requests = order.requests.clone();
+            // What the saga says of itself.
+            let saga = change.saga.as_ref().filter(|saga| !saga.settled);
+            replayed.attention = saga.and_then(|saga| saga.attention.clone());
             law!(replayed == *order, "the events do not make the order");
         }
         self.check_saga(change, now)

@@ -144,6 +144,7 @@ pub(crate) fn order(n: u64) -> Order {
         updated_at: at(n as i64),
         completed_at: None,
         cancelled_at: None,
+        attention: None,
     }
 }
 

@@ -110,7 +110,9 @@ pub(super) async fn a_saga_comes_back_while_it_is_unsettled<F: StoreFactory>() {
     let mut commit = update(&order(1), |_| {});
     commit.saga = Some(busy_saga(id(1)));
     store.commit(commit.clone()).await.unwrap();
-    assert_eq!(store.load(id(1)).await.unwrap().unwrap().saga, commit.saga);
+    let found = store.load(id(1)).await.unwrap().unwrap();
+    assert_eq!(found.saga, commit.saga);
+    assert_eq!(found.order.attention, busy_saga(id(1)).attention, "the order says what its saga says");
     // A commit that says nothing of the saga leaves it alone.
     let silent = update(&commit.order, |_| {});
     store.commit(silent.clone()).await.unwrap();
