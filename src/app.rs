@@ -181,10 +181,12 @@ impl Node {
     /// When a listener had failed.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         tracing::info!("stopping");
+        let started = tokio::time::Instant::now();
+        self.orders.quiesce();
         self.stopping.cancel();
         // Requests in flight are answered while sagas come to rest; what does not is stored with its intent.
         let served = tokio::time::timeout(self.grace, &mut self.grpc).await;
-        self.orders.stop(if served.is_ok() { self.grace } else { Duration::ZERO }).await;
+        self.orders.stop(self.grace.saturating_sub(started.elapsed())).await;
         self.ops_stopping.cancel();
         let ops = tokio::time::timeout(LAST_WORDS, &mut self.ops).await;
         self.grpc.abort();

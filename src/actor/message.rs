@@ -53,7 +53,8 @@ pub(super) enum Message {
     Ask {
         /// What.
         ask: Box<Ask>,
-        /// Nobody can have stored this order before: its id is random.
+        /// A moment ago this order was not stored: a creation need not be looked for. If it is by now, the store
+        /// refuses it.
         fresh: bool,
         /// Where the answer goes.
         reply: Reply,

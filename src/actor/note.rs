@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::domain::event::OrderEvent;
+use metrics::Counter;
+
+use crate::domain::event::{OrderEvent, RecordedEvent};
 use crate::domain::ids::OrderId;
 use crate::domain::order::Order;
 use crate::domain::saga::{StepCall, StepResult};
@@ -33,20 +35,18 @@ pub(super) fn log_setback(order_id: OrderId, call: &StepCall, result: &StepResul
     tracing::warn!(%order_id, key = %call.key(), dependency, error, "a step's call did not succeed");
 }
 
-/// What operators count.
-pub(super) fn count(commit: &Commit) {
-    for recorded in &commit.events {
-        match &recorded.event {
-            OrderEvent::OrderCreated { .. } => metrics::counter!("orders_created_total").increment(1),
-            OrderEvent::AttentionNeeded { step, .. } => {
-                metrics::counter!("orders_needing_attention_total", "step" => step.as_str()).increment(1);
-            }
-            OrderEvent::StatusChanged { to, reason, .. } => {
-                let reason = reason.map_or("", |reason| reason.as_str());
-                metrics::counter!("order_status_changes_total", "to" => to.as_str(), "reason" => reason)
-                    .increment(1);
-            }
-            _ => {}
+/// What operators count of a change, once it is stored.
+pub(super) fn counters(commit: &Commit) -> Vec<Counter> {
+    let counter = |recorded: &RecordedEvent| match &recorded.event {
+        OrderEvent::OrderCreated { .. } => Some(metrics::counter!("orders_created_total")),
+        OrderEvent::AttentionNeeded { step, .. } => {
+            Some(metrics::counter!("orders_needing_attention_total", "step" => step.as_str()))
         }
-    }
+        OrderEvent::StatusChanged { to, reason, .. } => {
+            let reason = reason.map_or("", |reason| reason.as_str());
+            Some(metrics::counter!("order_status_changes_total", "to" => to.as_str(), "reason" => reason))
+        }
+        _ => None,
+    };
+    commit.events.iter().filter_map(counter).collect()
 }

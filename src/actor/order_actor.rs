@@ -9,7 +9,7 @@ use tokio::task::AbortHandle;
 use super::attempt;
 use super::crash::{CrashPoint, Moment};
 use super::message::{Message, Reply};
-use super::note::{count, log_setback, touched};
+use super::note::{counters, log_setback, touched};
 use super::registry::{Entry, Permit};
 use super::shared::Shared;
 use super::waiters::{Waiters, Want, answer};
@@ -41,7 +41,8 @@ enum End {
 
 impl End {
     fn of_commit(error: &CommitError) -> Self {
-        let counts = matches!(error, CommitError::Conflict | CommitError::Unknown(_));
+        // Whatever else goes wrong with a commit is the store's trouble, not this order's.
+        let counts = matches!(error, CommitError::Conflict);
         Self::Failed { why: error.to_string(), counts, hopeless: false }
     }
 }
@@ -81,10 +82,18 @@ impl Drop for State {
     fn drop(&mut self) {
         self.stop_timer();
         if !self.left {
+            // What is near by may be older than what this actor stored.
+            if let (Some(order), Ok(runtime)) = (&self.order, tokio::runtime::Handle::try_current()) {
+                let (cache, id, version) = (Arc::clone(&self.shared.cache), self.id, order.version);
+                runtime.spawn(async move { cache.forget(id, version).await });
+            }
             if let Some(entry) = self.entry.take().or_else(|| self.shared.registry.get(self.id)) {
                 self.shared.leave(self.id, &entry);
             }
-            self.shared.failed(self.id, false);
+            // A stopping node drops its actors; that is no failure of theirs.
+            if !self.shared.is_stopping() {
+                self.shared.failed(self.id, false);
+            }
         }
     }
 }
@@ -166,14 +175,22 @@ impl OrderActor {
                 }
             }
             Message::Passivate => {
-                if state.unsettled().is_none() && state.entry.as_ref().is_some_and(|e| e.close_if_idle()) {
-                    return Err(End::Left);
+                if state.unsettled().is_none() {
+                    // Near by before it is gone: a read in between must not find an older one.
+                    if let Some(order) = &state.order {
+                        self.0.cache.put(Arc::clone(order)).await;
+                    }
+                    if state.entry.as_ref().is_some_and(|entry| entry.close_if_idle()) {
+                        return Err(End::Left);
+                    }
                 }
                 return Ok(());
             }
         }
         if state.order.is_none() {
-            return Err(End::Left);
+            // Others who ask for what is not here are answered from memory; the last one turns off the light.
+            let last = state.entry.as_ref().is_none_or(|entry| entry.close_if_idle());
+            return if last { Err(End::Left) } else { Ok(()) };
         }
         // Whatever came in, a saga with no call and no wait under way goes on.
         if state.unsettled().is_some() && !state.calling && state.timer.is_none() {
@@ -197,6 +214,8 @@ impl OrderActor {
                     entry.publish(&stored.order);
                     entry.set_settled(stored.saga.is_none());
                 }
+                // The commit that told nobody of its events, since its own end was in doubt, is told of here.
+                self.0.hub.published(stored.order.id, stored.order.event_seq);
                 state.order = Some(stored.order);
                 state.saga = stored.saga.map(Box::new);
                 Ok(())
@@ -292,6 +311,12 @@ impl OrderActor {
                     let (field, expected) = ("coupon_code".to_owned(), "this coupon is used up".to_owned());
                     let reason = ViolationReason::Coupon;
                     reply.send(Err(OrderError::Invalid(vec![Violation { field, reason, expected }])));
+                    return Ok(());
+                }
+                // Nothing was tried, so what is in memory still holds.
+                Err(CommitError::QueueFull) => {
+                    let what = "the order store has too many changes waiting";
+                    reply.send(Err(OrderError::Overloaded { what }));
                     return Ok(());
                 }
                 Err(error @ CommitError::NotCommitted(_)) => {
@@ -393,8 +418,11 @@ impl OrderActor {
                 CouponChange::Release(code) => CouponMove::Release { code },
             }),
         };
-        count(&commit);
+        let counters = counters(&commit);
         self.0.store.commit(commit).await?;
+        for counter in counters {
+            counter.increment(1);
+        }
         pass(Moment::AfterOutcome, Moment::AfterIntent);
         state.loaded = true;
         // A settled one is history: idle orders do not carry it.
@@ -449,8 +477,7 @@ impl OrderActor {
         state.left = true;
         state.stop_timer();
         match (end, &state.order) {
-            (End::Left, Some(order)) => self.0.cache.put(Arc::clone(order)).await,
-            (End::Left, None) => {}
+            (End::Left, _) => {}
             (End::Failed { why, counts, hopeless }, order) => {
                 tracing::warn!(order_id = %state.id, why, "an order's actor ends; the next one loads afresh");
                 // Known to be at least this; it may be one more.

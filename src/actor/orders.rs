@@ -98,7 +98,7 @@ impl Orders {
     /// Gives a command to the order's actor and waits until its saga has settled.
     ///
     /// After `wait` the answer is the order as it stands, provided that the command is stored. Dropping the future
-    /// stops nothing that is stored or under way. `fresh` promises that a creation's id has never been stored.
+    /// stops nothing that is stored or under way. `fresh` says that a creation's id was not stored a moment ago; the store refuses it if it is by now.
     ///
     /// # Errors
     /// The refusals of the command; `Overloaded` at a limit; `StorageUnavailable` when nothing is certain in time.
@@ -137,8 +137,15 @@ impl Orders {
             };
             match answered {
                 Ok(answer) => return answer,
-                // The actor ended before it answered; what is stored decides.
-                Err(_dropped) => {}
+                // The actor ended before it answered. A command it had stored is under way, and the order as it stands
+                // is its answer; of any other, what is stored decides.
+                Err(_dropped) => {
+                    if accepted.try_recv().is_ok()
+                        && let Some(order) = entry.published()
+                    {
+                        return Ok(order);
+                    }
+                }
             }
         }
         Err(OrderError::StorageUnavailable)
@@ -227,7 +234,8 @@ impl Orders {
 
     /// Starts the actor of an order whose saga is unfinished.
     pub(super) fn wake(&self, id: OrderId, place: OwnedSemaphorePermit) -> Result<(), OrderError> {
-        let entry = self.activate(id)?;
+        // Work that was begun comes before new work: its places bound it, not the limit of live orders.
+        let entry = self.activate(id, usize::MAX)?;
         // An actor that ended right now will be found unfinished again.
         let _gone = entry.actor().cast(Message::Wake { place });
         Ok(())
@@ -239,7 +247,7 @@ impl Orders {
         }
         let limit = self.shared.config.max_commands_per_order;
         loop {
-            let entry = self.activate(id)?;
+            let entry = self.activate(id, self.shared.config.max_live)?;
             match entry.admit(limit, self.shared.now_millis()) {
                 Admission::Granted(permit) => return Ok((entry, permit)),
                 Admission::Full => {
@@ -253,7 +261,7 @@ impl Orders {
         }
     }
 
-    fn activate(&self, id: OrderId) -> Result<Arc<Entry>, OrderError> {
+    fn activate(&self, id: OrderId, max_live: usize) -> Result<Arc<Entry>, OrderError> {
         self.shared.check_trouble(id)?;
         let spawn = || {
             let behavior = OrderActor(Arc::clone(&self.shared));
@@ -266,8 +274,13 @@ impl Orders {
                 }
             }
         };
-        let entry = self.shared.registry.get_or_spawn(id, self.shared.config.max_live, spawn);
+        let entry = self.shared.registry.get_or_spawn(id, max_live, spawn);
         entry.ok_or(OrderError::Overloaded { what: "this node has too many live orders" })
+    }
+
+    /// Starts nothing of its own any more; commands are still taken.
+    pub fn quiesce(&self) {
+        self.sweepers.cancel();
     }
 
     /// Takes no more commands, lets what runs come to rest for at most `grace`, then closes the store.
@@ -275,7 +288,7 @@ impl Orders {
     /// What has not come to rest by then is stored with its intent and goes on at the next start.
     pub async fn stop(&self, grace: Duration) {
         self.shared.stopping.store(true, Ordering::Release);
-        self.sweepers.cancel();
+        self.quiesce();
         let start = Instant::now();
         let deadline = start.checked_add(grace).unwrap_or(start);
         let mut check = tokio::time::interval(REST_CHECK);

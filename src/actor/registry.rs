@@ -95,7 +95,7 @@ impl Entry {
         }
     }
 
-    /// Closes the gate if nothing is in flight: then no message is, or will be, in the mailbox.
+    /// Closes the gate if nothing is in flight: then no command is, or will be, in the mailbox.
     pub(super) fn close_if_idle(&self) -> bool {
         self.gate.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }

@@ -152,6 +152,14 @@ impl Shared {
         trouble.not_before = now.checked_add_signed(pause).unwrap_or(now);
     }
 
+    /// Forgets troubles that have been over for as long as a quarantine lasts.
+    pub(super) fn forget_troubles(&self) {
+        let grace = chrono::Duration::from_std(self.config.quarantine_for).unwrap_or_default();
+        if let Some(before) = self.clock.now().checked_sub_signed(grace) {
+            self.troubles.retain(|_, trouble| trouble.not_before > before);
+        }
+    }
+
     /// A success ends an order's troubles.
     pub(super) fn recovered(&self, id: OrderId) {
         if !self.troubles.is_empty() {
@@ -163,7 +171,11 @@ impl Shared {
     pub(super) fn leave(&self, id: OrderId, entry: &Entry) {
         entry.close();
         self.registry.remove(id, entry.actor());
-        metrics::gauge!("order_actors_live")
-            .set(f64::from(u32::try_from(self.registry.counts().live).unwrap_or(u32::MAX)));
+    }
+
+    /// Tells how many orders are live.
+    pub(super) fn count_live(&self) {
+        let live = u32::try_from(self.registry.counts().live).unwrap_or(u32::MAX);
+        metrics::gauge!("order_actors_live").set(f64::from(live));
     }
 }

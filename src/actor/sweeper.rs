@@ -12,6 +12,9 @@ use crate::ports::store::Unfinished;
 /// A saga whose last change is younger than this is most likely driven by a live actor.
 const FRESH: chrono::Duration = chrono::Duration::seconds(2);
 
+/// Farther than any retry is put off.
+const FAR: chrono::Duration = chrono::Duration::days(365);
+
 /// Starts both; they end with `stop`.
 pub(super) fn start(orders: &Arc<Orders>, stop: &CancellationToken) {
     let (one, other) = (Arc::clone(orders), Arc::clone(orders));
@@ -26,6 +29,8 @@ async fn passivate(orders: &Orders) {
     let idle = i64::try_from(shared.config.idle_after.as_millis()).unwrap_or(i64::MAX);
     loop {
         tick.tick().await;
+        shared.forget_troubles();
+        shared.count_live();
         let before = shared.now_millis().saturating_sub(idle);
         let mut leaving = Vec::new();
         shared.registry.each(|_, entry| {
@@ -60,7 +65,12 @@ async fn resume(orders: &Orders) {
 async fn pass(orders: &Orders, first: bool) -> usize {
     let shared = orders.shared();
     let now = shared.clock.now();
-    let due_before = if first { now } else { now.checked_sub_signed(FRESH).unwrap_or(now) };
+    // The first pass takes all, also those whose time has not come by a clock that was set back.
+    let due_before = if first {
+        now.checked_add_signed(FAR).unwrap_or(now)
+    } else {
+        now.checked_sub_signed(FRESH).unwrap_or(now)
+    };
     let (mut after, mut woken): (Option<Unfinished>, usize) = (None, 0);
     loop {
         let page = match shared.store.unfinished(due_before, after, shared.config.resume_batch).await {

@@ -1,6 +1,7 @@
 //! What happened to an order, in the past tense: the audit trail, the watch stream and the outbox in one.
 //!
-//! Events hold no personal data and no secrets; those stay in the order's own rows.
+//! Events hold no names, addresses or secrets; those stay in the order's own rows. The one free text is the note of a
+//! status change, which its writer must keep free of them.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};

@@ -7,6 +7,7 @@ use tonic::metadata::MetadataMap;
 use uuid::Uuid;
 
 use crate::domain::command::{Caller, RequestContext, Role};
+use crate::domain::text::contains_card_number;
 
 /// Header that names a request; taken over when it is well-formed, made up otherwise.
 pub(super) const REQUEST_ID: &str = "x-request-id";
@@ -38,7 +39,10 @@ impl Authenticator {
 pub(super) fn context(metadata: &MetadataMap) -> RequestContext {
     let text = |name: &str| metadata.get(name).and_then(|value| value.to_str().ok());
     let plain = |text: &&str| {
-        (1..=MAX_REQUEST_ID).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+        (1..=MAX_REQUEST_ID).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_graphic())
+            // It is stored and logged, where no card number may ever stand.
+            && !contains_card_number(text)
     };
     let request_id =
         text(REQUEST_ID).filter(plain).map_or_else(|| Arc::from(Uuid::now_v7().to_string()), Arc::from);

@@ -13,6 +13,9 @@ use super::status::unreadable;
 use crate::proto::order::order_service_server::OrderServiceServer;
 use crate::proto::{self};
 
+/// How long after the longest deadline a call is ended from outside.
+const AFTERTHOUGHT: Duration = Duration::from_secs(1);
+
 /// Limits of the listener.
 #[derive(Clone, Debug)]
 pub struct GrpcConfig {
@@ -60,7 +63,8 @@ pub async fn serve(
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     };
     Server::builder()
-        .timeout(config.max_deadline)
+        // A little later than our own, whose refusals say more.
+        .timeout(config.max_deadline.saturating_add(AFTERTHOUGHT))
         .max_concurrent_streams(config.max_streams_per_connection)
         .http2_keepalive_interval(Some(config.keepalive))
         .http2_keepalive_timeout(Some(config.keepalive))

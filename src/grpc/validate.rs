@@ -383,7 +383,9 @@ fn metadata(
         }
         let key = check.line(&field, key, true, limits.metadata_bytes);
         let value = check.note(&field, value, limits.metadata_bytes);
-        clean.insert(key, value);
+        if clean.insert(key, value).is_some() {
+            check.bad(&field, "expected a key that differs from the others by more than blanks");
+        }
     }
     clean
 }

@@ -19,6 +19,8 @@ const PAGE: u32 = 100;
 /// Events waiting for a slow reader; beyond it, reading the store waits too.
 const BUFFER: usize = 16;
 
+/// How often the store is asked for events that nobody told of.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// The longest time to wait for a publication before looking again.
 const PUBLISHED_SOON: Duration = Duration::from_millis(50);
 
@@ -44,8 +46,8 @@ pub(super) fn stream(
                 None => return,
             },
         };
-        // A reader that hung up does not hear it.
-        let _gone = sender.send(Err(status::to_status(&ended))).await;
+        // A reader that hung up, or does not read, does not hear it.
+        let _gone = sender.try_send(Err(status::to_status(&ended)));
     });
     ReceiverStream::new(receiver)
 }
@@ -65,7 +67,8 @@ async fn follow(
             Err(error) => return Some(error),
         };
         let Some(last) = events.last() else {
-            watcher.changed().await;
+            // Also without news: a commit whose end was in doubt may have told nobody.
+            let _either = tokio::time::timeout(LOOK_AGAIN, watcher.changed()).await;
             continue;
         };
         after_seq = last.seq;

@@ -104,6 +104,9 @@ pub enum CommitError {
     /// Not committed: the coupon has no uses left.
     #[error("the coupon has no uses left")]
     CouponExhausted,
+    /// Not committed, not even tried: too many changes are waiting.
+    #[error("the store queue is full, too many changes are waiting")]
+    QueueFull,
     /// Certainly not committed, for a reason that may pass.
     #[error("the store did not take the change: {0}")]
     NotCommitted(String),
@@ -143,7 +146,7 @@ pub struct ListQuery {
     pub oldest_first: bool,
     /// Continue behind this order.
     pub after: Option<ListCursor>,
-    /// 1..=200.
+    /// At least 1; a page and one more, to tell whether there is a next.
     pub limit: u32,
 }
 

@@ -126,11 +126,11 @@ impl Committer {
     /// Has `job` written and tells what became of it. Jobs of one order are written in the order of these calls.
     pub async fn run(&self, job: Job) -> JobResult {
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Queued { job, answer }).map_err(|error| {
-            CommitError::NotCommitted(String::from(match error {
-                mpsc::error::TrySendError::Full(_) => "the store queue is full, too many changes are waiting",
-                mpsc::error::TrySendError::Closed(_) => "the store is closed",
-            }))
+        self.queue.try_send(Queued { job, answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => CommitError::QueueFull,
+            mpsc::error::TrySendError::Closed(_) => {
+                CommitError::NotCommitted(String::from("the store is closed"))
+            }
         })?;
         // The lane answers every job it took; without an answer it died while it had this one.
         answered.await.unwrap_or_else(|_| Err(CommitError::Unknown(String::from("the writer has stopped"))))
@@ -283,6 +283,7 @@ fn outcome(result: &JobResult) -> &'static str {
         Err(CommitError::Conflict) => "conflict",
         Err(CommitError::NumberTaken) => "number_taken",
         Err(CommitError::CouponExhausted) => "coupon_exhausted",
+        Err(CommitError::QueueFull) => "queue_full",
         Err(CommitError::NotCommitted(_)) => "not_committed",
         Err(CommitError::Unknown(_)) => "unknown",
     }
