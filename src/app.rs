@@ -24,7 +24,7 @@ use crate::domain::Timestamp;
 use crate::domain::ids::IdKey;
 use crate::domain::pricing::Pricing;
 use crate::domain::react::Policy;
-use crate::grpc::{self, GrpcConfig, OrderApi, OrderApiConfig, RequestLimits};
+use crate::grpc::{self, GrpcConfig, InFlight, OrderApi, OrderApiConfig, RequestLimits};
 use crate::ops;
 use crate::ports::Collaborators;
 use crate::ports::cache::OrderCache;
@@ -36,8 +36,8 @@ use crate::telemetry::Telemetry;
 
 /// How often samples of histograms are moved into their buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// How long a stopping listener may take after everything else has come to rest.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a stopping listener may take to send its last words.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// The machine's clock.
 #[derive(Debug)]
@@ -58,6 +58,7 @@ pub struct Node {
     stopping: CancellationToken,
     ops_stopping: CancellationToken,
     grpc: JoinHandle<Result<(), String>>,
+    in_flight: InFlight,
     ops: JoinHandle<Result<(), String>>,
     upkeep: JoinHandle<()>,
     simulator: Option<Simulator>,
@@ -82,8 +83,9 @@ impl Node {
         let ops_listener = bind(config.ops.listen, "ops.listen").await?;
         let (grpc_address, ops_address) = (grpc_listener.local_addr()?, ops_listener.local_addr()?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let (collaborators, simulator) = collaborators(&config, &clock)?;
+        // The store first: whoever has it is named, and a file that is not ours keeps its folder clean.
         let store: Arc<dyn OrderStore> = SqliteStore::open(sqlite_config(&config)).await?;
+        let (collaborators, simulator) = collaborators(&config, &clock)?;
         let key = IdKey(config.ids.key.expose().as_bytes().to_vec());
         let orders = Orders::start(Parts {
             store: Arc::clone(&store),
@@ -120,6 +122,7 @@ impl Node {
             keepalive: config.grpc.keepalive,
             reflection: config.grpc.reflection,
         };
+        let in_flight = api.in_flight();
         let grpc_stopping = stopping.clone();
         let grpc = tokio::spawn(async move {
             grpc::serve(grpc_listener, api, &listener_config, grpc_stopping.cancelled_owned()).await
@@ -148,6 +151,7 @@ impl Node {
             stopping,
             ops_stopping,
             grpc,
+            in_flight,
             ops,
             upkeep,
             simulator,
@@ -185,10 +189,19 @@ impl Node {
         self.orders.quiesce();
         self.stopping.cancel();
         // Requests in flight are answered while sagas come to rest; what does not is stored with its intent.
-        let served = tokio::time::timeout(self.grace, &mut self.grpc).await;
+        // A stream that a client keeps open (health, reflection) is not waited for once the last request is answered.
+        let in_flight = self.in_flight.clone();
+        let quiet = async {
+            in_flight.none().await;
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        let served = tokio::select! {
+            served = &mut self.grpc => Ok(served),
+            _quiet_or_late = tokio::time::timeout(self.grace, quiet) => Err(()),
+        };
         self.orders.stop(self.grace.saturating_sub(started.elapsed())).await;
         self.ops_stopping.cancel();
-        let ops = tokio::time::timeout(LAST_WORDS, &mut self.ops).await;
+        let ops = tokio::time::timeout(LAST_WORDS, &mut self.ops).await.map_err(drop);
         self.grpc.abort();
         self.ops.abort();
         self.upkeep.abort();

@@ -278,10 +278,10 @@ impl OrderActor {
                     return Ok(());
                 }
             };
+            let saga_no = change.order.saga_no;
             let want = match &ask.command {
-                OrderCommand::SetStatus { to: OrderStatus::Processing, .. } | OrderCommand::Create(_) => {
-                    Want::Goal(change.order.saga_no)
-                }
+                OrderCommand::Create(_) => Want::Goal(saga_no),
+                OrderCommand::SetStatus { to: OrderStatus::Processing, .. } => Want::Processing(saga_no),
                 _ => Want::End,
             };
             match self.commit(state, change, None).await {

@@ -7,12 +7,15 @@ use super::registry::Permit;
 use crate::domain::error::OrderError;
 use crate::domain::order::Order;
 use crate::domain::saga::Failure;
+use crate::domain::status::OrderStatus;
 
 /// What somebody waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Want {
     /// That this saga reaches its goal; its failure is the answer.
     Goal(u32),
+    /// That this saga makes the order PROCESSING; being cancelled meanwhile is a refusal.
+    Processing(u32),
     /// That nothing is left to do, however it went.
     End,
 }
@@ -47,11 +50,17 @@ impl Waiters {
 /// The answer to somebody who wanted this from a settled order.
 pub(super) fn answer(order: &Arc<Order>, want: Want) -> Result<Arc<Order>, OrderError> {
     let failure = match want {
-        Want::Goal(saga) => order.failures.get(&saga),
+        Want::Goal(saga) | Want::Processing(saga) => order.failures.get(&saga),
         Want::End => None,
     };
     let id = || order.id.to_string();
     match failure {
+        None if matches!(want, Want::Processing(_))
+            && matches!(order.status, OrderStatus::Cancelling | OrderStatus::Cancelled) =>
+        {
+            let (from, to) = (order.status, OrderStatus::Processing);
+            Err(OrderError::IllegalTransition { from, to, missing: None })
+        }
         None => Ok(Arc::clone(order)),
         Some(Failure::OutOfStock { shortages }) => {
             let (shortages, order_id) = (shortages.clone(), Some(id()));

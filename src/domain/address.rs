@@ -240,7 +240,7 @@ impl Reader<'_> {
     }
 
     fn text(&mut self, name: &str, text: &str, required: bool, max_chars: usize) -> Option<String> {
-        let rule = FieldRule { required, max_chars, multiline: false };
+        let rule = FieldRule { required, max_chars };
         let path = self.path(name);
         text::clean_field(&path, text, rule, self.violations)
     }

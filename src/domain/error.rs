@@ -101,7 +101,7 @@ pub enum OrderError {
     #[error("the order store is not available; try again")]
     StorageUnavailable,
     /// A collaborator could not be reached or refused for a reason of its own.
-    #[error("the {dependency} service is not available; try again")]
+    #[error("{}", unavailable(dependency, order_id.as_deref()))]
     DependencyUnavailable {
         /// Which.
         dependency: String,
@@ -134,4 +134,15 @@ fn invalid(violations: &[Violation]) -> String {
         more => format!(" (and {more} more fields)"),
     };
     format!("{}: {}{more}", first.field, first.expected)
+}
+
+/// Before anything began, asking again is all it takes; what was begun was undone and stays so for its request id.
+fn unavailable(dependency: &str, order_id: Option<&str>) -> String {
+    match order_id {
+        None => format!("the {dependency} service is not available; try again"),
+        Some(order) => format!(
+            "the {dependency} service is not available, and what was begun for order {order} was undone; \
+             ask again with a new request_id"
+        ),
+    }
 }

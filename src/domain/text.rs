@@ -67,8 +67,6 @@ pub struct FieldRule {
     pub required: bool,
     /// Most Unicode scalar values, after cleaning.
     pub max_chars: usize,
-    /// Whether line feeds are allowed.
-    pub multiline: bool,
 }
 
 /// Trims, normalizes to NFC, and refuses control characters.
@@ -77,20 +75,8 @@ pub struct FieldRule {
 /// [`TextError::Control`] for any control character inside the text (line feeds and tabs too), Unicode line and
 /// paragraph separators, and the bidirectional embeddings, overrides and isolates.
 pub fn clean(text: &str) -> Result<String, TextError> {
-    clean_allowing(text, |_| false)
-}
-
-/// As [`clean`], but keeps line feeds; `\r\n` becomes `\n`.
-///
-/// # Errors
-/// As [`clean`].
-pub fn clean_multiline(text: &str) -> Result<String, TextError> {
-    clean_allowing(&text.replace("\r\n", "\n"), |character| character == '\n')
-}
-
-fn clean_allowing(text: &str, allowed: impl Fn(char) -> bool) -> Result<String, TextError> {
     let trimmed = text.trim();
-    if trimmed.chars().any(|character| is_refused(character) && !allowed(character)) {
+    if trimmed.chars().any(is_refused) {
         return Err(TextError::Control);
     }
     Ok(trimmed.nfc().collect())
@@ -133,8 +119,7 @@ pub fn clean_field(
     rule: FieldRule,
     violations: &mut Vec<Violation>,
 ) -> Option<String> {
-    let cleaned = if rule.multiline { clean_multiline(text) } else { clean(text) };
-    let checked = cleaned.and_then(|text| {
+    let checked = clean(text).and_then(|text| {
         if rule.required { check_required(&text, rule.max_chars) } else { check(&text, rule.max_chars) }?;
         Ok(text)
     });
@@ -154,11 +139,14 @@ pub fn clean_field(
 /// Fewest and most digits of a card number.
 const CARD_DIGITS: std::ops::RangeInclusive<usize> = 13..=19;
 
+/// Most separators between two digits of one number, as in "4111 - 1111".
+const WIDEST_GAP: usize = 3;
+
 /// Most digits of an international telephone number (E.164).
 const PHONE_DIGITS: usize = 15;
 
-/// Whether the text holds what looks like a payment card number: 13 to 19 digits, single blanks or dashes between
-/// them allowed, with the prefix and length of a known card brand and a correct Luhn check digit.
+/// Whether the text holds what looks like a payment card number: 13 to 19 digits, up to [`WIDEST_GAP`]
+/// separators between two of them allowed, with the prefix and length of a known card brand and a correct Luhn check digit.
 ///
 /// Digits of other scripts and full-width ones count; UUIDs and telephone numbers that start with `+` do not.
 pub fn contains_card_number(text: &str) -> bool {
@@ -167,6 +155,7 @@ pub fn contains_card_number(text: &str) -> bool {
     }
     let characters: Vec<char> = text.nfkc().filter(|character| !is_invisible(*character)).collect();
     let mut run = DigitRun::default();
+    let mut gap = 0usize;
     let mut rest = characters.as_slice();
     let mut previous = ' ';
     while let Some((&character, after)) = rest.split_first() {
@@ -187,7 +176,10 @@ pub fn contains_card_number(text: &str) -> bool {
                 run.starts.push(run.digits.len());
             }
             run.digits.push(digit);
-        } else if !(is_separator(character) && digit_value(previous).is_some()) {
+            gap = 0;
+        } else if is_separator(character) && !run.digits.is_empty() && gap < WIDEST_GAP {
+            gap = gap.saturating_add(1);
+        } else {
             if run.holds_card() {
                 return true;
             }
@@ -199,7 +191,7 @@ pub fn contains_card_number(text: &str) -> bool {
     run.holds_card()
 }
 
-/// Digits with at most one separator between two of them.
+/// Digits with few separators between two of them.
 #[derive(Default)]
 struct DigitRun {
     digits: Vec<u8>,
@@ -300,7 +292,7 @@ fn digit_value(character: char) -> Option<u8> {
 
 /// Blanks and dashes; no-break blanks and full-width forms are plain by now.
 fn is_separator(character: char) -> bool {
-    matches!(character, ' ' | '-' | '\u{2010}'..='\u{2015}' | '\u{2212}')
+    matches!(character, ' ' | '-' | '.' | '_' | '/' | '\u{2010}'..='\u{2015}' | '\u{2212}')
 }
 
 /// Characters of no width, which could hide a number.
@@ -329,9 +321,8 @@ mod tests {
         {
             assert_eq!(clean(text), Err(TextError::Control), "{text:?}");
         }
-        assert_eq!(clean_multiline("one\r\ntwo\n").unwrap(), "one\ntwo");
-        assert_eq!(clean_multiline("one\rtwo"), Err(TextError::Control));
-        assert_eq!(clean_multiline("one\ttwo"), Err(TextError::Control));
+        assert_eq!(clean("one\ntwo"), Err(TextError::Control));
+        assert_eq!(clean("one\ttwo"), Err(TextError::Control));
     }
 
     #[test]
@@ -347,7 +338,7 @@ mod tests {
 
     #[test]
     fn reports_one_violation_for_a_field() {
-        let rule = FieldRule { required: true, max_chars: 40, multiline: false };
+        let rule = FieldRule { required: true, max_chars: 40 };
         let mut violations = Vec::new();
         assert_eq!(clean_field("a", " x ", rule, &mut violations), Some("x".to_owned()));
         assert_eq!(clean_field("b", " ", rule, &mut violations), None);
@@ -380,6 +371,11 @@ mod tests {
             "4\u{200B}111111111111111",
             "4111\u{A0}1111\u{2011}1111 1111",
             "4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1",
+            "4111  1111  1111  1111",
+            "4111 - 1111 - 1111 - 1111",
+            "5555.5555.5555.4444",
+            "4111_1111_1111_1111",
+            "4111/1111/1111/1111",
         ] {
             assert!(contains_card_number(text), "{text}");
         }
@@ -396,8 +392,9 @@ mod tests {
             "41111111-1111-1111-0000-000000000000",
             "order 00000000-0000-4000-8000-000000000000.",
             "4111111111111112",
-            "4111  1111  1111  1111",
+            "4111 --- 1111 --- 1111 --- 1111",
             "41111111111111110000000",
+            "192.168.100.200, 10.0.0.1 and 2026-11-22 12.30",
             "0000000000000000",
             "9999999999999995",
             "2024-05-03T12:00:00Z",
@@ -425,8 +422,8 @@ mod tests {
 
         #[test]
         fn cleaning_is_idempotent(text in ".{0,40}") {
-            if let Ok(once) = clean_multiline(&text) {
-                prop_assert_eq!(clean_multiline(&once).unwrap(), once);
+            if let Ok(once) = clean(&text) {
+                prop_assert_eq!(clean(&once).unwrap(), once);
             }
         }
     }

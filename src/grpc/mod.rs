@@ -9,6 +9,6 @@ mod status;
 mod validate;
 mod watch;
 
-pub use order_service::{OrderApi, OrderApiConfig};
+pub use order_service::{InFlight, OrderApi, OrderApiConfig};
 pub use server::{GrpcConfig, serve};
 pub use validate::RequestLimits;

@@ -33,6 +33,9 @@ use crate::steps::prepare::prepare;
 /// An answer is given at least this long before the caller's deadline.
 const MARGIN: Duration = Duration::from_millis(200);
 
+/// How often a stopping node looks whether the last request is answered.
+const QUIET_CHECK: Duration = Duration::from_millis(10);
+
 /// Limits of the API.
 #[derive(Clone, Debug)]
 pub struct OrderApiConfig {
@@ -64,6 +67,24 @@ pub struct OrderApi {
     requests: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
     stop: CancellationToken,
+}
+
+/// The requests that are being answered.
+#[derive(Clone, Debug)]
+pub struct InFlight {
+    requests: Arc<Semaphore>,
+    all: usize,
+}
+
+impl InFlight {
+    /// Waits until there is none.
+    pub async fn none(&self) {
+        // Looked at, not acquired: a place in the semaphore's queue would turn late requests away as overload.
+        let mut check = tokio::time::interval(QUIET_CHECK);
+        while self.requests.available_permits() < self.all {
+            check.tick().await;
+        }
+    }
 }
 
 /// What every call begins with.
@@ -145,6 +166,11 @@ impl OrderApi {
         Self { orders, collaborators, pricing, clock, key, config, authenticator, requests, watchers, stop }
     }
 
+    /// The requests that are being answered, to wait for the last one.
+    pub fn in_flight(&self) -> InFlight {
+        InFlight { requests: Arc::clone(&self.requests), all: self.config.max_concurrent_requests }
+    }
+
     fn begin(&self, method: &'static str, metadata: &MetadataMap) -> Result<Begun, Status> {
         let permit = Arc::clone(&self.requests).try_acquire_owned().map_err(|_full| {
             to_status(&OrderError::Overloaded { what: "this node has too many requests in flight" })
@@ -210,10 +236,6 @@ impl OrderApi {
 
     async fn list(&self, request: pb::ListOrdersRequest) -> Result<pb::ListOrdersResponse, OrderError> {
         let mut check = Checker::default();
-        let mut filter = request.clone();
-        (filter.page_size, filter.page_token) = (0, String::new());
-        let filter = content_hash("ListOrders", &[&filter.encode_to_vec()]);
-        let after = page::parse(&self.key, &filter, &request.page_token, &mut check.violations);
         let limit = check.page_size(request.page_size, &self.config.limits);
         let user_id = (!request.user_id.is_empty()).then(|| check.user_id("user_id", &request.user_id));
         let mut statuses = Vec::new();
@@ -232,6 +254,10 @@ impl OrderApi {
         };
         let created_after = check.time("created_after", request.created_after.as_ref());
         let created_before = check.time("created_before", request.created_before.as_ref());
+        // Bound to what is asked, however it is written.
+        let asked = format!("{user_id:?} {statuses:?} {created_after:?} {created_before:?} {oldest_first}");
+        let filter = content_hash("ListOrders", &[asked.as_bytes()]);
+        let after = page::parse(&self.key, &filter, &request.page_token, &mut check.violations);
         check.finish()?;
         let query = ListQuery {
             user_id,

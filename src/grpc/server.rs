@@ -43,18 +43,20 @@ pub async fn serve(
 ) -> Result<(), String> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<OrderServiceServer<OrderApi>>().await;
-    let reflection = if config.reflection {
-        let service = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name("order.v1.OrderService")
-            .with_service_name("grpc.health.v1.Health")
-            .build_v1()
-            .map_err(|error| format!("reflection cannot be served: {error}"))?;
-        Some(service)
-    } else {
-        None
-    };
+    let (mut reflection, mut reflection_alpha) = (None, None);
+    if config.reflection {
+        let builder = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .with_service_name("order.v1.OrderService")
+                .with_service_name("grpc.health.v1.Health")
+        };
+        let failed = |error| format!("reflection cannot be served: {error}");
+        reflection = Some(builder().build_v1().map_err(failed)?);
+        // Many tools still ask by the older name.
+        reflection_alpha = Some(builder().build_v1alpha().map_err(failed)?);
+    }
     let orders = OrderServiceServer::new(api).max_decoding_message_size(config.max_message_bytes);
     let stopping = async {
         shutdown.await;
@@ -71,6 +73,7 @@ pub async fn serve(
         .layer(MapResponseLayer::new(unreadable))
         .add_service(health_service)
         .add_optional_service(reflection)
+        .add_optional_service(reflection_alpha)
         .add_service(orders)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopping)
         .await

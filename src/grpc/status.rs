@@ -20,6 +20,10 @@ const DOMAIN: &str = "order.v1";
 const SOON: Duration = Duration::from_millis(100);
 /// When to try again after something was away or full.
 const LATER: Duration = Duration::from_secs(1);
+/// Room for a list in the details, in bytes: clients accept 8 KiB of trailers, in which details grow by a third.
+const DETAIL_BYTES: usize = 4_500;
+/// Most short items told: two UUIDs, two quantities and their tags take 88 bytes each.
+const MOST_SHORTAGES: usize = 50;
 const SHORTAGE_TYPE: &str = "type.googleapis.com/order.v1.InventoryUnavailable";
 
 /// What a refusal is told as, before it is put on the wire.
@@ -62,8 +66,20 @@ pub(super) fn to_status(error: &OrderError) -> Status {
         OrderError::Invalid(violations) => {
             // One a field: what was found first.
             let mut told: HashSet<&str> = HashSet::with_capacity(violations.len());
+            let (mut room, mut more) = (DETAIL_BYTES, 0usize);
             for violation in violations.iter().filter(|violation| told.insert(&violation.field)) {
-                details.add_bad_request_violation(&violation.field, &violation.expected);
+                let size = violation.field.len().saturating_add(violation.expected.len()).saturating_add(8);
+                match room.checked_sub(size).filter(|_| more == 0) {
+                    Some(rest) => {
+                        room = rest;
+                        details.add_bad_request_violation(&violation.field, &violation.expected);
+                    }
+                    None => more = more.saturating_add(1),
+                }
+            }
+            if more > 0 {
+                let what = format!("{more} further fields are invalid; they do not fit into an answer");
+                details.add_bad_request_violation("(more)", what);
             }
         }
         OrderError::RequestIdReused => {
@@ -194,6 +210,7 @@ fn invalid_reason(violations: &[Violation]) -> &'static str {
 fn with_shortages(status: &Status, shortages: &[Shortage]) -> Status {
     let items = shortages
         .iter()
+        .take(MOST_SHORTAGES)
         .map(|shortage| pb::ItemShortage {
             product_id: shortage.product.product_id.to_string(),
             variant_id: shortage.product.variant_id.map(|id| id.to_string()).unwrap_or_default(),

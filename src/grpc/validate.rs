@@ -82,13 +82,12 @@ impl Checker {
     }
 
     fn line(&mut self, field: &str, text: &str, required: bool, max_chars: usize) -> String {
-        let rule = FieldRule { required, max_chars, multiline: false };
+        let rule = FieldRule { required, max_chars };
         text::clean_field(field, text, rule, &mut self.violations).unwrap_or_default()
     }
 
     pub(super) fn note(&mut self, field: &str, text: &str, max_chars: usize) -> String {
-        let rule = FieldRule { required: false, max_chars, multiline: true };
-        text::clean_field(field, text, rule, &mut self.violations).unwrap_or_default()
+        self.line(field, text, false, max_chars)
     }
 
     /// A request id, and the hash of what it stands for.
@@ -206,6 +205,9 @@ pub(super) fn wish(
         None => shipping.clone().map(|address| Address { kind: AddressKind::Billing, ..address }),
     };
     let token = check.line("payment_token", &request.payment_token, false, PaymentToken::MAX_LEN);
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        check.bad("payment_token", "expected printable ASCII without blanks");
+    }
     let expected_total = request.expected_total.trim();
     check_total(check, expected_total, currency);
     let coupon = check.line("coupon_code", &request.coupon_code, false, NAME_CHARS).to_uppercase();

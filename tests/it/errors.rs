@@ -4,6 +4,7 @@ use order_service::clients::sim::catalogue;
 use order_service::proto::order as pb;
 use sqlx::{Connection, SqliteConnection};
 use tonic::Code;
+use tonic_types::StatusExt;
 
 use crate::harness::api::{
     address_in, by_id, down, fault, invalid, line, no_faults, order_of, quick, read_refusal, refused,
@@ -295,5 +296,22 @@ async fn a_request_id_and_a_trace_come_back_and_bad_ones_are_replaced() {
     let error = node.client().get_order(request).await.unwrap_err();
     let made_up = error.metadata().get("x-request-id").unwrap().to_str().unwrap();
     assert!(uuid::Uuid::parse_str(made_up).is_ok(), "{made_up}");
+    node.stop().await;
+}
+
+/// Clients give up on trailers over 8 KiB, and then see no reason at all.
+#[tokio::test]
+async fn a_very_long_list_of_bad_fields_fits_into_an_answer() {
+    let node = TestNode::start().await;
+    let items = vec![pb::NewOrderItem { product_id: "?".into(), variant_id: "?".into(), quantity: 0 }; 200];
+    let status =
+        node.client().create_order(pb::CreateOrderRequest { items, ..sample_order() }).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.details().len() < 5_500, "{} bytes", status.details().len());
+    let violations = status.get_details_bad_request().unwrap().field_violations;
+    let (last, told) = violations.split_last().unwrap();
+    assert!(told.len() > 30 && told.iter().all(|violation| violation.field.starts_with("items[")));
+    assert_eq!(last.field, "(more)");
+    assert!(last.description.starts_with(&format!("{} further", 600 - told.len())), "{}", last.description);
     node.stop().await;
 }

@@ -4,7 +4,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -156,7 +156,7 @@ pub(super) struct Opened {
 }
 
 pub(super) async fn open(config: &SqliteConfig) -> Result<Opened, OpenError> {
-    let path = &config.path;
+    let path = &real_path(&config.path)?;
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         // Orders hold names and addresses: nobody else on this machine needs to look in.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
@@ -173,6 +173,19 @@ pub(super) async fn open(config: &SqliteConfig) -> Result<Opened, OpenError> {
     let mut writer = writing.connect().await.map_err(|error| sqlite(path, &error))?;
     let applied = apply(path, &mut writer).await?;
     Ok(Opened { lock, writer, writing, applied })
+}
+
+/// The file itself where the path is a link to it: the lock and the log stand beside the file, so that everybody who
+/// comes to it by whatever name meets them.
+fn real_path(path: &Path) -> Result<PathBuf, OpenError> {
+    let failed = |error| OpenError::File { path: path.to_path_buf(), error };
+    // What is not there yet, or cannot be reached, is told about when it is opened.
+    let Ok(path) = path.canonicalize() else { return Ok(path.to_path_buf()) };
+    if std::fs::metadata(&path).map_err(failed)?.nlink() > 1 {
+        let what = "it has more than one name (hard links), so nobody could tell who else uses it";
+        return Err(failed(std::io::Error::other(what)));
+    }
+    Ok(path)
 }
 
 /// Connections that can only read.

@@ -85,6 +85,25 @@ async fn one_process_has_the_file() {
 }
 
 #[tokio::test]
+async fn a_file_is_the_same_by_whatever_name() {
+    let files = SqliteFiles::new();
+    let store = files.try_open().await.unwrap();
+    let path = files.config().path.canonicalize().unwrap();
+    let link = path.with_file_name("link.db");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let by_link = SqliteConfig { path: link, ..files.config() };
+    let refused = SqliteStore::open(by_link).await.unwrap_err();
+    assert!(matches!(refused, OpenError::InUse { .. }), "{refused}");
+    store.close().await;
+
+    let twin = path.with_file_name("twin.db");
+    fs::hard_link(&path, &twin).unwrap();
+    let by_twin = SqliteConfig { path: twin, ..files.config() };
+    let refused = SqliteStore::open(by_twin).await.unwrap_err();
+    assert!(refused.to_string().contains("more than one name"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_store_that_is_dropped_lets_go_of_its_file() {
     let files = SqliteFiles::new();
     let store = files.try_open().await.unwrap();
