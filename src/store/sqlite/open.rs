@@ -218,7 +218,7 @@ fn writing(plain: SqliteConnectOptions, config: &SqliteConfig) -> SqliteConnectO
         // With the write-ahead log, FULL syncs it at every COMMIT: what is answered survives a power cut.
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_millis(config.busy_timeout_ms))
-        // Every statement in four sizes must fit, or each batch would prepare its statements anew.
+        // Every statement in every size in use must fit, or each batch would prepare its statements anew.
         .statement_cache_capacity(1024)
         .pragma("cache_size", "-64000")
         .pragma("temp_store", "memory")
