@@ -93,6 +93,11 @@ fn keyed_hash(key: &[u8], purpose: &str, parts: &[&[u8]]) -> u128 {
 }
 
 impl OrderId {
+    /// 62 bits that are a hash or random, to spread orders by.
+    pub fn low_bits(self) -> u64 {
+        self.0.as_u64_pair().1 & (u64::MAX >> 2)
+    }
+
     /// The id of a new order.
     ///
     /// With a `request_id` the id depends on nothing but user, request id and key, so a repeated request meets the

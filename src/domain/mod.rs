@@ -21,6 +21,7 @@ pub mod react;
 pub mod saga;
 pub mod status;
 pub mod text;
+pub mod verify;
 
 /// A moment in UTC. Always truncated to microseconds, which every store keeps exactly.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;

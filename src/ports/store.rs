@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::domain::Timestamp;
 use crate::domain::event::RecordedEvent;
@@ -10,6 +11,7 @@ use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::{Order, RequestRecord};
 use crate::domain::saga::SagaProgress;
 use crate::domain::status::OrderStatus;
+use crate::domain::verify::Entered;
 
 /// Who may write: one process life on one node, at one epoch of ownership. Epochs only grow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,6 +106,9 @@ pub enum CommitError {
     /// Not committed: the coupon has no uses left.
     #[error("the coupon has no uses left")]
     CouponExhausted,
+    /// Not done: the store has lost acknowledged changes of this order, and a person has to look first.
+    #[error("the order is quarantined: the store has lost changes of it")]
+    Quarantined,
     /// Not committed, not even tried: too many changes are waiting.
     #[error("the store queue is full, too many changes are waiting")]
     QueueFull,
@@ -168,6 +173,37 @@ pub struct Unfinished {
     pub due_at: Timestamp,
 }
 
+/// An order of which less is stored than was acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Regression {
+    /// The order.
+    pub id: OrderId,
+    /// The version that was acknowledged.
+    pub known: i64,
+    /// The version that is stored; 0 = the order is gone.
+    pub stored: i64,
+}
+
+/// An order of a scan.
+#[derive(Clone, Debug)]
+pub struct Scanned {
+    /// Its id.
+    pub id: OrderId,
+    /// All that is stored of it; or what cannot be read, by table and column, never with personal data.
+    pub found: Result<Evidence, String>,
+}
+
+/// All that is stored of one order, as of one moment.
+#[derive(Clone, Debug)]
+pub struct Evidence {
+    /// The order and its saga that is not settled.
+    pub stored: Stored,
+    /// Every event, by sequence.
+    pub events: Vec<RecordedEvent>,
+    /// Every row of status history, by sequence.
+    pub history: Vec<Entered>,
+}
+
 /// What is stored about orders. Implementations pass one conformance suite.
 #[async_trait]
 pub trait OrderStore: Send + Sync + std::fmt::Debug {
@@ -175,7 +211,8 @@ pub trait OrderStore: Send + Sync + std::fmt::Debug {
     ///
     /// Durable when it returns: a writer with an older epoch or another incarnation can commit nothing from now on.
     /// Refused with [`ClaimError::Deposed`] when the order belongs to a higher epoch; at the same epoch the last claim
-    /// counts. What comes back holds: a commit of this owner whose fate was unknown before is in it or never will be.
+    /// counts. What comes back holds: a change of this owner whose fate was unknown before is in it or never will be.
+    /// Only a creation may still arrive after a claim that found nothing; whoever creates the order again meets it.
     async fn claim(&self, id: OrderId, owner: Owner) -> Result<Option<Stored>, ClaimError>;
 
     /// Stores one change. Durable when it returns `Ok`; all or nothing; order of commits per order is kept.
@@ -185,6 +222,11 @@ pub trait OrderStore: Send + Sync + std::fmt::Debug {
 
     /// The order as last committed.
     async fn load(&self, id: OrderId) -> Result<Option<Stored>, StoreError>;
+
+    /// The order as it was committed, perhaps a little while ago: a replica may answer. Nothing is decided on it.
+    async fn load_stale(&self, id: OrderId) -> Result<Option<Stored>, StoreError> {
+        self.load(id).await
+    }
 
     /// The order with this number.
     async fn find_by_number(&self, number: &OrderNumber) -> Result<Option<OrderId>, StoreError>;
@@ -203,6 +245,24 @@ pub trait OrderStore: Send + Sync + std::fmt::Debug {
         after: Option<Unfinished>,
         limit: u32,
     ) -> Result<Vec<Unfinished>, StoreError>;
+
+    /// Grows each time a lost connection to the database was replaced: by what server is not known, so whatever was
+    /// acknowledged before should be looked for.
+    fn reconnects(&self) -> watch::Receiver<u64>;
+
+    /// The stored versions of these orders; those that are not stored are left out.
+    async fn versions(&self, ids: &[OrderId]) -> Result<Vec<(OrderId, i64)>, StoreError>;
+
+    /// Notes durably that acknowledged changes of these orders are missing. From then on they can be neither claimed nor
+    /// loaded, by any node, until an operator has looked.
+    async fn quarantine(&self, regressions: &[Regression], at: Timestamp) -> Result<(), StoreError>;
+
+    /// All orders by id, behind `after`, at most `limit` (at least 1), with everything that is stored of them; a page
+    /// shorter than `limit` is the last one.
+    ///
+    /// Each order is read at one moment, never half before and half after a commit; two orders of a page need not be.
+    /// Takes no lock that a writer would wait for. An order that cannot be read has its place on the page.
+    async fn scan(&self, after: Option<OrderId>, limit: u32) -> Result<Vec<Scanned>, StoreError>;
 
     /// Whether the store answers at all, within a short time.
     async fn ping(&self) -> Result<(), StoreError>;

@@ -1,4 +1,4 @@
-//! How values become SQLite values. Reading them back is in [`super::rows`].
+//! How values become SQLite values.
 
 use rust_decimal::Decimal;
 use serde::Serialize;
@@ -8,27 +8,9 @@ use sqlx::sqlite::SqliteArguments;
 use uuid::Uuid;
 
 use crate::domain::Timestamp;
+use crate::store::bind::{Bind, Bound};
 
-pub(super) type Bound = Result<(), BoxDynError>;
-
-/// The values of one row, added from left to right.
-pub(super) trait Bind {
-    fn text(&mut self, value: &str) -> Bound;
-    fn maybe_text(&mut self, value: Option<&str>) -> Bound;
-    fn int(&mut self, value: impl TryInto<i64, Error: Into<BoxDynError>>) -> Bound;
-    fn maybe_int(&mut self, value: Option<i64>) -> Bound;
-    fn id(&mut self, value: Uuid) -> Bound;
-    fn maybe_id(&mut self, value: Option<Uuid>) -> Bound;
-    fn bytes(&mut self, value: &[u8]) -> Bound;
-    /// Decimal text that keeps the digits as they are: `10.50` stays `10.50`.
-    fn amount(&mut self, value: Decimal) -> Bound;
-    /// Microseconds since 1970.
-    fn time(&mut self, value: Timestamp) -> Bound;
-    fn maybe_time(&mut self, value: Option<Timestamp>) -> Bound;
-    fn json<T: Serialize>(&mut self, value: &T) -> Bound;
-    fn maybe_json<T: Serialize>(&mut self, value: Option<&T>) -> Bound;
-}
-
+/// Amounts are decimal text that keeps the digits as they are (`10.50` stays `10.50`), times microseconds since 1970.
 impl Bind for SqliteArguments {
     fn text(&mut self, value: &str) -> Bound {
         self.add(value)
@@ -45,6 +27,10 @@ impl Bind for SqliteArguments {
 
     fn maybe_int(&mut self, value: Option<i64>) -> Bound {
         self.add(value)
+    }
+
+    fn flag(&mut self, value: bool) -> Bound {
+        self.add(i64::from(value))
     }
 
     fn id(&mut self, value: Uuid) -> Bound {

@@ -6,10 +6,11 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
 
-use super::bind::Bind;
 use super::statement::Statement;
 use crate::domain::ids::OrderId;
 use crate::ports::store::{Commit, CouponMove};
+use crate::store::bind::Bind;
+use crate::store::coupon_rules::{code, judge};
 
 pub(super) struct Coupons {
     counters: Statement,
@@ -94,35 +95,16 @@ impl Coupons {
             .into_iter()
             .collect();
 
-        let (mut exhausted, mut claims, mut releases) = (HashSet::new(), Vec::new(), Vec::new());
-        for (code, order, coupon) in moves {
-            let has_it = claimed.contains(&(String::from(code), order));
-            let Some(used) = used.get_mut(code) else { continue };
-            match coupon {
-                CouponMove::Claim { .. } if has_it => {}
-                CouponMove::Claim { use_limit: Some(limit), .. } if *used >= i64::from(*limit) => {
-                    exhausted.insert(order);
-                }
-                CouponMove::Claim { .. } => {
-                    *used = used.saturating_add(1);
-                    claims.push((code, order));
-                }
-                CouponMove::Release { .. } if has_it => {
-                    *used = used.saturating_sub(1);
-                    releases.push((code, order));
-                }
-                CouponMove::Release { .. } => {}
-            }
-        }
-        if !exhausted.is_empty() {
-            return Ok(exhausted);
+        let verdict = judge(commits, &mut used, &claimed);
+        if !verdict.exhausted.is_empty() {
+            return Ok(verdict.exhausted);
         }
         let bind = |args: &mut sqlx::sqlite::SqliteArguments, (code, order): &(&str, OrderId)| {
             args.text(code)?;
             args.id(order.0)
         };
-        self.claim.run(connection, &claims, bind).await?;
-        self.release.run(connection, &releases, bind).await?;
+        self.claim.run(connection, &verdict.claims, bind).await?;
+        self.release.run(connection, &verdict.releases, bind).await?;
         let counts: Vec<(&str, i64)> = used.into_iter().collect();
         self.count
             .run(connection, &counts, |args, (code, used)| {
@@ -130,12 +112,6 @@ impl Coupons {
                 args.int(*used)
             })
             .await?;
-        Ok(exhausted)
-    }
-}
-
-fn code(coupon: &CouponMove) -> &str {
-    match coupon {
-        CouponMove::Claim { code, .. } | CouponMove::Release { code } => code,
+        Ok(HashSet::new())
     }
 }

@@ -3,58 +3,15 @@
 use std::collections::{HashMap, HashSet};
 
 use sqlx::Row;
-use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use uuid::Uuid;
 
-use super::bind::{Bind, Bound};
 use super::statement::{Statement, marks};
 use crate::domain::ids::OrderId;
-use crate::domain::order::Order;
 use crate::ports::store::{Commit, CommitError, Owner};
+use crate::store::bind::Bind;
 use crate::store::committer::Done;
-
-/// Written once, when the order is created.
-const FIXED: [&str; 10] = [
-    "id",
-    "slot",
-    "user_id",
-    "order_number",
-    "currency",
-    "payment_method",
-    "shipping_method",
-    "metadata",
-    "request_hash",
-    "created_at",
-];
-
-/// Written with every change.
-const MUTABLE: [&str; 20] = [
-    "version",
-    "status",
-    "total_amount",
-    "subtotal",
-    "tax_amount",
-    "shipping_amount",
-    "discount_amount",
-    "payment_status",
-    "notes",
-    "coupon_code",
-    "hold",
-    "cancel_reason",
-    "inventory_reservation_id",
-    "reservation_state",
-    "reservation_key",
-    "saga_no",
-    "event_seq",
-    "updated_at",
-    "completed_at",
-    "cancelled_at",
-];
-
-const OWNER: [&str; 2] = ["owner_epoch", "owner_incarnation"];
-
-/// The columns of the update's condition, ahead of the new values.
-const CONDITION: [&str; 4] = ["id", "version", "owner_epoch", "owner_incarnation"];
+use crate::store::fields::{CONDITION, FIXED, MUTABLE, OWNER, bind_change, bind_new};
 
 pub(super) struct Guard {
     create: Statement,
@@ -200,52 +157,4 @@ fn without<'a>(commits: &[&'a Commit], done: &[OrderId]) -> Vec<&'a Commit> {
     }
     let done: HashSet<&OrderId> = done.iter().collect();
     commits.iter().filter(|commit| !done.contains(&commit.order.id)).copied().collect()
-}
-
-fn bind_new(args: &mut SqliteArguments, commit: &Commit) -> Bound {
-    let order = &commit.order;
-    args.id(order.id.0)?;
-    args.int(order.id.slot())?;
-    args.id(order.user_id.0)?;
-    args.text(order.order_number.as_str())?;
-    args.text(order.currency.code())?;
-    args.text(&order.payment_method)?;
-    args.text(&order.shipping_method)?;
-    args.json(order.metadata.as_ref())?;
-    args.bytes(&order.request_hash)?;
-    args.time(order.created_at)?;
-    args.int(commit.guard.owner.epoch)?;
-    args.int(commit.guard.owner.incarnation)?;
-    bind_mutable(args, order)
-}
-
-fn bind_change(args: &mut SqliteArguments, commit: &Commit) -> Bound {
-    args.id(commit.order.id.0)?;
-    args.int(commit.guard.version)?;
-    args.int(commit.guard.owner.epoch)?;
-    args.int(commit.guard.owner.incarnation)?;
-    bind_mutable(args, &commit.order)
-}
-
-fn bind_mutable(args: &mut SqliteArguments, order: &Order) -> Bound {
-    args.int(order.version)?;
-    args.text(order.status.as_str())?;
-    args.amount(order.totals.total)?;
-    args.amount(order.totals.subtotal)?;
-    args.amount(order.totals.tax)?;
-    args.amount(order.totals.shipping)?;
-    args.amount(order.totals.discount)?;
-    args.text(order.payment_status.as_str())?;
-    args.text(&order.notes)?;
-    args.maybe_text(order.coupon_code.as_deref())?;
-    args.maybe_json(order.hold.as_ref())?;
-    args.maybe_text(order.cancel_reason.map(|reason| reason.as_str()))?;
-    args.maybe_text(order.reservation.id.as_deref())?;
-    args.text(order.reservation.state.as_str())?;
-    args.maybe_text(order.reservation.key.as_ref().map(|key| key.as_str()))?;
-    args.int(order.saga_no)?;
-    args.int(order.event_seq)?;
-    args.time(order.updated_at)?;
-    args.maybe_time(order.completed_at)?;
-    args.maybe_time(order.cancelled_at)
 }

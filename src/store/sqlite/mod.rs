@@ -11,7 +11,8 @@ mod open;
 #[cfg(test)]
 mod plans;
 mod read;
-mod rows;
+mod scan;
+mod source;
 mod statement;
 mod write;
 
@@ -23,6 +24,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::query_scalar;
 use sqlx::sqlite::SqlitePool;
+use tokio::sync::watch;
 
 use super::committer::{Committer, Done, Job, Limits};
 use crate::domain::Timestamp;
@@ -30,20 +32,25 @@ use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber};
 use crate::domain::order::Order;
 use crate::ports::store::{
-    ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, StoreError, Stored, Unfinished,
+    ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Regression, Scanned, StoreError, Stored,
+    Unfinished,
 };
 
-pub use open::{Applied, OpenError, SqliteConfig, migrate};
+pub use open::{OpenError, SqliteConfig, migrate};
 
 /// How long [`OrderStore::ping`] waits.
 const PING: Duration = Duration::from_secs(2);
+
+/// Why a store that is open for reading takes no change.
+const READ_ONLY: &str = "the store is open for reading only";
 
 /// Unreadable orders are logged once each, up to this many; the counter counts them all.
 const REPORTED: usize = 1_000;
 
 /// The store.
 pub struct SqliteStore {
-    committer: Committer,
+    /// None when it is open for reading only.
+    committer: Option<Committer>,
     readers: SqlitePool,
     reported: Arc<Mutex<HashSet<OrderId>>>,
 }
@@ -63,9 +70,24 @@ impl SqliteStore {
         }
         let readers = open::readers(&config).await?;
         let writer = write::SqliteWriter::new(opened.writer, opened.writing, readers.clone(), opened.lock);
-        let limits = Limits { batch_max: config.batch_max, queue_max: config.queue_max };
-        let committer = Committer::start(Box::new(writer), limits);
-        Ok(Arc::new(Self { committer, readers, reported: Arc::default() }))
+        let limits = Limits {
+            batch_max: config.batch_max,
+            queue_max: config.queue_max,
+            // A transaction costs little besides its sync, and meanwhile others gather anyway.
+            gather: Duration::ZERO,
+        };
+        let committer = Committer::start(vec![Box::new(writer)], limits);
+        Ok(Arc::new(Self { committer: Some(committer), readers, reported: Arc::default() }))
+    }
+
+    /// Opens a file that is there, for reading only: beside the process that has it, without its lock, and without
+    /// bringing the schema up to date. Whoever writes goes on writing.
+    ///
+    /// # Errors
+    /// When there is no such file, or its schema is not exactly the one this program knows.
+    pub async fn open_reader(config: &SqliteConfig) -> Result<Arc<Self>, OpenError> {
+        let readers = open::open_reader(config).await?;
+        Ok(Arc::new(Self { committer: None, readers, reported: Arc::default() }))
     }
 
     /// Runs a read as a task of its own: a caller that goes away takes no connection with it.
@@ -89,7 +111,10 @@ fn report(reported: &Mutex<HashSet<OrderId>>, order: OrderId, what: &str) {
 #[async_trait]
 impl OrderStore for SqliteStore {
     async fn claim(&self, id: OrderId, owner: Owner) -> Result<Option<Stored>, ClaimError> {
-        match self.committer.run(Job::Claim { id, owner }).await {
+        let Some(committer) = &self.committer else {
+            return Err(StoreError::Unavailable(String::from(READ_ONLY)).into());
+        };
+        match committer.run(Job::Claim { id, owner }).await {
             // From here on nobody else can write it, so what a reader finds is the newest state.
             Ok(Done::Claimed) => Ok(self.load(id).await?),
             Ok(Done::NoSuchOrder | Done::Committed) => Ok(None),
@@ -104,7 +129,10 @@ impl OrderStore for SqliteStore {
                 "the change does not follow the version it names",
             )));
         }
-        self.committer.run(Job::Commit(Box::new(commit))).await.map(drop)
+        match &self.committer {
+            Some(committer) => committer.run(Job::Commit(Box::new(commit))).await.map(drop),
+            None => Err(CommitError::NotCommitted(String::from(READ_ONLY))),
+        }
     }
 
     async fn load(&self, id: OrderId) -> Result<Option<Stored>, StoreError> {
@@ -149,8 +177,28 @@ impl OrderStore for SqliteStore {
         self.read(async move { read::unfinished(&pool, due_before, after, limit).await }).await
     }
 
+    fn reconnects(&self) -> watch::Receiver<u64> {
+        // A file is never lost and found again, so there is nobody to tell.
+        watch::channel(0).1
+    }
+
+    async fn versions(&self, ids: &[OrderId]) -> Result<Vec<(OrderId, i64)>, StoreError> {
+        let (pool, ids) = (self.readers.clone(), ids.to_vec());
+        self.read(async move { read::versions(&pool, &ids).await }).await
+    }
+
+    async fn quarantine(&self, _regressions: &[Regression], _at: Timestamp) -> Result<(), StoreError> {
+        // What was synced to this one file cannot be missing from it later.
+        Ok(())
+    }
+
+    async fn scan(&self, after: Option<OrderId>, limit: u32) -> Result<Vec<Scanned>, StoreError> {
+        let pool = self.readers.clone();
+        self.read(async move { scan::scan(&pool, after, limit).await }).await
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
-        if !self.committer.is_running() {
+        if self.committer.as_ref().is_some_and(|committer| !committer.is_running()) {
             return Err(StoreError::Unavailable(String::from("the writer has stopped")));
         }
         let pool = self.readers.clone();
@@ -164,6 +212,9 @@ impl OrderStore for SqliteStore {
     }
 
     async fn close(&self) {
-        self.committer.close().await;
+        match &self.committer {
+            Some(committer) => committer.close().await,
+            None => self.readers.close().await,
+        }
     }
 }

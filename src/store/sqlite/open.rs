@@ -2,8 +2,9 @@
 //!
 //! A file that is refused is left as it was.
 
+use std::cmp::Ordering;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection, query_scalar};
 
 use crate::file_lock;
+use crate::store::Applied;
 
 /// The schema, compiled in.
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -97,6 +99,25 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// There is nothing to read.
+    #[error("there is no order store at {}; correct store.url, or start a node, which makes one", .path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An older program has been here, and a reader changes nothing.
+    #[error(
+        "{} has schema version {found} and this program reads version {known}; run order-service migrate first",
+        .path.display()
+    )]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// Highest version applied.
+        found: i64,
+        /// Highest version known here.
+        known: i64,
+    },
     /// A newer program has been here.
     #[error(
         "{} has schema version {found} and this program knows versions up to {known}; start the newer program",
@@ -129,15 +150,6 @@ pub enum OpenError {
         /// What SQLite says.
         what: String,
     },
-}
-
-/// A migration that was applied.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Applied {
-    /// Its number.
-    pub version: i64,
-    /// Its name.
-    pub description: String,
 }
 
 /// Applies every migration that the file does not have, creating it if need be, and tells which.
@@ -173,6 +185,44 @@ pub(super) async fn open(config: &SqliteConfig) -> Result<Opened, OpenError> {
     let mut writer = writing.connect().await.map_err(|error| sqlite(path, &error))?;
     let applied = apply(path, &mut writer).await?;
     Ok(Opened { lock, writer, writing, applied })
+}
+
+/// Connections that can only read, to a file that somebody else may be writing: it is neither made nor changed nor
+/// locked, so its schema has to be ours already.
+pub(super) async fn open_reader(config: &SqliteConfig) -> Result<SqlitePool, OpenError> {
+    let failed = |error: std::io::Error| match (error.kind(), config.path.clone()) {
+        (ErrorKind::NotFound, path) => OpenError::Missing { path },
+        (_, path) => OpenError::File { path, error },
+    };
+    let path = &real_path(&config.path)?;
+    let mut file = File::open(path).map_err(failed)?;
+    let mut head = Vec::with_capacity(MAGIC.len());
+    (&mut file).take(MAGIC.len() as u64).read_to_end(&mut head).map_err(failed)?;
+    if head != MAGIC {
+        return Err(OpenError::NotSqlite { path: path.clone() });
+    }
+    let config = SqliteConfig { path: path.clone(), ..config.clone() };
+    let pool = readers(&config).await?;
+    match check_schema(path, &pool).await {
+        Ok(()) => Ok(pool),
+        Err(error) => {
+            pool.close().await;
+            Err(error)
+        }
+    }
+}
+
+async fn check_schema(path: &Path, pool: &SqlitePool) -> Result<(), OpenError> {
+    let mut connection = pool.acquire().await.map_err(|error| sqlite(path, &error))?;
+    check_contents(path, &mut connection).await?;
+    let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+    let found = applied_versions(path, &mut connection).await?.into_iter().max().unwrap_or(0);
+    let path = path.to_path_buf();
+    match found.cmp(&known) {
+        Ordering::Less => Err(OpenError::Older { path, found, known }),
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(OpenError::Newer { path, found, known }),
+    }
 }
 
 /// The file itself where the path is a link to it: the lock and the log stand beside the file, so that everybody who
@@ -262,21 +312,7 @@ async fn check_contents(path: &Path, connection: &mut SqliteConnection) -> Resul
 
 async fn apply(path: &Path, connection: &mut SqliteConnection) -> Result<Vec<Applied>, OpenError> {
     let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
-    let before: Vec<i64> = {
-        let has_history: i64 =
-            query_scalar("SELECT count(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'")
-                .fetch_one(&mut *connection)
-                .await
-                .map_err(|error| sqlite(path, &error))?;
-        if has_history == 0 {
-            Vec::new()
-        } else {
-            query_scalar("SELECT version FROM _sqlx_migrations")
-                .fetch_all(&mut *connection)
-                .await
-                .map_err(|error| sqlite(path, &error))?
-        }
-    };
+    let before = applied_versions(path, connection).await?;
     // `run` takes any source of connections, and with that the compiler no longer sees that the future is Send.
     MIGRATIONS.run_direct(None, connection, false).await.map_err(|error| match error {
         MigrateError::VersionMissing(found) => OpenError::Newer { path: path.to_path_buf(), found, known },
@@ -290,6 +326,18 @@ async fn apply(path: &Path, connection: &mut SqliteConnection) -> Result<Vec<App
             description: migration.description.clone().into_owned(),
         })
         .collect())
+}
+
+async fn applied_versions(path: &Path, connection: &mut SqliteConnection) -> Result<Vec<i64>, OpenError> {
+    let failed = |error: sqlx::Error| sqlite(path, &error);
+    let has_history: i64 = query_scalar("SELECT count(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed)?;
+    if has_history == 0 {
+        return Ok(Vec::new());
+    }
+    query_scalar("SELECT version FROM _sqlx_migrations").fetch_all(connection).await.map_err(failed)
 }
 
 fn sqlite(path: &Path, error: &sqlx::Error) -> OpenError {

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::coupons::Coupons;
 use super::guard::Guard;
 use super::read::{EVENTS, Key, load_statement, statement, unfinished_statement};
+use super::scan;
 use crate::domain::ids::UserId;
 use crate::domain::status::OrderStatus;
 use crate::ports::store::ListQuery;
@@ -101,6 +102,16 @@ async fn an_order_and_its_rows_are_looked_up_by_key() {
     }
     let plan_of_events = plan(&mut connection, EVENTS).await;
     assert!(plan_of_events.contains("USING PRIMARY KEY (order_id=? AND seq>?)"), "{plan_of_events}");
+}
+
+#[tokio::test]
+async fn a_scan_walks_the_keys_and_looks_the_rest_up() {
+    let mut connection = empty().await;
+    let plan = plan(&mut connection, AssertSqlSafe(scan::statement(true))).await;
+    assert!(plan.contains("SEARCH orders USING COVERING INDEX sqlite_autoindex_orders_1 (id>?)"), "{plan}");
+    for table in ["order_events", "order_status_history", "order_items", "sagas"] {
+        assert!(plan.contains(&format!("SEARCH {table} USING PRIMARY KEY (order_id=?)")), "{plan}");
+    }
 }
 
 #[tokio::test]

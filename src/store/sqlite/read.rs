@@ -6,13 +6,14 @@ use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Row, query, query_scalar, query_with};
 use uuid::Uuid;
 
-use super::bind::Bind;
-use super::rows;
+use super::source::COLUMNS;
 use crate::domain::Timestamp;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber};
 use crate::domain::order::Order;
 use crate::ports::store::{ListQuery, StoreError, Stored, Unfinished};
+use crate::store::bind::{Bind, Bound as Binding};
+use crate::store::rows;
 
 pub(super) fn unavailable(error: &sqlx::Error) -> StoreError {
     StoreError::Unavailable(error.to_string())
@@ -28,7 +29,7 @@ pub(super) async fn load(pool: &SqlitePool, id: OrderId) -> Result<Option<Stored
 }
 
 pub(super) fn load_statement() -> String {
-    format!("SELECT {} FROM orders AS o WHERE o.id = ?", rows::COLUMNS)
+    format!("SELECT {} FROM orders AS o WHERE o.id = ?", COLUMNS)
 }
 
 pub(super) async fn find_by_number(
@@ -41,6 +42,19 @@ pub(super) async fn find_by_number(
         .await
         .map_err(|error| unavailable(&error))?;
     Ok(id.map(OrderId))
+}
+
+pub(super) async fn versions(pool: &SqlitePool, ids: &[OrderId]) -> Result<Vec<(OrderId, i64)>, StoreError> {
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        let version: Option<i64> = query_scalar("SELECT version FROM orders WHERE id = ?")
+            .bind(id.0)
+            .fetch_optional(pool)
+            .await
+            .map_err(|error| unavailable(&error))?;
+        found.extend(version.map(|version| (*id, version)));
+    }
+    Ok(found)
 }
 
 pub(super) const EVENTS: &str =
@@ -133,7 +147,7 @@ pub(super) async fn list(
             keyed.reverse();
         }
         for (key, row) in &keyed {
-            match rows::stored(row) {
+            match rows::stored(*row) {
                 Ok(stored) => page.push(stored.order),
                 Err(what) => corrupt(OrderId(key.id), &what),
             }
@@ -162,7 +176,7 @@ pub(super) fn statement(
     let (conditions, bounds) = bounds(asked, after);
     let mut arguments = SqliteArguments::default();
     let mut branches = Vec::new();
-    let mut branch = |index: &str, own: &str, bind: &dyn Fn(&mut SqliteArguments) -> super::bind::Bound| {
+    let mut branch = |index: &str, own: &str, bind: &dyn Fn(&mut SqliteArguments) -> Binding| {
         let range = conditions.iter().fold(String::new(), |range, condition| range + " AND " + condition);
         branches.push(format!("SELECT created_at, id FROM orders INDEXED BY {index} WHERE {own}{range}"));
         bind(&mut arguments)?;
@@ -200,7 +214,7 @@ pub(super) fn statement(
     let sql = format!(
         "SELECT k.created_at, k.id, {} FROM ({} ORDER BY created_at {direction}, id {direction} LIMIT ?) AS k \
          CROSS JOIN orders AS o ON o.id = k.id",
-        rows::COLUMNS,
+        COLUMNS,
         branches.join(" UNION ALL "),
     );
     Ok((sql, arguments))

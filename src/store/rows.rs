@@ -1,4 +1,4 @@
-//! From rows to orders. Whatever does not fit is named by table and column, never by value: values are personal data.
+//! From rows to orders, whatever database they come from. Whatever does not fit is named by table and column, never by value: values are personal data.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,8 +6,6 @@ use std::sync::Arc;
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use sqlx::sqlite::{Sqlite, SqliteRow};
-use sqlx::{Decode, Row, Type};
 use uuid::Uuid;
 
 use crate::domain::Timestamp;
@@ -25,89 +23,82 @@ use crate::ports::store::Stored;
 
 /// What is wrong with a row: table and column.
 pub(super) type Bad = String;
-type Read<T> = Result<T, Bad>;
+pub(super) type Read<T> = Result<T, Bad>;
 
-/// Everything about one order in one row: its own columns, and its children as JSON arrays of arrays.
-///
-/// One statement sees one state of the database, so an order is never put together from two of its versions, and a page
-/// of orders costs one round trip. The fields of the arrays are in the order of the structs below.
-pub(super) const COLUMNS: &str = "o.*,
- (SELECT json_group_array(json_array(position, hex(id), hex(product_id), hex(variant_id), sku, name, tax_class,
-    quantity, unit_price, subtotal, discount_amount, tax_amount, created_at, updated_at))
-  FROM order_items WHERE order_id = o.id) AS items,
- (SELECT json_group_array(json_array(address_type, first_name, last_name, address_line1, address_line2, city, state,
-    postal_code, country, phone, email))
-  FROM order_addresses WHERE order_id = o.id) AS addresses,
- (SELECT json_group_array(json_array(position, hex(id), call_key, state, carrier, tracking_number, label_url,
-    created_at, updated_at))
-  FROM shipments WHERE order_id = o.id) AS shipments,
- (SELECT json_group_array(json_array(entry_no, hex(id), kind, status, call_key, transaction_id, payment_method,
-    amount, code, gateway_response, created_at))
-  FROM order_payment_transactions WHERE order_id = o.id) AS payments,
- (SELECT json_group_array(json_array(version, request_id, hex(hash), saga_no))
-  FROM order_requests WHERE order_id = o.id) AS requests,
- (SELECT json_group_array(json_array(saga_no, kind, direction, step, tries, resend, turn, next_at, started_at, sent_at,
-    attention, last_error, failure, settled, notes, principal, request_id, trace_parent, payment_token))
-  FROM sagas WHERE order_id = o.id) AS sagas";
+/// One row of a database, read by column name. An error names the column and never its value.
+pub(super) trait Source {
+    fn text(&self, name: &str) -> Read<String>;
+    fn maybe_text(&self, name: &str) -> Read<Option<String>>;
+    /// A JSON value as text.
+    fn json(&self, name: &str) -> Read<String>;
+    fn maybe_json(&self, name: &str) -> Read<Option<String>>;
+    fn int(&self, name: &str) -> Read<i64>;
+    fn id(&self, name: &str) -> Read<Uuid>;
+    fn bytes(&self, name: &str) -> Read<Vec<u8>>;
+    fn amount(&self, name: &str) -> Read<Decimal>;
+    fn time(&self, name: &str) -> Read<Timestamp>;
+    fn maybe_time(&self, name: &str) -> Read<Option<Timestamp>>;
+}
 
 /// The order in a row that has [`COLUMNS`].
-pub(super) fn stored(row: &SqliteRow) -> Read<Stored> {
-    let id = OrderId(column(row, "id")?);
+pub(super) fn stored(row: &impl Source) -> Read<Stored> {
+    let id = OrderId(row.id("id")?);
     let (failures, saga) = sagas(row, id)?;
+    let currency: Currency = named(row, "currency", Currency::from_code)?;
     let order = Order {
         id,
-        user_id: UserId(column(row, "user_id")?),
-        order_number: OrderNumber::from_store(column(row, "order_number")?),
+        user_id: UserId(row.id("user_id")?),
+        order_number: OrderNumber::from_store(row.text("order_number")?),
         status: named(row, "status", OrderStatus::parse)?,
-        currency: named(row, "currency", Currency::from_code)?,
+        currency,
         totals: Totals {
-            subtotal: named(row, "subtotal", decimal)?,
-            discount: named(row, "discount_amount", decimal)?,
-            tax: named(row, "tax_amount", decimal)?,
-            shipping: named(row, "shipping_amount", decimal)?,
-            total: named(row, "total_amount", decimal)?,
+            subtotal: fitting(row.amount("subtotal")?, currency),
+            discount: fitting(row.amount("discount_amount")?, currency),
+            tax: fitting(row.amount("tax_amount")?, currency),
+            shipping: fitting(row.amount("shipping_amount")?, currency),
+            total: fitting(row.amount("total_amount")?, currency),
         },
-        payment_method: column(row, "payment_method")?,
+        payment_method: row.text("payment_method")?,
         payment_status: named(row, "payment_status", PaymentStatus::parse)?,
-        shipping_method: column(row, "shipping_method")?,
-        notes: column(row, "notes")?,
-        coupon_code: column(row, "coupon_code")?,
-        metadata: Arc::new(named(row, "metadata", from_json)?),
+        shipping_method: row.text("shipping_method")?,
+        notes: row.text("notes")?,
+        coupon_code: row.maybe_text("coupon_code")?,
+        metadata: Arc::new(from_json(&row.json("metadata")?).ok_or("orders.metadata")?),
         reservation: Reservation {
             state: named(row, "reservation_state", StockState::parse)?,
-            id: column(row, "inventory_reservation_id")?,
-            key: column::<Option<String>>(row, "reservation_key")?.map(CallKey::from_text),
+            id: row.maybe_text("inventory_reservation_id")?,
+            key: row.maybe_text("reservation_key")?.map(CallKey::from_text),
         },
-        items: Arc::new(items(row)?),
+        items: Arc::new(items(row, currency)?),
         addresses: Arc::new(addresses(row)?),
         shipments: Arc::new(shipments(row)?),
-        payments: Arc::new(payments(row)?),
-        hold: maybe_named(row, "hold", from_json)?,
+        payments: Arc::new(payments(row, currency)?),
+        hold: maybe(row.maybe_json("hold")?, |hold| from_json(&hold)).ok_or("orders.hold")?,
         cancel_reason: maybe_named(row, "cancel_reason", CancelReason::parse)?,
-        request_hash: fixed(column::<Vec<u8>>(row, "request_hash")?).ok_or("orders.request_hash")?,
+        request_hash: fixed(row.bytes("request_hash")?).ok_or("orders.request_hash")?,
         requests: Arc::new(requests(row)?),
         failures: Arc::new(failures),
-        saga_no: number(column::<i64>(row, "saga_no")?).ok_or("orders.saga_no")?,
-        version: column(row, "version")?,
-        event_seq: column(row, "event_seq")?,
-        created_at: at(column(row, "created_at")?).ok_or("orders.created_at")?,
-        updated_at: at(column(row, "updated_at")?).ok_or("orders.updated_at")?,
-        completed_at: maybe(column(row, "completed_at")?, at).ok_or("orders.completed_at")?,
-        cancelled_at: maybe(column(row, "cancelled_at")?, at).ok_or("orders.cancelled_at")?,
+        saga_no: number(row.int("saga_no")?).ok_or("orders.saga_no")?,
+        version: row.int("version")?,
+        event_seq: row.int("event_seq")?,
+        created_at: row.time("created_at")?,
+        updated_at: row.time("updated_at")?,
+        completed_at: row.maybe_time("completed_at")?,
+        cancelled_at: row.maybe_time("cancelled_at")?,
         attention: saga.as_ref().and_then(|saga| saga.attention.clone()),
     };
     Ok(Stored { order: Arc::new(order), saga })
 }
 
 /// The event in a row of `order_events`.
-pub(super) fn event(row: &SqliteRow) -> Read<RecordedEvent> {
+pub(super) fn event(row: &impl Source) -> Read<RecordedEvent> {
     Ok(RecordedEvent {
-        seq: column(row, "seq")?,
-        version: column(row, "version")?,
-        at: at(column(row, "at")?).ok_or("order_events.at")?,
-        principal: column(row, "principal")?,
-        request_id: column(row, "request_id")?,
-        event: from_json(&column::<String>(row, "payload")?).ok_or("order_events.payload")?,
+        seq: row.int("seq")?,
+        version: row.int("version")?,
+        at: row.time("at")?,
+        principal: row.text("principal")?,
+        request_id: row.maybe_text("request_id")?,
+        event: from_json(&row.json("payload")?).ok_or("order_events.payload")?,
     })
 }
 
@@ -116,7 +107,7 @@ struct ItemRow {
     position: usize,
     id: String,
     product_id: String,
-    variant_id: String,
+    variant_id: Option<String>,
     sku: String,
     name: String,
     tax_class: String,
@@ -129,7 +120,7 @@ struct ItemRow {
     updated_at: i64,
 }
 
-fn items(row: &SqliteRow) -> Read<Vec<OrderItem>> {
+fn items(row: &impl Source, currency: Currency) -> Read<Vec<OrderItem>> {
     let mut rows: Vec<ItemRow> = children(row, "items")?;
     rows.sort_by_key(|row| row.position);
     complete("order_items", rows.iter().map(|row| row.position))?;
@@ -141,17 +132,17 @@ fn items(row: &SqliteRow) -> Read<Vec<OrderItem>> {
             id: uuid(&row.id).ok_or("order_items.id")?,
             product: ProductRef {
                 product_id: uuid(&row.product_id).ok_or("order_items.product_id")?,
-                variant_id: maybe((!row.variant_id.is_empty()).then_some(row.variant_id), |id| uuid(&id))
+                variant_id: maybe(row.variant_id.filter(|id| !id.is_empty()), |id| uuid(&id))
                     .ok_or("order_items.variant_id")?,
             },
             sku: row.sku,
             name: row.name,
             tax_class: row.tax_class,
             quantity: number(row.quantity).ok_or("order_items.quantity")?,
-            unit_price: decimal(&row.unit_price).ok_or("order_items.unit_price")?,
-            subtotal: decimal(&row.subtotal).ok_or("order_items.subtotal")?,
-            discount_amount: decimal(&row.discount_amount).ok_or("order_items.discount_amount")?,
-            tax_amount: decimal(&row.tax_amount).ok_or("order_items.tax_amount")?,
+            unit_price: money(&row.unit_price, currency).ok_or("order_items.unit_price")?,
+            subtotal: money(&row.subtotal, currency).ok_or("order_items.subtotal")?,
+            discount_amount: money(&row.discount_amount, currency).ok_or("order_items.discount_amount")?,
+            tax_amount: money(&row.tax_amount, currency).ok_or("order_items.tax_amount")?,
             created_at: at(row.created_at).ok_or("order_items.created_at")?,
             updated_at: at(row.updated_at).ok_or("order_items.updated_at")?,
         })
@@ -174,7 +165,7 @@ struct AddressRow {
     email: Option<String>,
 }
 
-fn addresses(row: &SqliteRow) -> Read<Vec<Address>> {
+fn addresses(row: &impl Source) -> Read<Vec<Address>> {
     let rows: Vec<AddressRow> = children(row, "addresses")?;
     let read = rows.into_iter().map(|row| {
         Ok(Address {
@@ -214,7 +205,7 @@ struct ShipmentRow {
     updated_at: i64,
 }
 
-fn shipments(row: &SqliteRow) -> Read<Vec<Shipment>> {
+fn shipments(row: &impl Source) -> Read<Vec<Shipment>> {
     let mut rows: Vec<ShipmentRow> = children(row, "shipments")?;
     rows.sort_by_key(|row| row.position);
     complete("shipments", rows.iter().map(|row| row.position))?;
@@ -248,7 +239,7 @@ struct EntryRow {
     created_at: i64,
 }
 
-fn payments(row: &SqliteRow) -> Read<Vec<LedgerEntry>> {
+fn payments(row: &impl Source, currency: Currency) -> Read<Vec<LedgerEntry>> {
     let mut rows: Vec<EntryRow> = children(row, "payments")?;
     rows.sort_by_key(|row| row.entry_no);
     complete("order_payment_transactions", rows.iter().map(|row| row.entry_no))?;
@@ -260,7 +251,7 @@ fn payments(row: &SqliteRow) -> Read<Vec<LedgerEntry>> {
             key: CallKey::from_text(row.call_key),
             transaction_id: row.transaction_id,
             method: row.payment_method,
-            amount: decimal(&row.amount).ok_or("order_payment_transactions.amount")?,
+            amount: money(&row.amount, currency).ok_or("order_payment_transactions.amount")?,
             code: row.code,
             gateway_response: row.gateway_response,
             created_at: at(row.created_at).ok_or("order_payment_transactions.created_at")?,
@@ -277,7 +268,7 @@ struct RequestRow {
     saga_no: Option<i64>,
 }
 
-fn requests(row: &SqliteRow) -> Read<Vec<RequestRecord>> {
+fn requests(row: &impl Source) -> Read<Vec<RequestRecord>> {
     let mut rows: Vec<RequestRow> = children(row, "requests")?;
     rows.sort_by_key(|row| row.version);
     let read = rows.into_iter().map(|row| {
@@ -315,7 +306,7 @@ struct SagaRow {
 }
 
 /// The failures of settled sagas, and the saga that is not settled.
-fn sagas(row: &SqliteRow, order_id: OrderId) -> Read<(BTreeMap<u32, Failure>, Option<SagaProgress>)> {
+fn sagas(row: &impl Source, order_id: OrderId) -> Read<(BTreeMap<u32, Failure>, Option<SagaProgress>)> {
     let rows: Vec<SagaRow> = children(row, "sagas")?;
     let (mut failures, mut unsettled) = (BTreeMap::new(), None);
     for row in rows {
@@ -356,21 +347,17 @@ fn saga(row: SagaRow, order_id: OrderId) -> Read<SagaProgress> {
     })
 }
 
-fn column<'r, T: Decode<'r, Sqlite> + Type<Sqlite>>(row: &'r SqliteRow, name: &str) -> Read<T> {
-    row.try_get(name).map_err(|_| format!("column {name}"))
-}
-
 /// A column whose text `parse` understands.
-fn named<T>(row: &SqliteRow, name: &str, parse: fn(&str) -> Option<T>) -> Read<T> {
-    parse(column(row, name)?).ok_or_else(|| format!("orders.{name}"))
+fn named<T>(row: &impl Source, name: &str, parse: fn(&str) -> Option<T>) -> Read<T> {
+    parse(&row.text(name)?).ok_or_else(|| format!("orders.{name}"))
 }
 
-fn maybe_named<T>(row: &SqliteRow, name: &str, parse: fn(&str) -> Option<T>) -> Read<Option<T>> {
-    maybe(column(row, name)?, parse).ok_or_else(|| format!("orders.{name}"))
+fn maybe_named<T>(row: &impl Source, name: &str, parse: fn(&str) -> Option<T>) -> Read<Option<T>> {
+    maybe(row.maybe_text(name)?, |text| parse(&text)).ok_or_else(|| format!("orders.{name}"))
 }
 
-fn children<T: DeserializeOwned>(row: &SqliteRow, name: &str) -> Read<Vec<T>> {
-    serde_json::from_str(column(row, name)?).map_err(|_| format!("rows of {name}"))
+pub(super) fn children<T: DeserializeOwned>(row: &impl Source, name: &str) -> Read<Vec<T>> {
+    serde_json::from_str(&row.text(name)?).map_err(|_| format!("rows of {name}"))
 }
 
 /// Rows are numbered from 0 without a gap; a gap is a lost row.
@@ -391,12 +378,29 @@ fn maybe<V, T>(value: Option<V>, parse: impl FnOnce(V) -> Option<T>) -> Option<O
     }
 }
 
-fn at(micros: i64) -> Option<Timestamp> {
+pub(super) fn at(micros: i64) -> Option<Timestamp> {
     Timestamp::from_timestamp_micros(micros)
 }
 
-fn decimal(text: &str) -> Option<Decimal> {
+pub(super) fn decimal(text: &str) -> Option<Decimal> {
     Decimal::from_str_exact(text).ok()
+}
+
+fn money(text: &str, currency: Currency) -> Option<Decimal> {
+    decimal(text).map(|amount| fitting(amount, currency))
+}
+
+/// Without the zeros that a column of fixed scale adds: `10.5000` euro is `10.50`.
+fn fitting(amount: Decimal, currency: Currency) -> Decimal {
+    let digits = currency.digits();
+    if amount.scale() <= digits {
+        return amount;
+    }
+    let mut shortest = amount.normalize();
+    if shortest.scale() < digits {
+        shortest.rescale(digits);
+    }
+    shortest
 }
 
 fn uuid(hex: &str) -> Option<Uuid> {
@@ -411,6 +415,6 @@ fn fixed(bytes: Vec<u8>) -> Option<[u8; 16]> {
     bytes.try_into().ok()
 }
 
-fn from_json<T: DeserializeOwned>(text: &str) -> Option<T> {
+pub(super) fn from_json<T: DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_str(text).ok()
 }

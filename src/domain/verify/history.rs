@@ -1,0 +1,211 @@
+//! The events: a legal walk, and one that leads to what is stored.
+
+use std::sync::Arc;
+
+use super::{Entered, Findings};
+use crate::domain::event::{OrderEvent, RecordedEvent};
+use crate::domain::evolve::evolve;
+use crate::domain::order::{LabelState, Order, Reservation, StockState};
+use crate::domain::payment::{EntryKind, money_may_be_here, settled};
+use crate::domain::saga::{SagaKind, SagaProgress};
+use crate::domain::status::{OrderStatus, PaymentStatus};
+
+/// The status that an event brings.
+pub(super) fn entered(event: &RecordedEvent) -> Option<Entered> {
+    let status = match &event.event {
+        OrderEvent::OrderCreated { .. } => OrderStatus::Pending,
+        OrderEvent::StatusChanged { to, .. } => *to,
+        _ => return None,
+    };
+    Some(Entered { seq: event.seq, status, at: event.at })
+}
+
+/// I7, I8, I9, I12, and that the events make the order.
+pub(super) fn check(
+    findings: &mut Findings,
+    order: &Order,
+    saga: Option<&SagaProgress>,
+    events: &[RecordedEvent],
+) {
+    if !order_of(findings, order, events) {
+        // Whatever is missing would be missed again by everything below.
+        return;
+    }
+    let mut walk = Walk { order: blank(order), running: None };
+    for event in events {
+        walk.step(findings, order, event);
+    }
+    let running = saga.map(|saga| (saga.no, saga.kind));
+    findings.expect(walk.running == running, "I9", || {
+        format!("{} by history, {} by record", named(walk.running), named(running))
+    });
+    if let Some(saga) = saga.filter(|saga| saga.attention.is_some()) {
+        let told = events.iter().any(
+            |event| matches!(&event.event, OrderEvent::AttentionNeeded { saga: no, .. } if *no == saga.no),
+        );
+        findings.expect(told, "I9", || format!("saga {} is flagged and history does not say so", saga.no));
+    }
+    compare(findings, order, &walk.order);
+}
+
+/// Sequence, time and versions. Whether nothing is missing.
+fn order_of(findings: &mut Findings, order: &Order, events: &[RecordedEvent]) -> bool {
+    let gap = events.iter().zip(1i64..).find(|(event, expected)| event.seq != *expected);
+    findings.expect(gap.is_none(), "I7", || {
+        gap.map(|(event, expected)| format!("event {} stands where {expected} should", event.seq))
+            .unwrap_or_default()
+    });
+    let last = events.last().map_or(0, |event| event.seq);
+    findings.expect(last == order.event_seq, "I12", || {
+        format!("the order is at event {} and history ends at {last}", order.event_seq)
+    });
+    let created = matches!(events.first().map(|event| &event.event), Some(OrderEvent::OrderCreated { .. }));
+    findings.expect(created, "I7", || String::from("history does not begin with the creation"));
+    for pair in events.windows(2) {
+        let [before, after] = pair else { continue };
+        findings.expect(after.at >= before.at, "I7", || format!("time goes back at event {}", after.seq));
+        findings.expect(after.version >= before.version, "I12", || {
+            format!("the version goes back at event {}", after.seq)
+        });
+    }
+    if let (Some(first), Some(last)) = (events.first(), events.last()) {
+        let highest = events.iter().map(|event| event.version).max().unwrap_or_default();
+        findings.expect(first.version == 1 && highest <= order.version, "I12", || {
+            format!("events of versions {} to {highest} for an order at {}", first.version, order.version)
+        });
+        findings.expect(order.created_at == first.at && last.at <= order.updated_at, "I7", || {
+            String::from("the times of the order are not those of its history")
+        });
+    }
+    gap.is_none() && created && last == order.event_seq
+}
+
+/// The order before its first event.
+fn blank(order: &Order) -> Order {
+    Order {
+        status: OrderStatus::Pending,
+        payment_status: PaymentStatus::Pending,
+        reservation: Reservation { state: StockState::None, id: None, key: None },
+        shipments: Arc::default(),
+        payments: Arc::default(),
+        failures: Arc::default(),
+        cancel_reason: None,
+        saga_no: 0,
+        completed_at: None,
+        cancelled_at: None,
+        ..order.clone()
+    }
+}
+
+/// History told so far.
+struct Walk {
+    order: Order,
+    running: Option<(u32, SagaKind)>,
+}
+
+impl Walk {
+    fn step(&mut self, findings: &mut Findings, stored: &Order, event: &RecordedEvent) {
+        let seq = event.seq;
+        match &event.event {
+            OrderEvent::OrderCreated { order_number, currency, totals, lines } => {
+                findings.expect(seq == 1, "I7", || format!("created once more by event {seq}"));
+                let named =
+                    *order_number == stored.order_number.as_str() && *currency == stored.currency.code();
+                findings.expect(named, "I7", || {
+                    String::from("number or currency is not what the order was created with")
+                });
+                let count = u32::try_from(stored.items.len()).unwrap_or(u32::MAX);
+                findings.expect(*totals == stored.totals && *lines == count, "I10", || {
+                    String::from("totals or lines are not what the order was created with")
+                });
+            }
+            OrderEvent::StatusChanged { from, to, .. } => {
+                let now = self.order.status;
+                let invariant = if now.is_terminal() { "I8" } else { "I7" };
+                findings.expect(now == *from && from.may_become(*to), invariant, || {
+                    format!("event {seq} goes from {from} to {to} where the order is {now}")
+                });
+            }
+            OrderEvent::SagaStarted { saga, kind } => {
+                let next = self.order.saga_no.saturating_add(1);
+                findings.expect(self.running.is_none() && *saga == next, "I9", || {
+                    format!("saga {saga} begins at event {seq} after {}", named(self.running))
+                });
+                self.running = Some((*saga, *kind));
+            }
+            OrderEvent::SagaSettled { saga, .. } => {
+                findings.expect(self.running.is_some_and(|(no, _)| no == *saga), "I9", || {
+                    format!("saga {saga} ends at event {seq} while there is {}", named(self.running))
+                });
+                self.running = None;
+            }
+            _ => {}
+        }
+        evolve(&mut self.order, &event.event, event.at);
+        if let OrderEvent::StatusChanged { to, .. } = &event.event {
+            self.arrive(findings, *to, seq);
+        }
+    }
+
+    /// What must hold when a status is entered, even where later events have covered it up.
+    fn arrive(&self, findings: &mut Findings, to: OrderStatus, seq: i64) {
+        let order = &self.order;
+        let stock = order.reservation.state;
+        match to {
+            OrderStatus::Confirmed => {
+                let (paid, total) = (settled(&order.payments, EntryKind::Charge), order.totals.total);
+                findings.expect(stock == StockState::Held && paid == total, "I6", || {
+                    format!("{to} at event {seq} with stock {stock} and {paid} of {total} paid")
+                });
+            }
+            OrderStatus::Processing => {
+                let label = order.shipments.iter().any(|shipment| shipment.state == LabelState::Created);
+                findings.expect(label, "I7", || format!("{to} at event {seq} without a label"));
+            }
+            OrderStatus::Cancelled => {
+                findings.expect(!money_may_be_here(&order.payments), "I3", || {
+                    format!("{to} at event {seq} while money may be here")
+                });
+                let back = matches!(stock, StockState::None | StockState::Returned);
+                findings.expect(back, "I5", || format!("{to} at event {seq} with stock {stock}"));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The events have to make the order that is stored.
+fn compare(findings: &mut Findings, stored: &Order, told: &Order) {
+    findings.expect(stored.status == told.status, "I7", || {
+        format!("the order is {} and history leads to {}", stored.status, told.status)
+    });
+    findings.expect(stored.payments == told.payments, "I3", || {
+        let same = stored.payments.iter().zip(told.payments.iter()).take_while(|(one, other)| one == other);
+        format!(
+            "the ledger has {} entries and history tells of {}; the first {} agree",
+            stored.payments.len(),
+            told.payments.len(),
+            same.count()
+        )
+    });
+    findings.expect(stored.reservation == told.reservation, "I5", || {
+        format!(
+            "the reservation ({}) is not history's ({})",
+            stored.reservation.state, told.reservation.state
+        )
+    });
+    findings.expect(stored.shipments == told.shipments, "I7", || {
+        String::from("the shipments are not those of history")
+    });
+    let ends = (stored.cancel_reason, stored.cancelled_at, stored.completed_at);
+    findings.expect(ends == (told.cancel_reason, told.cancelled_at, told.completed_at), "I8", || {
+        String::from("why or when the order ended is not what history says")
+    });
+    findings.expect(stored.saga_no == told.saga_no && stored.failures == told.failures, "I9", || {
+        format!("saga {} or a failure is not what history says (saga {})", stored.saga_no, told.saga_no)
+    });
+}
+
+fn named(saga: Option<(u32, SagaKind)>) -> String {
+    saga.map_or_else(|| String::from("no saga"), |(no, kind)| format!("saga {no} ({kind})"))
+}

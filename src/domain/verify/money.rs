@@ -1,0 +1,135 @@
+//! Sums, the ledger, and what is owed.
+
+use std::collections::BTreeMap;
+
+use rust_decimal::Decimal;
+
+use super::Findings;
+use crate::domain::money::is_amount;
+use crate::domain::order::Order;
+use crate::domain::payment::{
+    EntryKind, EntryState, in_doubt, money_may_be_here, payment_status, settled, stories,
+};
+use crate::domain::saga::SagaProgress;
+use crate::domain::status::OrderStatus;
+
+use super::standing::is_unwinding;
+
+/// I10: lines and columns agree, in whole units of the currency.
+pub(super) fn sums(findings: &mut Findings, order: &Order) {
+    let totals = &order.totals;
+    findings.expect(order.adds_up(), "I10", || {
+        format!(
+            "subtotal {} - discount {} + tax {} + shipping {} and the lines do not make total {}",
+            totals.subtotal, totals.discount, totals.tax, totals.shipping, totals.total
+        )
+    });
+    let columns = [totals.subtotal, totals.discount, totals.tax, totals.shipping, totals.total];
+    let lines = order
+        .items
+        .iter()
+        .flat_map(|item| [item.unit_price, item.subtotal, item.discount_amount, item.tax_amount]);
+    let entries = order.payments.iter().map(|entry| entry.amount);
+    let strange =
+        columns.into_iter().chain(lines).chain(entries).find(|sum| !is_amount(*sum, order.currency));
+    findings.expect(strange.is_none(), "I10", || {
+        format!("{} is no amount of {}", strange.unwrap_or_default(), order.currency.code())
+    });
+    findings.expect(order.items.iter().all(|item| item.quantity > 0), "I10", || {
+        String::from("a line has no quantity")
+    });
+}
+
+/// I3, I4: each call's entries tell one story, and no intent took money twice.
+pub(super) fn ledger(findings: &mut Findings, order: &Order) {
+    let entries = &order.payments;
+    for (place, entry) in entries.iter().enumerate() {
+        let invariant = if entry.kind == EntryKind::Charge { "I4" } else { "I3" };
+        findings.expect(entry.amount > Decimal::ZERO, "I3", || {
+            format!("ledger entry {place} is about {}", entry.amount)
+        });
+        let earlier: Vec<_> = entries.iter().take(place).filter(|other| other.key == entry.key).collect();
+        let Some(last) = earlier.last() else {
+            findings.expect(entry.state == EntryState::Requested, invariant, || {
+                format!("call {} is {} and was never intended", entry.key, entry.state)
+            });
+            continue;
+        };
+        findings.expect(last.kind == entry.kind && last.amount == entry.amount, invariant, || {
+            format!(
+                "call {} is about {} {} and {} {}",
+                entry.key, last.kind, last.amount, entry.kind, entry.amount
+            )
+        });
+        let ended = matches!(last.state, EntryState::Succeeded | EntryState::Failed);
+        findings.expect(!ended, invariant, || {
+            format!("call {} was {} and is {} in entry {place}", entry.key, last.state, entry.state)
+        });
+        findings.expect(
+            entry.state != EntryState::Succeeded || !entry.transaction_id.is_empty(),
+            invariant,
+            || format!("call {} succeeded without a transaction id", entry.key),
+        );
+    }
+    let mut takings: BTreeMap<&str, u32> = BTreeMap::new();
+    for story in stories(entries) {
+        if story.last.kind == EntryKind::Charge && story.last.state == EntryState::Succeeded {
+            // The key without its attempt: another attempt is the same intent.
+            let key = story.last.key.as_str();
+            let intent = key.rsplit_once('/').map_or(key, |(intent, _)| intent);
+            let count = takings.entry(intent).or_default();
+            *count = count.saturating_add(1);
+        }
+    }
+    for (intent, count) in takings {
+        findings.expect(count == 1, "I4", || format!("{count} charges of {intent} succeeded"));
+    }
+    let told = payment_status(entries, order.totals.total, order.status);
+    findings.expect(order.payment_status == told, "I3", || {
+        format!("payment status is {} and the ledger says {told}", order.payment_status)
+    });
+}
+
+/// I3, I6: what we keep is what is owed in this status.
+pub(super) fn owed(findings: &mut Findings, order: &Order, saga: Option<&SagaProgress>) {
+    let entries = &order.payments;
+    let (taken, back) = (settled(entries, EntryKind::Charge), settled(entries, EntryKind::Refund));
+    let going_back = stories(entries)
+        .iter()
+        .filter(|story| story.last.kind == EntryKind::Refund && is_open(story.last.state))
+        .fold(Decimal::ZERO, |sum, story| sum.saturating_add(story.last.amount));
+    let most = back.saturating_add(going_back);
+    findings.expect(most <= taken, "I3", || {
+        format!("{back} refunded and {going_back} being refunded of {taken} captured")
+    });
+    let (status, kept) = (order.status, taken.saturating_sub(back));
+    let in_doubt = in_doubt(entries, EntryKind::Charge).is_some();
+    match status {
+        OrderStatus::Pending => {
+            findings.expect(taken.is_zero(), "I3", || format!("{status} with {taken} captured"));
+            let untouched = !saga.is_some_and(is_unwinding) || !money_may_be_here(entries);
+            findings.expect(untouched, "I3", || {
+                format!("{status} and being unwound while a charge may have happened")
+            });
+        }
+        OrderStatus::Confirmed | OrderStatus::Processing | OrderStatus::Shipped | OrderStatus::Delivered => {
+            findings.expect(kept == order.totals.total && going_back.is_zero(), "I3", || {
+                format!("{status} keeps {kept} ({going_back} being refunded) of {}", order.totals.total)
+            });
+            findings.expect(!in_doubt, "I6", || format!("{status} while a charge may have happened"));
+        }
+        OrderStatus::Cancelled | OrderStatus::Returned => {
+            // The refund of a return is made after the status says so.
+            let at_rest = saga.is_none();
+            findings.expect(!at_rest || kept.is_zero(), "I3", || format!("{status} keeps {kept}"));
+            findings.expect(!at_rest || (!in_doubt && going_back.is_zero()), "I3", || {
+                format!("{status} while a charge or a refund may have happened")
+            });
+        }
+        OrderStatus::Cancelling => {}
+    }
+}
+
+fn is_open(state: EntryState) -> bool {
+    matches!(state, EntryState::Requested | EntryState::Unknown | EntryState::Unsent)
+}
