@@ -10,7 +10,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::future::Future;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
@@ -89,13 +89,18 @@ pub struct Limits {
     pub batch_max: usize,
     /// At most this many jobs waiting; more are refused.
     pub queue_max: usize,
+    /// How long a busy lane waits for more jobs when there are fewer than last time; an idle one never waits.
+    pub gather: Duration,
 }
 
-/// The way into a lane.
+/// A lane whose last batch had fewer jobs than this is not busy.
+const BUSY: usize = 8;
+
+/// The way into the lanes. An order is always in the same one.
 pub struct Committer {
-    queue: mpsc::Sender<Queued>,
+    queues: Vec<mpsc::Sender<Queued>>,
     closing: CancellationToken,
-    lane: TaskTracker,
+    lanes: TaskTracker,
 }
 
 struct Queued {
@@ -105,56 +110,76 @@ struct Queued {
 
 impl fmt::Debug for Committer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Committer").field("free", &self.queue.capacity()).finish_non_exhaustive()
+        let free: Vec<usize> = self.queues.iter().map(mpsc::Sender::capacity).collect();
+        f.debug_struct("Committer").field("free", &free).finish_non_exhaustive()
     }
 }
 
 impl Committer {
-    /// Starts a lane over `writer`. It ends after [`Self::close`], or when the `Committer` is dropped; both write what is
-    /// queued first.
-    pub fn start(writer: Box<dyn BatchWriter>, limits: Limits) -> Self {
-        let (queue, jobs) = mpsc::channel(limits.queue_max.max(1));
-        let closing = CancellationToken::new();
-        let lane = TaskTracker::new();
-        let batch_max = limits.batch_max.max(1);
-        let work = Lane { writer, jobs, batch_max, deferred: VecDeque::new() }.run(closing.clone());
-        start_lane(&lane, work);
-        lane.close();
-        Self { queue, closing, lane }
+    /// Starts a lane over each of `writers`. They end after [`Self::close`], or when the `Committer` is dropped; both
+    /// write what is queued first.
+    pub fn start(writers: Vec<Box<dyn BatchWriter>>, limits: Limits) -> Self {
+        let (closing, lanes) = (CancellationToken::new(), TaskTracker::new());
+        let each = limits.queue_max.div_ceil(writers.len().max(1));
+        let mut queues = Vec::with_capacity(writers.len());
+        for (number, writer) in writers.into_iter().enumerate() {
+            let (queue, jobs) = mpsc::channel(each.max(1));
+            let lane = Lane {
+                writer,
+                jobs,
+                batch_max: limits.batch_max.max(1),
+                gather: limits.gather,
+                last: 0,
+                deferred: VecDeque::new(),
+                number,
+            };
+            start_lane(&lanes, number, lane.run(closing.clone()));
+            queues.push(queue);
+        }
+        lanes.close();
+        Self { queues, closing, lanes }
+    }
+
+    /// The lane of an order.
+    fn queue(&self, order: OrderId) -> Option<&mpsc::Sender<Queued>> {
+        // The last bits of an id are random or a hash.
+        let lane =
+            u64::try_from(self.queues.len()).ok().and_then(|lanes| order.low_bits().checked_rem(lanes))?;
+        self.queues.get(usize::try_from(lane).ok()?)
     }
 
     /// Has `job` written and tells what became of it. Jobs of one order are written in the order of these calls.
     pub async fn run(&self, job: Job) -> JobResult {
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Queued { job, answer }).map_err(|error| match error {
+        let closed = || CommitError::NotCommitted(String::from("the store is closed"));
+        let queue = self.queue(job.order()).ok_or_else(closed)?;
+        queue.try_send(Queued { job, answer }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => CommitError::QueueFull,
-            mpsc::error::TrySendError::Closed(_) => {
-                CommitError::NotCommitted(String::from("the store is closed"))
-            }
+            mpsc::error::TrySendError::Closed(_) => closed(),
         })?;
         // The lane answers every job it took; without an answer it died while it had this one.
         answered.await.unwrap_or_else(|_| Err(CommitError::Unknown(String::from("the writer has stopped"))))
     }
 
-    /// Whether the lane is there to write.
+    /// Whether all lanes are there to write.
     pub fn is_running(&self) -> bool {
-        !self.queue.is_closed()
+        !self.queues.iter().any(mpsc::Sender::is_closed)
     }
 
     /// Refuses new jobs, waits until every job queued before is written, then has the writer let go of the database.
     pub async fn close(&self) {
         self.closing.cancel();
-        self.lane.wait().await;
+        self.lanes.wait().await;
     }
 }
 
 /// Runs a lane on a thread of its own: each of its many short waits for the database would otherwise end with a place
 /// at the end of a busy runtime's queue. Where no thread can be had, it runs among the other tasks.
-fn start_lane(lane: &TaskTracker, work: impl Future<Output = ()> + Send + 'static) {
+fn start_lane(lane: &TaskTracker, number: usize, work: impl Future<Output = ()> + Send + 'static) {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             let tracked = lane.track_future(work);
-            let thread = std::thread::Builder::new().name(String::from("orders-commit"));
+            let thread = std::thread::Builder::new().name(format!("orders-commit-{number}"));
             // Without a thread the work is dropped with its queue, and every commit is refused as closed.
             if let Err(error) = thread.spawn(move || runtime.block_on(tracked)) {
                 tracing::error!(%error, "the order store has no thread to write with");
@@ -171,8 +196,12 @@ struct Lane {
     writer: Box<dyn BatchWriter>,
     jobs: mpsc::Receiver<Queued>,
     batch_max: usize,
+    gather: Duration,
+    /// How many jobs the last batch had.
+    last: usize,
     /// Jobs whose order stood in the batch already; they are first in the next one.
     deferred: VecDeque<Queued>,
+    number: usize,
 }
 
 impl Lane {
@@ -201,6 +230,10 @@ impl Lane {
             if received == 0 {
                 return Vec::new();
             }
+            // Those whose last change was just answered come back in a moment: together they cost one transaction.
+            if self.last >= BUSY && received < self.last && !self.gather.is_zero() {
+                tokio::time::sleep(self.gather).await;
+            }
         }
         let mut batch =
             Vec::with_capacity(self.batch_max.min(arrived.len().saturating_add(self.deferred.len())));
@@ -220,7 +253,9 @@ impl Lane {
             }
         }
         self.deferred.extend(waiting);
-        metrics::gauge!("order_store_queue_depth").set(self.jobs.len() as f64);
+        self.last = batch.len();
+        metrics::gauge!("order_store_queue_depth", "lane" => self.number.to_string())
+            .set(self.jobs.len() as f64);
         batch
     }
 
@@ -257,17 +292,20 @@ impl Lane {
                     parts.push(second);
                     parts.push(first);
                 }
-                Err(error) => results.extend(part.iter().map(|_| Err(one_error(&error)))),
+                Err(error) => results.extend(part.iter().map(|_| Err(error.clone().into()))),
             }
         }
         results
     }
 }
 
-fn one_error(error: &BatchError) -> CommitError {
-    match error {
-        BatchError::Suspect(error) | BatchError::Refused(error) => CommitError::NotCommitted(error.clone()),
-        BatchError::Unknown(error) => CommitError::Unknown(error.clone()),
+impl From<BatchError> for CommitError {
+    /// What the end of a batch means to each of its jobs.
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::Suspect(error) | BatchError::Refused(error) => Self::NotCommitted(error),
+            BatchError::Unknown(error) => Self::Unknown(error),
+        }
     }
 }
 
@@ -284,6 +322,7 @@ fn outcome(result: &JobResult) -> &'static str {
         Err(CommitError::NumberTaken) => "number_taken",
         Err(CommitError::CouponExhausted) => "coupon_exhausted",
         Err(CommitError::QueueFull) => "queue_full",
+        Err(CommitError::Quarantined) => "quarantined",
         Err(CommitError::NotCommitted(_)) => "not_committed",
         Err(CommitError::Unknown(_)) => "unknown",
     }
