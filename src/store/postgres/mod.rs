@@ -1,0 +1,258 @@
+//! Orders in a Postgres database: what runs in production.
+//!
+//! Several lanes commit side by side, each with a connection of its own; an order is always in the same lane, which
+//! keeps its commits in order. Reads that decide anything come from the primary.
+
+mod arrays;
+mod claim;
+mod config;
+mod ear;
+mod fault;
+mod keeper;
+mod link;
+mod open;
+mod pool;
+mod read;
+mod source;
+mod statement;
+mod steps;
+mod write;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use self::claim::Doubts;
+use self::keeper::Keeper;
+use self::pool::Pool;
+use self::read::Reader;
+use self::write::PostgresWriter;
+use super::committer::{BatchWriter, Committer, Done, Job, Limits};
+use crate::domain::Timestamp;
+use crate::domain::event::RecordedEvent;
+use crate::domain::ids::{OrderId, OrderNumber};
+use crate::domain::order::Order;
+use crate::ports::store::{
+    ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Regression, Scanned, StoreError, Stored,
+    Unfinished,
+};
+
+pub use self::config::{Pooler, PostgresConfig, Safety, SslMode, Target};
+pub use self::open::{OpenError, Setting, migrate};
+
+/// The statement that reads one order, for a benchmark that sends it by other means. Its one value is the id.
+#[doc(hidden)]
+pub fn load_statement_text() -> String {
+    read::load_statement(&source::columns())
+}
+
+/// How long [`OrderStore::ping`] waits.
+const PING: Duration = Duration::from_secs(2);
+
+/// Unreadable orders are logged once each, up to this many; the counter counts them all.
+const REPORTED: usize = 1_000;
+
+/// The store.
+pub struct PostgresStore {
+    committer: Committer,
+    reader: Reader,
+    /// Where reads go that may be a little late.
+    replica: Option<Reader>,
+    keeper: Option<Keeper>,
+    reconnects: watch::Receiver<u64>,
+    reported: Arc<Mutex<HashSet<OrderId>>>,
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").field("committer", &self.committer).finish_non_exhaustive()
+    }
+}
+
+impl PostgresStore {
+    /// Checks the database and starts to write. It has to be migrated.
+    ///
+    /// # Errors
+    /// One sentence that says what to do.
+    pub async fn open(config: PostgresConfig) -> Result<Arc<Self>, OpenError> {
+        for Setting { name, value } in open::check(&config).await? {
+            tracing::info!(name, value, "setting of the database server");
+            metrics::gauge!("order_store_server_setting", "name" => name, "value" => value).set(1.0);
+        }
+        // A pooler that gives each transaction another session cannot hold a lock.
+        let keeper = match config.pooler {
+            Pooler::None if config.exclusive => Some(Keeper::start(&config).await?),
+            _ => None,
+        };
+        let (reconnected, reconnects) = watch::channel(0);
+        let reader = Reader::new(Pool::primary(&config, reconnects.clone()));
+        let replica = config.replica.as_ref();
+        let replica = replica.map(|to| Reader::new(Pool::replica(&config, to, reconnects.clone())));
+        let doubts = Doubts::default();
+        let writers = (0..config.lanes.max(1))
+            .map(|lane| {
+                let writer = PostgresWriter::new(&config, lane, doubts.clone(), reconnected.clone());
+                Box::new(writer) as Box<dyn BatchWriter>
+            })
+            .collect();
+        let limits =
+            Limits { batch_max: config.batch_max, queue_max: config.queue_max, gather: config.gather };
+        let committer = Committer::start(writers, limits);
+        Ok(Arc::new(Self { committer, reader, replica, keeper, reconnects, reported: Arc::default() }))
+    }
+
+    /// Opens the database for reading only, beside the nodes that use it.
+    ///
+    /// # Errors
+    /// When it is not reachable, or its schema is not exactly the one this program knows.
+    pub async fn open_reader(config: &PostgresConfig) -> Result<Arc<Self>, OpenError> {
+        open::check(config).await?;
+        let limits =
+            Limits { batch_max: config.batch_max, queue_max: config.queue_max, gather: config.gather };
+        let reconnects = watch::channel(0).1;
+        Ok(Arc::new(Self {
+            committer: Committer::start(Vec::new(), limits),
+            reader: Reader::new(Pool::primary(config, reconnects.clone())),
+            replica: None,
+            keeper: None,
+            reconnects,
+            reported: Arc::default(),
+        }))
+    }
+
+    /// Runs a read as a task of its own: a caller that goes away takes no connection with it.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let ended = tokio::spawn(work).await;
+        ended.unwrap_or_else(|_| Err(StoreError::Unavailable(String::from("the read was cut short"))))
+    }
+
+    fn late_reader(&self) -> Reader {
+        self.replica.as_ref().unwrap_or(&self.reader).clone()
+    }
+}
+
+fn report(reported: &Mutex<HashSet<OrderId>>, order: OrderId, what: &str) {
+    metrics::counter!("order_store_corrupt_total").increment(1);
+    let mut reported = reported.lock().unwrap_or_else(PoisonError::into_inner);
+    if reported.len() < REPORTED && reported.insert(order) {
+        tracing::error!(%order, what, "a stored order cannot be read; it is left out");
+    }
+}
+
+#[async_trait]
+impl OrderStore for PostgresStore {
+    async fn claim(&self, id: OrderId, owner: Owner) -> Result<Option<Stored>, ClaimError> {
+        match self.committer.run(Job::Claim { id, owner }).await {
+            // From here on nobody else can write it, so what a reader finds is the newest state. In one statement with the
+            // claim it would not be: that one sees the children as they were before it waited for the row.
+            Ok(Done::Claimed) => Ok(self.load(id).await?),
+            Ok(Done::NoSuchOrder | Done::Committed) => Ok(None),
+            Err(CommitError::Conflict) => Err(ClaimError::Deposed),
+            Err(error @ CommitError::Quarantined) => {
+                Err(StoreError::Corrupt { order: id, what: error.to_string() }.into())
+            }
+            Err(error) => Err(StoreError::Unavailable(error.to_string()).into()),
+        }
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<(), CommitError> {
+        if commit.guard.version.checked_add(1) != Some(commit.order.version) {
+            return Err(CommitError::NotCommitted(String::from(
+                "the change does not follow the version it names",
+            )));
+        }
+        self.committer.run(Job::Commit(Box::new(commit))).await.map(drop)
+    }
+
+    async fn load(&self, id: OrderId) -> Result<Option<Stored>, StoreError> {
+        let reader = self.reader.clone();
+        let loaded = self.read(async move { reader.load(id).await }).await;
+        if let Err(StoreError::Corrupt { order, what }) = &loaded {
+            report(&self.reported, *order, what);
+        }
+        loaded
+    }
+
+    async fn load_stale(&self, id: OrderId) -> Result<Option<Stored>, StoreError> {
+        let reader = self.late_reader();
+        self.read(async move { reader.load(id).await }).await
+    }
+
+    async fn find_by_number(&self, number: &OrderNumber) -> Result<Option<OrderId>, StoreError> {
+        let (reader, number) = (self.reader.clone(), number.clone());
+        self.read(async move { reader.find_by_number(&number).await }).await
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Order>>, StoreError> {
+        let (reader, query, reported) = (self.late_reader(), query.clone(), self.reported.clone());
+        self.read(async move { reader.list(&query, |order, what| report(&reported, order, what)).await })
+            .await
+    }
+
+    async fn events(
+        &self,
+        id: OrderId,
+        after_seq: i64,
+        limit: u32,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let reader = self.reader.clone();
+        self.read(async move { reader.events(id, after_seq, limit).await }).await
+    }
+
+    async fn unfinished(
+        &self,
+        due_before: Timestamp,
+        after: Option<Unfinished>,
+        limit: u32,
+    ) -> Result<Vec<Unfinished>, StoreError> {
+        let reader = self.reader.clone();
+        self.read(async move { reader.unfinished(due_before, after, limit).await }).await
+    }
+
+    async fn scan(&self, after: Option<OrderId>, limit: u32) -> Result<Vec<Scanned>, StoreError> {
+        let reader = self.reader.clone();
+        self.read(async move { reader.scan(after, limit).await }).await
+    }
+
+    fn reconnects(&self) -> watch::Receiver<u64> {
+        self.reconnects.clone()
+    }
+
+    async fn versions(&self, ids: &[OrderId]) -> Result<Vec<(OrderId, i64)>, StoreError> {
+        let (reader, ids) = (self.reader.clone(), ids.to_vec());
+        self.read(async move { reader.versions(&ids).await }).await
+    }
+
+    async fn quarantine(&self, regressions: &[Regression], at: Timestamp) -> Result<(), StoreError> {
+        let (reader, regressions) = (self.reader.clone(), regressions.to_vec());
+        self.read(async move { reader.quarantine(&regressions, at).await }).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        if !self.committer.is_running() {
+            return Err(StoreError::Unavailable(String::from("a writer has stopped")));
+        }
+        let reader = self.reader.clone();
+        tokio::time::timeout(PING, self.read(async move { reader.ping().await }))
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable(String::from("no answer in time"))))
+    }
+
+    async fn close(&self) {
+        self.committer.close().await;
+        self.reader.close().await;
+        if let Some(replica) = &self.replica {
+            replica.close().await;
+        }
+        if let Some(keeper) = &self.keeper {
+            keeper.stop().await;
+        }
+    }
+}

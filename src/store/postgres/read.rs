@@ -1,0 +1,327 @@
+//! Reading: what is asked of the database, and in which order the answers come.
+
+use std::sync::Arc;
+
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::{Arguments, AssertSqlSafe, Row, SqlSafeStr, SqlStr};
+use uuid::Uuid;
+
+use super::fault::told;
+use super::pool::Pool;
+use super::source::columns;
+use crate::domain::Timestamp;
+use crate::domain::event::RecordedEvent;
+use crate::domain::ids::{OrderId, OrderNumber};
+use crate::domain::order::Order;
+use crate::ports::store::{ListQuery, Regression, Scanned, StoreError, Stored, Unfinished};
+use crate::store::bind::Bound;
+use crate::store::evidence::evidence;
+use crate::store::rows::{self, Read, Source};
+
+/// Connections for reading, and the texts they are asked.
+#[derive(Clone, Debug)]
+pub(super) struct Reader {
+    pool: Arc<Pool>,
+    columns: Arc<str>,
+    load: SqlStr,
+}
+
+pub(super) const EVENTS: &str =
+    "SELECT * FROM order_events WHERE order_id = $1 AND seq > $2 ORDER BY seq LIMIT $3";
+const BY_NUMBER: &str = "SELECT id FROM orders WHERE order_number = $1";
+const VERSIONS: &str = "SELECT id, version FROM orders WHERE id = ANY($1)";
+const QUARANTINE: &str = "INSERT INTO order_quarantines (order_id, known_version, stored_version, reason, since) \
+     SELECT v.id, v.known, v.stored, 'REGRESSION', $4 FROM unnest($1, $2, $3) AS v(id, known, stored) \
+     ON CONFLICT DO NOTHING";
+const QUARANTINED: &str = "SELECT 1 FROM order_quarantines WHERE order_id = $1";
+
+impl Reader {
+    pub(super) fn new(pool: Pool) -> Self {
+        let columns: Arc<str> = columns().into();
+        let load = AssertSqlSafe(load_statement(&columns)).into_sql_str();
+        Self { pool: Arc::new(pool), columns, load }
+    }
+
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        self.pool.rows("SELECT 1".into_sql_str(), PgArguments::default()).await.map(drop)
+    }
+
+    pub(super) async fn load(&self, id: OrderId) -> Result<Option<Stored>, StoreError> {
+        let found = self.pool.rows(self.load.clone(), arguments(|args| args.add(id.0))?).await?;
+        let corrupt = |what| StoreError::Corrupt { order: id, what };
+        match found.first() {
+            Some(row) => stored(row).map(Some).map_err(corrupt),
+            None => {
+                let lost =
+                    self.pool.rows(QUARANTINED.into_sql_str(), arguments(|args| args.add(id.0))?).await?;
+                if lost.is_empty() { Ok(None) } else { Err(corrupt(String::from("the store has lost it"))) }
+            }
+        }
+    }
+
+    pub(super) async fn find_by_number(&self, number: &OrderNumber) -> Result<Option<OrderId>, StoreError> {
+        let rows =
+            self.pool.rows(BY_NUMBER.into_sql_str(), arguments(|args| args.add(number.as_str()))?).await?;
+        rows.first()
+            .map(|row| row.try_get::<Uuid, _>(0).map(OrderId))
+            .transpose()
+            .map_err(|e| unavailable(&e))
+    }
+
+    pub(super) async fn versions(&self, ids: &[OrderId]) -> Result<Vec<(OrderId, i64)>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        let rows = self.pool.rows(VERSIONS.into_sql_str(), arguments(|args| args.add(ids))?).await?;
+        let read = |row: &PgRow| Ok((OrderId(row.try_get::<Uuid, _>(0)?), row.try_get(1)?));
+        rows.iter().map(read).collect::<Result<_, sqlx::Error>>().map_err(|error| unavailable(&error))
+    }
+
+    /// Writes down which orders somebody has to look at. Through a reader's connection: it is rare, and must not wait
+    /// behind the changes of other orders.
+    pub(super) async fn quarantine(&self, all: &[Regression], at: Timestamp) -> Result<(), StoreError> {
+        let bind = |args: &mut PgArguments| {
+            args.add(all.iter().map(|one| one.id.0).collect::<Vec<Uuid>>())?;
+            args.add(all.iter().map(|one| one.known).collect::<Vec<i64>>())?;
+            args.add(all.iter().map(|one| one.stored).collect::<Vec<i64>>())?;
+            args.add(at)
+        };
+        self.pool.rows(QUARANTINE.into_sql_str(), arguments(bind)?).await.map(drop)
+    }
+
+    pub(super) async fn events(
+        &self,
+        id: OrderId,
+        after_seq: i64,
+        limit: u32,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let bind = |args: &mut PgArguments| {
+            args.add(id.0)?;
+            args.add(after_seq)?;
+            args.add(i64::from(limit))
+        };
+        let rows = self.pool.rows(EVENTS.into_sql_str(), arguments(bind)?).await?;
+        let read: Result<Vec<_>, _> = rows.iter().map(rows::event).collect();
+        read.map_err(|what| StoreError::Corrupt { order: id, what })
+    }
+
+    pub(super) async fn unfinished(
+        &self,
+        due_before: Timestamp,
+        after: Option<Unfinished>,
+        limit: u32,
+    ) -> Result<Vec<Unfinished>, StoreError> {
+        let bind = |args: &mut PgArguments| {
+            args.add(due_before)?;
+            if let Some(after) = after {
+                args.add(after.due_at)?;
+                args.add(after.order_id.0)?;
+            }
+            args.add(i64::from(limit))
+        };
+        let sql = AssertSqlSafe(unfinished_statement(after.is_some())).into_sql_str();
+        let rows = self.pool.rows(sql, arguments(bind)?).await?;
+        let read = |row: &PgRow| {
+            Ok(Unfinished { due_at: row.try_get(0)?, order_id: OrderId(row.try_get::<Uuid, _>(1)?) })
+        };
+        rows.iter().map(read).collect::<Result<_, sqlx::Error>>().map_err(|error| unavailable(&error))
+    }
+
+    /// Everything that is stored of a page of orders: one statement sees one state of the database.
+    pub(super) async fn scan(&self, after: Option<OrderId>, limit: u32) -> Result<Vec<Scanned>, StoreError> {
+        let bind = |args: &mut PgArguments| {
+            args.add(i64::from(limit.max(1)))?;
+            after.map_or(Ok(()), |after| args.add(after.0))
+        };
+        let sql = AssertSqlSafe(scan_statement(&self.columns, after.is_some())).into_sql_str();
+        let rows = self.pool.rows(sql, arguments(bind)?).await?;
+        let mut page = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let id = OrderId(row.id("id").map_err(StoreError::Unavailable)?);
+            let found = stored(row).and_then(|_| evidence(row));
+            page.push(Scanned { id, found });
+        }
+        page.sort_by_key(|scanned| scanned.id);
+        Ok(page)
+    }
+
+    /// A page of orders; `corrupt` is told of those that had to be left out, and others take their place.
+    pub(super) async fn list(
+        &self,
+        asked: &ListQuery,
+        corrupt: impl Fn(OrderId, &str),
+    ) -> Result<Vec<Arc<Order>>, StoreError> {
+        let mut page = Vec::new();
+        let mut after = asked.after.map(|cursor| Key { at: cursor.created_at, id: cursor.id.0 });
+        let limit = usize::try_from(asked.limit).unwrap_or(usize::MAX);
+        while page.len() < limit {
+            let wanted = limit.saturating_sub(page.len());
+            let (sql, arguments) = list_statement(&self.columns, asked, after, wanted)
+                .map_err(|error| unavailable(&sqlx::Error::Encode(error)))?;
+            let rows = self.pool.rows(AssertSqlSafe(sql).into_sql_str(), arguments).await?;
+            let mut keyed = Vec::with_capacity(rows.len());
+            for row in &rows {
+                keyed.push((Key::of(row).map_err(|error| unavailable(&error))?, row));
+            }
+            // The statement picks the right orders; that it also returns them in order is not promised.
+            keyed.sort_by_key(|(key, _)| *key);
+            if !asked.oldest_first {
+                keyed.reverse();
+            }
+            for (key, row) in &keyed {
+                match stored(row) {
+                    Ok(stored) => page.push(stored.order),
+                    Err(what) => corrupt(OrderId(key.id), &what),
+                }
+            }
+            after = keyed.last().map(|(key, _)| *key);
+            if rows.len() < wanted {
+                break;
+            }
+        }
+        Ok(page)
+    }
+}
+
+pub(super) fn unavailable(error: &sqlx::Error) -> StoreError {
+    StoreError::Unavailable(told(error))
+}
+
+/// An order in a row, unless the order is quarantined.
+fn stored(row: &PgRow) -> Read<Stored> {
+    if row.try_get("quarantined").unwrap_or(true) {
+        return Err(String::from("the store has lost changes of it"));
+    }
+    rows::stored(row)
+}
+
+fn arguments(bind: impl FnOnce(&mut PgArguments) -> Bound) -> Result<PgArguments, StoreError> {
+    let mut arguments = PgArguments::default();
+    bind(&mut arguments).map_err(|error| unavailable(&sqlx::Error::Encode(error)))?;
+    Ok(arguments)
+}
+
+pub(super) fn load_statement(columns: &str) -> String {
+    format!("SELECT {columns} FROM orders AS o WHERE o.id = $1")
+}
+
+pub(super) fn unfinished_statement(has_after: bool) -> String {
+    let (behind, limit) = if has_after { ("AND (due_at, order_id) > ($2, $3)", 4) } else { ("", 2) };
+    format!(
+        "SELECT due_at, order_id FROM sagas WHERE NOT settled AND due_at < $1 {behind} \
+         ORDER BY due_at, order_id LIMIT ${limit}"
+    )
+}
+
+pub(super) fn scan_statement(columns: &str, has_after: bool) -> String {
+    let behind = if has_after { "WHERE id > $2" } else { "" };
+    format!(
+        "SELECT {columns}, \
+         coalesce((SELECT json_agg(json_build_array(seq, version, type, payload::text, principal, request_id, \
+           round(date_part('epoch', at) * 1e6)::bigint)) FROM order_events WHERE order_id = o.id), '[]')::text AS events, \
+         coalesce((SELECT json_agg(json_build_array(seq, status, round(date_part('epoch', created_at) * 1e6)::bigint)) \
+           FROM order_status_history WHERE order_id = o.id), '[]')::text AS history \
+         FROM (SELECT id FROM orders {behind} ORDER BY id LIMIT $1) AS k JOIN orders AS o ON o.id = k.id"
+    )
+}
+
+/// A place in a list: time, then id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) at: Timestamp,
+    pub(super) id: Uuid,
+}
+
+impl Key {
+    /// From the first two columns.
+    fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self { at: row.try_get(0)?, id: row.try_get(1)? })
+    }
+}
+
+/// The statement for one page behind `after`: the keys by one index, in its order, then the orders they name.
+///
+/// Without a user it is one walk over the index by status for each status asked for (all of them when none is), merged
+/// as they go; so a page costs what is on it, however many orders there are. With a user, the statuses are looked up
+/// order by order: that user's orders are few.
+pub(super) fn list_statement(
+    columns: &str,
+    asked: &ListQuery,
+    after: Option<Key>,
+    limit: usize,
+) -> Result<(String, PgArguments), sqlx::error::BoxDynError> {
+    use crate::domain::status::OrderStatus;
+    let mut statuses: Vec<&str> = asked.statuses.iter().map(|status| status.as_str()).collect();
+    statuses.sort_unstable();
+    statuses.dedup();
+    let mut arguments = PgArguments::default();
+    let mut next = 0usize;
+    let mut mark = || {
+        next = next.saturating_add(1);
+        format!("${next}")
+    };
+    let limited = mark();
+    arguments.add(i64::try_from(limit)?)?;
+    let mut range = String::new();
+    let (from, until) = (asked.created_after, asked.created_before);
+    let forward = after.filter(|_| asked.oldest_first);
+    let backward = after.filter(|_| !asked.oldest_first);
+    // At most one limit on each side, so that each becomes an end of the index range: of two, the nearer implies the
+    // other.
+    match (from, forward) {
+        (from, Some(key)) if from.is_none_or(|from| key.at >= from) => {
+            range.push_str(&format!(" AND (created_at, id) > ({}, {})", mark(), mark()));
+            arguments.add(key.at)?;
+            arguments.add(key.id)?;
+        }
+        (Some(from), _) => {
+            range.push_str(&format!(" AND created_at >= {}", mark()));
+            arguments.add(from)?;
+        }
+        (None, _) => {}
+    }
+    match (until, backward) {
+        (until, Some(key)) if until.is_none_or(|until| key.at < until) => {
+            range.push_str(&format!(" AND (created_at, id) < ({}, {})", mark(), mark()));
+            arguments.add(key.at)?;
+            arguments.add(key.id)?;
+        }
+        (Some(until), _) => {
+            range.push_str(&format!(" AND created_at < {}", mark()));
+            arguments.add(until)?;
+        }
+        (None, _) => {}
+    }
+    let direction = if asked.oldest_first { "ASC" } else { "DESC" };
+    let order = format!("ORDER BY created_at {direction}, id {direction} LIMIT {limited}");
+    let keys = match asked.user_id {
+        Some(user) => {
+            let mut own = format!("user_id = {}", mark());
+            arguments.add(user.0)?;
+            if !statuses.is_empty() {
+                own.push_str(&format!(" AND status = ANY({})", mark()));
+                arguments.add(statuses)?;
+            }
+            format!("SELECT created_at, id FROM orders WHERE {own}{range} {order}")
+        }
+        None => {
+            if statuses.is_empty() {
+                statuses = OrderStatus::ALL.iter().map(|status| status.as_str()).collect();
+            }
+            let walks: Vec<String> = statuses
+                .into_iter()
+                .map(|status| {
+                    arguments.add(status)?;
+                    let own = format!("status = {}", mark());
+                    Ok(format!("(SELECT created_at, id FROM orders WHERE {own}{range} {order})"))
+                })
+                .collect::<Result<_, sqlx::error::BoxDynError>>()?;
+            format!("SELECT created_at, id FROM ({}) AS walks {order}", walks.join(" UNION ALL "))
+        }
+    };
+    let sql =
+        format!("SELECT k.created_at, k.id, {columns} FROM ({keys}) AS k JOIN orders AS o ON o.id = k.id");
+    Ok((sql, arguments))
+}
