@@ -4,6 +4,7 @@
 
 mod load;
 mod mask;
+mod postgres;
 mod pricing;
 mod read;
 mod sections;
@@ -15,12 +16,13 @@ use std::fmt;
 use std::path::PathBuf;
 
 pub use load::{Merged, Origin, Setting};
+pub use postgres::{PostgresUrl, SslIdentity, SslMode};
 pub use pricing::price_book;
 pub use sections::{
     ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, ClusterConfig, CollaboratorUrl,
     CollaboratorsConfig, Config, CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat,
-    OpsConfig, PeerConfig, PricingConfig, Profile, SagaConfig, Secret, SimulatorConfig, SimulatorJournal,
-    StoreConfig, StoreUrl, TestingConfig,
+    OpsConfig, PeerConfig, Pooler, PricingConfig, Profile, SagaConfig, Secret, SimulatorConfig,
+    SimulatorJournal, StoreConfig, StoreUrl, TestingConfig, UnsafeSetting,
 };
 pub use values::parse_duration;
 

@@ -12,13 +12,14 @@ use super::mask::shown;
 use super::sections::{
     ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, ClusterConfig, CollaboratorUrl,
     CollaboratorsConfig, Config, CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat,
-    OpsConfig, PeerConfig, PricingConfig, Profile, SagaConfig, Secret, SimulatorConfig, SimulatorJournal,
-    StoreConfig, StoreUrl, TestingConfig,
+    OpsConfig, PeerConfig, Pooler, PricingConfig, Profile, SagaConfig, Secret, SimulatorConfig,
+    SimulatorJournal, StoreConfig, StoreUrl, TestingConfig,
 };
 use super::values::{
-    cache_url, collaborator_url, host_port, parse_duration, show_duration, simulator_journal, store_url,
+    allow_unsafe, application_name, cache_url, collaborator_url, host_port, parse_duration, show_duration,
+    simulator_journal, store_url,
 };
-use super::{ConfigError, ConfigErrors};
+use super::{ConfigError, ConfigErrors, PostgresUrl};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -60,12 +61,7 @@ fn read(r: &mut Reader<'_>) -> Config {
         },
         cluster: ClusterConfig { enabled: r.flag("cluster.enabled") },
         ops: OpsConfig { listen: r.address("ops.listen") },
-        store: StoreConfig {
-            url: r.parsed("store.url", store_url, || StoreUrl::Sqlite(PathBuf::new())),
-            readers: r.number("store.readers", 1..=64),
-            batch_max: r.number("store.batch_max", 1..=4_096),
-            queue_max: r.number("store.queue_max", 1..=1_000_000),
-        },
+        store: read_store(r),
         cache: CacheConfig {
             url: r.parsed("cache.url", cache_url, || CacheUrl::None),
             max_orders: r.number("cache.max_orders", 1..=10_000_000),
@@ -104,6 +100,28 @@ fn read(r: &mut Reader<'_>) -> Config {
             journal: r.parsed("simulator.journal", simulator_journal, SimulatorJournal::default),
         },
         testing: TestingConfig { crash_at: r.optional("testing.crash_at", |name| Ok(name.to_owned())) },
+    }
+}
+
+fn read_store(r: &mut Reader<'_>) -> StoreConfig {
+    StoreConfig {
+        url: r.parsed("store.url", store_url, || StoreUrl::Sqlite(PathBuf::new())),
+        readers: r.number("store.readers", 1..=64),
+        batch_max: r.number("store.batch_max", 1..=4_096),
+        queue_max: r.number("store.queue_max", 1..=1_000_000),
+        read_url: r.optional("store.read_url", PostgresUrl::parse),
+        migrate: r.flag("store.migrate"),
+        lanes: r.number("store.lanes", 1..=16),
+        gather: r.duration("store.gather", Duration::ZERO..=ms(100)),
+        connect_timeout: r.duration("store.connect_timeout", ms(100)..=MINUTE),
+        read_timeout: r.duration("store.read_timeout", ms(10)..=minutes(10)),
+        commit_timeout: r.duration("store.commit_timeout", ms(100)..=minutes(10)),
+        lock_timeout: r.duration("store.lock_timeout", ms(10)..=MINUTE),
+        outage_patience: r.duration("store.outage_patience", Duration::ZERO..=MINUTE),
+        reconnect_max: r.duration("store.reconnect_max", ms(10)..=MINUTE),
+        pooler: r.choice("store.pooler", &[("none", Pooler::None), ("transaction", Pooler::Transaction)]),
+        application_name: r.parsed("store.application_name", application_name, String::new),
+        allow_unsafe: r.parsed("store.allow_unsafe", allow_unsafe, BTreeSet::new),
     }
 }
 
@@ -175,6 +193,13 @@ fn cross_check(config: &Config, r: &mut Reader<'_>) {
         if let Some((other, _)) = twin.filter(|_| address.port() != 0 && !r.has_error(key)) {
             r.refuse(key, format!("is the address of {other} too; give each its own port"));
         }
+    }
+    let is_sqlite = matches!(store.url, StoreUrl::Sqlite(_));
+    if store.read_url.is_some() && is_sqlite && !r.has_error("store.url") {
+        r.refuse(
+            "store.read_url",
+            "names a replica, but store.url is a SQLite file; remove it or use Postgres for both",
+        );
     }
     if config.cluster.enabled {
         r.refuse(

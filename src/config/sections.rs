@@ -1,9 +1,12 @@
 //! The typed configuration: one struct per section of `config/default.yaml`, which says what each key means.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use super::postgres::PostgresUrl;
 
 /// The whole configuration, checked. Made by [`Config::load`].
 #[derive(Clone, Debug)]
@@ -109,9 +112,46 @@ pub struct OpsConfig {
 pub enum StoreUrl {
     /// A SQLite file.
     Sqlite(PathBuf),
+    /// A Postgres database.
+    Postgres(PostgresUrl),
 }
 
-/// `store`: where orders are kept.
+/// What stands between the service and its Postgres server.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Pooler {
+    /// Nothing that shares server connections: a session is ours for as long as we hold it.
+    #[default]
+    None,
+    /// pgbouncer in transaction mode: no state of a session and no named prepared statement outlives a transaction.
+    Transaction,
+}
+
+/// A setting of the Postgres server that loses acknowledged commits when it is off; the order is that of the manual.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum UnsafeSetting {
+    /// `fsync`.
+    Fsync,
+    /// `full_page_writes`.
+    FullPageWrites,
+    /// `synchronous_commit`.
+    SynchronousCommit,
+}
+
+impl UnsafeSetting {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Fsync, Self::FullPageWrites, Self::SynchronousCommit];
+
+    /// Its name, as the server and `store.allow_unsafe` write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fsync => "fsync",
+            Self::FullPageWrites => "full_page_writes",
+            Self::SynchronousCommit => "synchronous_commit",
+        }
+    }
+}
+
+/// `store`: where orders are kept. From `read_url` on the fields are for Postgres only.
 #[derive(Clone, Debug)]
 pub struct StoreConfig {
     /// Which store, and where.
@@ -122,6 +162,32 @@ pub struct StoreConfig {
     pub batch_max: usize,
     /// Commits that wait; at least `batch_max`.
     pub queue_max: usize,
+    /// A replica for reads that may be stale; always none beside SQLite.
+    pub read_url: Option<PostgresUrl>,
+    /// Whether a starting node applies migrations.
+    pub migrate: bool,
+    /// Connections that commit side by side, 1 to 16.
+    pub lanes: u32,
+    /// How long a busy lane waits for more changes; zero = not at all.
+    pub gather: Duration,
+    /// Longest connecting.
+    pub connect_timeout: Duration,
+    /// Longest read, waiting for a connection included.
+    pub read_timeout: Duration,
+    /// Longest commit; then its outcome counts as unknown.
+    pub commit_timeout: Duration,
+    /// Longest wait of a statement for a row that another transaction holds.
+    pub lock_timeout: Duration,
+    /// How long changes wait for a lost database; zero = not at all.
+    pub outage_patience: Duration,
+    /// Longest pause between two tries to connect.
+    pub reconnect_max: Duration,
+    /// What stands before the server.
+    pub pooler: Pooler,
+    /// What the server shows for our connections; 1 to 63 printable ASCII characters.
+    pub application_name: String,
+    /// What production accepts although it loses commits.
+    pub allow_unsafe: BTreeSet<UnsafeSetting>,
 }
 
 /// Which cache.
@@ -323,7 +389,8 @@ pub struct LogConfig {
 /// Where the simulator keeps what it did.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub enum SimulatorJournal {
-    /// Beside the store for a node with simulated collaborators; nowhere for `order-service simulate`.
+    /// Beside a SQLite file, or `./data/order-service.simulator.jsonl` with Postgres, for a node with simulated
+    /// collaborators; nowhere for `order-service simulate`.
     #[default]
     Auto,
     /// Nowhere: it is forgotten when the process ends.

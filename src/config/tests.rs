@@ -127,7 +127,19 @@ fn types_and_ranges_are_checked() {
         ("log: {format: xml}", "use pretty or json or auto"),
         ("profile: test", "use dev or production"),
         ("cluster: {enabled: true}", "clustering is not part of this version yet"),
-        ("store: {url: 'postgres://u:hush@h/db'}", "\"postgres://u:***@h/db\" ("),
+        ("store: {url: 'postgres://u:hush@h'}", "store.url = \"postgres://u:***@h\" ("),
+        ("store: {url: 'postgres://h/d', read_url: 'sqlite:x'}", "is not the URL of a Postgres database"),
+        ("store: {read_url: 'postgres://u:hush@h/d'}", "\"postgres://u:***@h/d\" ("),
+        ("store: {lanes: 17}", "use 1 to 16"),
+        ("store: {connect_timeout: 99ms}", "use 100ms to 1m"),
+        ("store: {read_timeout: 11m}", "use 10ms to 10m"),
+        ("store: {commit_timeout: 0}", "use 100ms to 10m"),
+        ("store: {lock_timeout: 2m}", "use 10ms to 1m"),
+        ("store: {outage_patience: 61s}", "use 0s to 1m"),
+        ("store: {reconnect_max: 1ms}", "use 10ms to 1m"),
+        ("store: {pooler: session}", "use none or transaction"),
+        ("store: {application_name: ''}", "1 to 63 printable ASCII"),
+        ("store: {allow_unsafe: 'fsync,checksums'}", "use fsync, full_page_writes, synchronous_commit"),
         ("cache: {url: 'redis://h'}", "not part of this version yet"),
         ("auth: {mode: jwt}", "not part of this version yet"),
         ("collaborators: {user: 'ftp://h'}", "collaborators.user"),
@@ -179,6 +191,54 @@ fn secrets_come_from_files_and_are_never_shown() {
     assert!(error.contains("cannot be read"), "{error}");
     let error = only_error(&[], &[("ORDER__IDS__KYE_TOKEN", "hush")]);
     assert!(!error.contains("hush"), "{error}");
+}
+
+#[test]
+fn the_store_can_be_postgres() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("url");
+    std::fs::write(&file, "postgres://orders:hush@db:6432/orders?sslmode=verify-full\n").unwrap();
+    let environment = [
+        ("ORDER__STORE__URL_FILE", file.to_str().unwrap()),
+        ("ORDER__STORE__READ_URL", "postgresql://replica/orders?user=r&password=hush"),
+        ("ORDER__STORE__POOLER", "transaction"),
+        ("ORDER__STORE__LANES", "16"),
+        ("ORDER__STORE__OUTAGE_PATIENCE", "0"),
+        ("ORDER__STORE__ALLOW_UNSAFE", "fsync, synchronous_commit"),
+    ];
+    let config = load(&[], &environment).unwrap();
+    assert!(!format!("{config:?}").contains("hush"));
+    let store = config.store;
+    let StoreUrl::Postgres(url) = &store.url else { panic!("{:?}", store.url) };
+    assert_eq!((url.host.as_deref(), url.port, url.ssl_mode), (Some("db"), 6432, SslMode::VerifyFull));
+    assert_eq!(url.password.as_ref().map(Secret::expose), Some("hush"));
+    assert_eq!(store.read_url.unwrap().user.as_deref(), Some("r"));
+    assert_eq!((store.pooler, store.lanes, store.outage_patience), (Pooler::Transaction, 16, Duration::ZERO));
+    let names: Vec<&str> = store.allow_unsafe.into_iter().map(UnsafeSetting::name).collect();
+    assert_eq!(names, ["fsync", "synchronous_commit"]);
+
+    let owned = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let merged = Merged::collect(&[], owned.into_iter());
+    let shown = |key: &str| merged.settings().find(|setting| setting.key == key).unwrap().value;
+    assert_eq!(shown("store.url"), "\"postgres://orders:***@db:6432/orders?sslmode=verify-full\"");
+    assert_eq!(shown("store.read_url"), "\"postgresql://replica/orders?user=r&password=***\"");
+}
+
+#[test]
+fn the_defaults_of_the_store() {
+    let store = load(&[], &[]).unwrap().store;
+    assert_eq!((store.readers, store.lanes, store.read_url), (4, 2, None));
+    assert_eq!((store.pooler, store.application_name.as_str()), (Pooler::None, "order-service"));
+    assert!(store.allow_unsafe.is_empty());
+    let durations = [
+        store.connect_timeout,
+        store.read_timeout,
+        store.commit_timeout,
+        store.lock_timeout,
+        store.outage_patience,
+        store.reconnect_max,
+    ];
+    assert_eq!(durations, [2, 5, 10, 2, 5, 1].map(Duration::from_secs));
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Values with a form of their own: durations, addresses and URLs.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::sections::{CacheUrl, CollaboratorUrl, SimulatorJournal, StoreUrl};
+use super::postgres::PostgresUrl;
+use super::sections::{CacheUrl, CollaboratorUrl, SimulatorJournal, StoreUrl, UnsafeSetting};
 
 /// Reads a duration: a whole number with a unit (`250ms`, `5s`, `2m`, `1h`), or a bare number of milliseconds.
 ///
@@ -43,13 +45,37 @@ pub(super) fn show_duration(duration: Duration) -> String {
 /// Reads `store.url`.
 pub(super) fn store_url(text: &str) -> Result<StoreUrl, String> {
     if text.starts_with("postgres:") || text.starts_with("postgresql:") {
-        return Err("names Postgres, which is not part of this version yet; use sqlite:PATH".to_owned());
+        return PostgresUrl::parse(text).map(StoreUrl::Postgres);
     }
     let path = text.strip_prefix("sqlite:").map(|rest| rest.strip_prefix("//").unwrap_or(rest));
     match path {
         Some(path) if !path.is_empty() && !path.starts_with(':') => Ok(StoreUrl::Sqlite(PathBuf::from(path))),
-        _ => Err("is not the URL of a store; write it like sqlite:./data/orders.db".to_owned()),
+        _ => Err("is not the URL of a store; write it like sqlite:./data/orders.db or \
+                  postgres://USER@HOST:5432/DATABASE"
+            .to_owned()),
     }
+}
+
+/// Reads `store.application_name`.
+pub(super) fn application_name(text: &str) -> Result<String, String> {
+    // The server cuts longer ones and replaces other characters.
+    let is_printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if is_printable && (1..=63).contains(&text.len()) {
+        return Ok(text.to_owned());
+    }
+    Err("is not a name that Postgres shows; use 1 to 63 printable ASCII characters".to_owned())
+}
+
+/// Reads `store.allow_unsafe`.
+pub(super) fn allow_unsafe(text: &str) -> Result<BTreeSet<UnsafeSetting>, String> {
+    if text.trim().is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let known = |name: &str| UnsafeSetting::ALL.into_iter().find(|setting| setting.name() == name);
+    text.split(',').map(|name| known(name.trim())).collect::<Option<_>>().ok_or_else(|| {
+        let names = UnsafeSetting::ALL.map(UnsafeSetting::name).join(", ");
+        format!("is not a list of server settings; use {names} with commas between, or \"\" for none")
+    })
 }
 
 /// Reads `cache.url`.
@@ -131,7 +157,9 @@ mod tests {
     fn urls() {
         assert_eq!(store_url("sqlite:a/b.db"), Ok(StoreUrl::Sqlite("a/b.db".into())));
         assert_eq!(store_url("sqlite:///a.db"), Ok(StoreUrl::Sqlite("/a.db".into())));
-        for bad in ["", "sqlite:", "sqlite::memory:", "a.db", "postgres://u:p@h/db", "mysql://h"] {
+        assert!(matches!(store_url("postgres://u:p@h/db"), Ok(StoreUrl::Postgres(_))));
+        assert!(matches!(store_url("postgresql://h/db"), Ok(StoreUrl::Postgres(_))));
+        for bad in ["", "sqlite:", "sqlite::memory:", "a.db", "postgres:db", "postgres://h", "mysql://h"] {
             assert!(store_url(bad).is_err(), "{bad}");
         }
         assert_eq!(collaborator_url("sim:"), Ok(CollaboratorUrl::Simulated));
@@ -145,6 +173,29 @@ mod tests {
         assert!(host_port("orders-1:50052").is_ok() && host_port("[::1]:1").is_ok());
         for bad in ["h", "h:0", "h:x", "u@h:1", "http://h:1"] {
             assert!(host_port(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_accepted_although_unsafe() {
+        assert_eq!(allow_unsafe(" "), Ok(BTreeSet::new()));
+        assert_eq!(
+            allow_unsafe("synchronous_commit, fsync,fsync"),
+            Ok(BTreeSet::from([UnsafeSetting::Fsync, UnsafeSetting::SynchronousCommit]))
+        );
+        for bad in ["fsync,", "all", "FSYNC", "fsync full_page_writes"] {
+            assert!(allow_unsafe(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_that_postgres_shows() {
+        let (longest, longer) = ("n".repeat(63), "n".repeat(64));
+        for good in ["o", "order-service @ node 1", &longest] {
+            assert_eq!(application_name(good), Ok(good.to_owned()));
+        }
+        for bad in ["", "tab\t", "caf\u{e9}", &longer] {
+            assert!(application_name(bad).is_err(), "{bad}");
         }
     }
 }
