@@ -18,3 +18,4 @@ pub mod proto;
 pub mod steps;
 pub mod store;
 pub mod telemetry;
+pub mod verify;

@@ -8,9 +8,13 @@ use crate::app;
 // No arguments: the store is described by the configuration.
 #[derive(Args, Debug)]
 #[command(after_help = "\
+The store is the one that store.url names.
+
 Examples:
   order-service migrate
-  ORDER__STORE__URL=sqlite:/data/orders.db order-service migrate")]
+  ORDER__STORE__URL=sqlite:/data/orders.db order-service migrate
+  ORDER__STORE__URL='postgres://orders@127.0.0.1:5432/orders?sslmode=disable' order-service migrate
+  ORDER__STORE__URL_FILE=/run/secrets/order-store-url order-service migrate")]
 pub(super) struct MigrateArgs {
     #[command(flatten)]
     pub(super) files: ConfigFiles,

@@ -5,6 +5,7 @@
 
 mod config_check;
 mod migrate;
+mod ops;
 mod order;
 mod serve;
 mod simulate;
@@ -74,6 +75,9 @@ enum Command {
     Config(ConfigArgs),
     /// Create, read and change orders on a running node.
     Order(Box<order::OrderArgs>),
+    /// Look after a store.
+    #[command(arg_required_else_help = true)]
+    Ops(Box<ops::OpsArgs>),
 }
 
 #[derive(Args, Debug)]
@@ -147,6 +151,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
             config_check::run(&files.and(&more).and(&arguments.files))
         }
         Command::Order(arguments) => order::run(*arguments),
+        Command::Ops(arguments) => ops::run(&files, *arguments),
     }
 }
 
@@ -289,6 +294,8 @@ mod tests {
             "order-service order cancel ORD-7K3M9Q2XYZ --reason no --expected-version 3 --request-id r",
             "order-service order create - --validate-only",
             "order-service simulate --listen 0.0.0.0:0 --config a",
+            "order-service --config a ops --config b verify --config c -o json --patience 1h --page-size 9",
+            "order-service ops verify --order ORD-7K3M9Q2XYZ --limit-violations 0 --pages-per-second 2",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -301,6 +308,11 @@ mod tests {
             "order-service order status ORD-7K3M9Q2XYZ SENT",
             "order-service order status ORD-7K3M9Q2XYZ SHIPPED --carrier UPS",
             "order-service order cancel ORD-7K3M9Q2XYZ --expected-version 0",
+            "order-service ops",
+            "order-service ops verify --order ORD-1",
+            "order-service ops verify --patience 0",
+            "order-service ops verify --page-size 0",
+            "order-service ops verify --pages-per-second 0",
         ] {
             assert_eq!(Cli::try_parse_from(line.split(' ')).unwrap_err().exit_code(), 2, "{line}");
         }

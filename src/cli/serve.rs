@@ -14,7 +14,8 @@ in ./data/orders.db.simulator.jsonl), answers gRPC on 127.0.0.1:50051 and HTTP (
 Examples:
   order-service serve
   order-service serve --config config/production.yaml
-  ORDER__GRPC__LISTEN=0.0.0.0:50051 ORDER__STORE__URL=sqlite:/data/orders.db order-service serve")]
+  ORDER__GRPC__LISTEN=0.0.0.0:50051 ORDER__STORE__URL=sqlite:/data/orders.db order-service serve
+  ORDER__STORE__URL_FILE=/run/secrets/order-store-url order-service serve")]
 pub(super) struct ServeArgs {
     #[command(flatten)]
     pub(super) files: ConfigFiles,

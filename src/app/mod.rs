@@ -1,6 +1,8 @@
 //! Starts the parts in order and stops them in reverse. The only place that knows concrete types, and that reads the
 //! machine's clock.
 
+mod stores;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -31,8 +33,10 @@ use crate::ports::cache::OrderCache;
 use crate::ports::clock::Clock;
 use crate::ports::store::{OrderStore, Owner};
 use crate::steps::StepLimits;
-use crate::store::sqlite::{self, SqliteConfig, SqliteStore};
 use crate::telemetry::Telemetry;
+use crate::verify::{self, Witness};
+
+pub use stores::postgres_config;
 
 /// How often samples of histograms are moved into their buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -84,7 +88,7 @@ impl Node {
         let (grpc_address, ops_address) = (grpc_listener.local_addr()?, ops_listener.local_addr()?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         // The store first: whoever has it is named, and a file that is not ours keeps its folder clean.
-        let store: Arc<dyn OrderStore> = SqliteStore::open(sqlite_config(&config)).await?;
+        let store: Arc<dyn OrderStore> = stores::open(&config).await?;
         let (collaborators, simulator) = collaborators(&config, &clock)?;
         let key = IdKey(config.ids.key.expose().as_bytes().to_vec());
         let orders = Orders::start(Parts {
@@ -266,7 +270,7 @@ pub async fn simulate(
 /// # Errors
 /// When the store cannot be opened or a migration fails.
 pub async fn migrate(config: Config) -> anyhow::Result<()> {
-    let applied = sqlite::migrate(&sqlite_config(&config)).await?;
+    let applied = stores::migrate(&config).await?;
     if applied.is_empty() {
         tracing::info!("the store is up to date");
     }
@@ -274,6 +278,22 @@ pub async fn migrate(config: Config) -> anyhow::Result<()> {
         tracing::info!(version = migration.version, name = migration.description, "migration applied");
     }
     Ok(())
+}
+
+/// Checks the invariants on the configured store, reading only, until its last order or until `stop` is ready.
+///
+/// # Errors
+/// When there is no such store or it cannot be read.
+pub async fn verify(
+    config: &Config,
+    options: &verify::Options,
+    witness: &mut impl Witness,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<verify::Report> {
+    let store = stores::open_reader(config).await?;
+    let ended = verify::run(&*store, &SystemClock, options, witness, stop).await;
+    store.close().await;
+    Ok(ended?)
 }
 
 async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
@@ -292,17 +312,23 @@ fn simulator(
     Simulator::open(limits, Arc::new(move || clock.now()), journal)
 }
 
+/// Where the simulator within a node keeps what it did beside a store that has no file.
+const JOURNAL_WITHOUT_FILE: &str = "./data/order-service.simulator.jsonl";
+
 /// Where the simulator within a node keeps what it did.
 fn journal_of_node(config: &Config) -> Option<PathBuf> {
     match &config.simulator.journal {
         SimulatorJournal::None => None,
         SimulatorJournal::File(path) => Some(path.clone()),
-        SimulatorJournal::Auto => {
-            let StoreUrl::Sqlite(store) = &config.store.url;
-            let mut path = store.clone().into_os_string();
-            path.push(".simulator.jsonl");
-            Some(PathBuf::from(path))
-        }
+        SimulatorJournal::Auto => match &config.store.url {
+            StoreUrl::Sqlite(store) => {
+                let mut path = store.clone().into_os_string();
+                path.push(".simulator.jsonl");
+                Some(PathBuf::from(path))
+            }
+            // A second node in the same folder is refused: each would have stock and money of its own.
+            StoreUrl::Postgres(_) => Some(PathBuf::from(JOURNAL_WITHOUT_FILE)),
+        },
     }
 }
 
@@ -344,17 +370,6 @@ fn collaborators(
     connect!(payment, payments, PaymentClient);
     connect!(shipping, shipping, ShippingClient);
     Ok((all, simulated.then_some(simulator)))
-}
-
-fn sqlite_config(config: &Config) -> SqliteConfig {
-    let StoreUrl::Sqlite(path) = &config.store.url;
-    SqliteConfig {
-        path: path.clone(),
-        readers: config.store.readers,
-        batch_max: config.store.batch_max,
-        queue_max: config.store.queue_max,
-        ..SqliteConfig::default()
-    }
 }
 
 fn cache(config: &Config) -> Arc<dyn OrderCache> {

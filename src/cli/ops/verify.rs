@@ -1,0 +1,238 @@
+//! `ops verify`: whether what is stored can be true.
+
+use std::io::{self, IsTerminal, Write};
+use std::num::NonZeroU32;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::app;
+use crate::cli::{ConfigFiles, Failure, load_config, runtime, stop_asked};
+use crate::config::parse_duration;
+use crate::domain::ids::{OrderId, OrderNumber};
+use crate::telemetry;
+use crate::verify::{Finding, Options, Report, Which, Witness};
+
+/// How often the line on a terminal is rewritten at most.
+const REDRAW: Duration = Duration::from_millis(200);
+/// How often a log line tells of progress where there is no terminal.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Reads the store page by page, each order as of one moment. It locks nothing, changes nothing and asks no node, so it \
+may run beside them. Orders in motion are asked only for what holds after every commit.
+
+Checked: I2 request ids, I3 money kept is money owed, I4 one charge an intent (by our ledger), I5 and I6 stock and \
+payment fit the status, I7 history is a legal walk without gaps that leads to what is stored, I8 one end, I9 every \
+saga moves or is flagged, I10 sums, I12 versions, I13 no payment token outlives its use; an order that cannot be \
+read counts as I1.
+Out of its reach: the books of the other services (I4 by the payment side's ledger, I5 by inventory's), whether every \
+event was published (I11), and what was written to logs (I13).
+
+Standard output: ORDER_ID ORDER_NUMBER INVARIANT TEXT, one violation a line, then a summary. Exit codes: 0 nothing \
+found, 1 violations, stopped early or failed, 2 wrong usage.
+
+Examples:
+  order-service ops verify
+  order-service ops verify --config production.yaml --pages-per-second 5 -o json
+  order-service ops verify --order ORD-7K3M9Q2XYZ")]
+pub(super) struct VerifyArgs {
+    #[command(flatten)]
+    pub(super) files: ConfigFiles,
+    /// Check this order only: its id or its number.
+    #[arg(long, value_name = "ORDER", value_parser = which)]
+    order: Option<Which>,
+    /// How long a saga may stand still after its next call was due, unless it is flagged: 1s to 720h.
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = patience)]
+    patience: Duration,
+    /// Orders read at a time.
+    #[arg(long, value_name = "ORDERS", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    page_size: u32,
+    /// Read at most so many pages a second.
+    #[arg(long, value_name = "PAGES")]
+    pages_per_second: Option<NonZeroU32>,
+    /// Print at most so many violations; all are counted.
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    limit_violations: u64,
+    /// How results are printed.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Format {
+    /// One JSON object a line.
+    Json,
+    /// Lines for people.
+    Table,
+}
+
+fn which(text: &str) -> Result<Which, String> {
+    if let Ok(id) = Uuid::try_parse(text.trim()) {
+        return Ok(Which::Id(OrderId(id)));
+    }
+    OrderNumber::parse(text)
+        .map(Which::Number)
+        .ok_or_else(|| String::from("neither an order's id (a UUID) nor its number (ORD-7K3M9Q2XYZ)"))
+}
+
+fn patience(text: &str) -> Result<Duration, String> {
+    let patience = parse_duration(text)?;
+    let allowed = Duration::from_secs(1)..=Duration::from_secs(720 * 3_600);
+    if allowed.contains(&patience) { Ok(patience) } else { Err(String::from("not within 1s and 720h")) }
+}
+
+pub(super) fn run(files: &ConfigFiles, arguments: &VerifyArgs) -> Result<(), Failure> {
+    let config = load_config(files)?;
+    telemetry::init(&config.log).map_err(|error| Failure::Sentence(error.to_string()))?;
+    let options = Options {
+        page_size: arguments.page_size,
+        pages_per_second: arguments.pages_per_second.map(NonZeroU32::get),
+        patience: arguments.patience,
+        only: arguments.order.clone(),
+    };
+    let mut printer = Printer::new(arguments.output, arguments.limit_violations);
+    let runtime = runtime(&mut tokio::runtime::Builder::new_current_thread())?;
+    let ended = runtime.block_on(app::verify(&config, &options, &mut printer, stop_asked()));
+    printer.erase();
+    let report = ended.map_err(|error| Failure::Sentence(format!("{error:#}")))?;
+    printer.summary(&report);
+    match printer.failed {
+        // Whoever closed the pipe has not seen everything, so this is not a yes.
+        Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::Told),
+        Some(error) => Err(Failure::Output(error)),
+        None if report.complete && report.violations == 0 => Ok(()),
+        None => Err(Failure::Told),
+    }
+}
+
+/// Prints as it goes; holds nothing.
+struct Printer {
+    format: Format,
+    limit: u64,
+    printed: u64,
+    started: Instant,
+    told: Instant,
+    on_terminal: bool,
+    is_drawn: bool,
+    failed: Option<io::Error>,
+}
+
+impl Printer {
+    fn new(format: Format, limit: u64) -> Self {
+        let now = Instant::now();
+        let on_terminal = io::stderr().is_terminal();
+        Self {
+            format,
+            limit,
+            printed: 0,
+            started: now,
+            told: now,
+            on_terminal,
+            is_drawn: false,
+            failed: None,
+        }
+    }
+
+    /// Writes a line to standard output. Each is flushed: whoever reads a pipe sees it when it is found.
+    fn line(&mut self, text: &str) -> ControlFlow<()> {
+        self.erase();
+        let mut out = io::stdout().lock();
+        match writeln!(out, "{text}").and_then(|()| out.flush()) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                self.failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    /// Takes the line of progress away.
+    fn erase(&mut self) {
+        if std::mem::take(&mut self.is_drawn) {
+            let _ = write!(io::stderr().lock(), "\r\x1b[2K");
+        }
+    }
+
+    fn summary(&mut self, report: &Report) {
+        if self.failed.is_some() {
+            return;
+        }
+        let seconds = self.started.elapsed().as_secs_f64();
+        let text = if self.format == Format::Json {
+            json!({
+                "summary": {
+                    "orders": report.orders,
+                    "violations": report.violations,
+                    "violated_orders": report.violated_orders,
+                    "unreadable_orders": report.unreadable,
+                    "printed": self.printed,
+                    "complete": report.complete,
+                    "seconds": seconds,
+                }
+            })
+            .to_string()
+        } else {
+            let Report { orders, violations, violated_orders, unreadable, complete } = report;
+            let checked = if *complete { "checked" } else { "stopped early, checked" };
+            let found = match violations {
+                0 => String::from("no violation"),
+                _ => format!("{violations} violations in {violated_orders} orders, {unreadable} unreadable"),
+            };
+            let hidden = if self.printed < *violations {
+                format!(" (the first {} shown)", self.printed)
+            } else {
+                String::new()
+            };
+            format!("{checked} {orders} orders in {seconds:.1} s: {found}{hidden}")
+        };
+        let _ = self.line(&text);
+    }
+}
+
+impl Witness for Printer {
+    fn violation(&mut self, finding: &Finding) -> ControlFlow<()> {
+        if self.printed >= self.limit {
+            return ControlFlow::Continue(());
+        }
+        self.printed = self.printed.saturating_add(1);
+        let Finding { order, number, violation } = finding;
+        let number = number.as_ref().map(OrderNumber::as_str);
+        let text = match self.format {
+            Format::Json => json!({
+                "order_id": order.to_string(),
+                "order_number": number,
+                "invariant": violation.invariant,
+                "violation": violation.what,
+            })
+            .to_string(),
+            Format::Table => {
+                format!("{order} {} {} {}", number.unwrap_or("-"), violation.invariant, violation.what)
+            }
+        };
+        self.line(&text)
+    }
+
+    fn progress(&mut self, so_far: &Report) {
+        let pause = if self.on_terminal { REDRAW } else { LOG_EVERY };
+        if self.told.elapsed() < pause {
+            return;
+        }
+        self.told = Instant::now();
+        let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        let rate = so_far.orders.saturating_mul(1_000).checked_div(millis).unwrap_or_default();
+        let Report { orders, violations, .. } = so_far;
+        if self.on_terminal {
+            let mut out = io::stderr().lock();
+            let _ = write!(out, "\r\x1b[2K{orders} orders checked, {violations} violations, {rate} orders/s");
+            let _ = out.flush();
+            self.is_drawn = true;
+        } else {
+            tracing::info!(orders, violations, orders_per_second = rate, "verifying");
+        }
+    }
+}
