@@ -3,20 +3,19 @@
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::AbortHandle;
 
 use super::attempt;
 use super::crash::{CrashPoint, Moment};
 use super::message::{Message, Reply};
 use super::note::{counters, log_setback, touched};
-use super::registry::{Entry, Permit};
+use super::registry::Permit;
+use super::regression;
 use super::shared::Shared;
-use super::waiters::{Waiters, Want, answer};
+use super::state::State;
+use super::waiters::{Want, answer};
 use crate::domain::command::{Ask, OrderCommand};
 use crate::domain::error::OrderError;
 use crate::domain::ids::{OrderId, OrderNumber};
-use crate::domain::order::Order;
 use crate::domain::react::{Change, CouponChange, Input, Reaction, react};
 use crate::domain::saga::{SagaMove, SagaProgress, StepCall, StepName, StepResult};
 use crate::domain::status::OrderStatus;
@@ -47,77 +46,13 @@ impl End {
     }
 }
 
-/// One order in memory: the last committed version and what runs.
-pub(super) struct State {
-    id: OrderId,
-    shared: Arc<Shared>,
-    entry: Option<Arc<Entry>>,
-    loaded: bool,
-    order: Option<Arc<Order>>,
-    saga: Option<Box<SagaProgress>>,
-    waiters: Waiters,
-    /// Grows with each call and each wait; an answer with another ticket is late.
-    ticket: u64,
-    calling: bool,
-    timer: Option<AbortHandle>,
-    /// Held while the sweeper's resumption of this order makes calls.
-    place: Option<OwnedSemaphorePermit>,
-    left: bool,
-}
-
-impl State {
-    fn unsettled(&self) -> Option<&SagaProgress> {
-        self.saga.as_deref().filter(|saga| !saga.settled)
-    }
-
-    fn stop_timer(&mut self) {
-        if let Some(timer) = self.timer.take() {
-            timer.abort();
-        }
-    }
-}
-
-impl Drop for State {
-    /// Runs however the actor ended, a panic included.
-    fn drop(&mut self) {
-        self.stop_timer();
-        if !self.left {
-            // What is near by may be older than what this actor stored.
-            if let (Some(order), Ok(runtime)) = (&self.order, tokio::runtime::Handle::try_current()) {
-                let (cache, id, version) = (Arc::clone(&self.shared.cache), self.id, order.version);
-                runtime.spawn(async move { cache.forget(id, version).await });
-            }
-            if let Some(entry) = self.entry.take().or_else(|| self.shared.registry.get(self.id)) {
-                self.shared.leave(self.id, &entry);
-            }
-            // A stopping node drops its actors; that is no failure of theirs.
-            if !self.shared.is_stopping() {
-                self.shared.failed(self.id, false);
-            }
-        }
-    }
-}
-
 impl Actor for OrderActor {
     type Msg = Message;
     type State = State;
     type Arguments = OrderId;
 
     async fn pre_start(&self, _myself: ActorRef<Message>, id: OrderId) -> Result<State, ActorProcessingErr> {
-        Ok(State {
-            id,
-            shared: Arc::clone(&self.0),
-            entry: None,
-            loaded: false,
-            order: None,
-            saga: None,
-            waiters: Waiters::default(),
-            ticket: 0,
-            calling: false,
-            timer: None,
-            place: None,
-            left: false,
-        })
+        Ok(State::new(id, Arc::clone(&self.0)))
     }
 
     async fn handle(
@@ -144,7 +79,10 @@ impl OrderActor {
         }
         match message {
             Message::Ask { ask, fresh, reply, permit } => {
-                let is_new = fresh && matches!(ask.command, OrderCommand::Create(_));
+                // One that this node has acknowledged is none, also when the store should have lost it.
+                let is_new = fresh
+                    && matches!(ask.command, OrderCommand::Create(_))
+                    && self.0.acknowledged.highest(state.id) == 0;
                 if !state.loaded
                     && !is_new
                     && let Err((error, end)) = self.load(state).await
@@ -208,6 +146,16 @@ impl OrderActor {
         let failed = |why: String, hopeless: bool| End::Failed { why, counts: hopeless, hopeless };
         match self.0.store.claim(state.id, self.0.owner).await {
             Ok(stored) => {
+                let version = stored.as_ref().map_or(0, |stored| stored.order.version);
+                if let Some(lost) = self.0.regression(state.id, version) {
+                    let noted = regression::quarantine(&self.0, &[lost]).await;
+                    if noted.is_err() {
+                        self.0.left_at(state.id, lost.known);
+                    }
+                    let why = noted.err().map_or_else(String::new, |error| format!(": {error}"));
+                    let why = format!("the store has lost changes of the order{why}");
+                    return Err((OrderError::Quarantined, failed(why, true)));
+                }
                 state.loaded = true;
                 let Some(stored) = stored else { return Ok(()) };
                 if let Some(entry) = &state.entry {
@@ -323,6 +271,8 @@ impl OrderActor {
                     reply.send(Err(OrderError::StorageUnavailable));
                     return Err(End::of_commit(&error));
                 }
+                // A repeat of a creation that nobody near by remembers. Its asker asks a fresh actor, which looks first.
+                Err(CommitError::Conflict) if state.order.is_none() => return Err(End::Left),
                 // The reply is dropped: the asker asks a fresh actor, which looks at what is stored.
                 Err(error) => return Err(End::of_commit(&error)),
             }
@@ -431,6 +381,7 @@ impl OrderActor {
             entry.publish(&order);
             entry.set_settled(state.unsettled().is_none());
         }
+        self.0.acknowledged.note(order.id, order.version);
         self.0.hub.published(order.id, order.event_seq);
         self.0.recovered(order.id);
         state.order = Some(order);
@@ -480,6 +431,13 @@ impl OrderActor {
             (End::Left, _) => {}
             (End::Failed { why, counts, hopeless }, order) => {
                 tracing::warn!(order_id = %state.id, why, "an order's actor ends; the next one loads afresh");
+                if let Some(order) = order {
+                    self.0.left_at(state.id, order.version);
+                }
+                if state.unsettled().is_some() {
+                    // Full: the sweeper finds it by itself.
+                    let _later = self.0.orphans.try_send(state.id);
+                }
                 // Known to be at least this; it may be one more.
                 let at_least = order.as_ref().map_or(1, |order| order.version.saturating_add(1));
                 self.0.cache.forget(state.id, at_least).await;

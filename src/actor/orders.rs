@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorRuntime};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +35,9 @@ const ASK_ATTEMPTS: u32 = 4;
 
 /// How often a stopping node looks whether the last order has come to rest.
 const REST_CHECK: Duration = Duration::from_millis(10);
+
+/// At most so many orders whose actor failed wait for the sweeper; it finds the others by itself, later.
+const ORPHANS: usize = 10_000;
 
 /// What the actors are built from.
 #[derive(Debug)]
@@ -77,12 +80,13 @@ impl Orders {
     pub async fn start(parts: Parts) -> Result<Arc<Self>, String> {
         let (supervisor, _join) =
             Actor::spawn(None, Supervisor, ()).await.map_err(|error| error.to_string())?;
+        let (orphans, left) = mpsc::channel(ORPHANS);
         let orders = Arc::new(Self {
-            shared: Arc::new(Shared::new(parts)),
+            shared: Arc::new(Shared::new(parts, orphans)),
             supervisor: supervisor.get_cell(),
             sweepers: CancellationToken::new(),
         });
-        sweeper::start(&orders, &orders.sweepers);
+        sweeper::start(&orders, left, &orders.sweepers);
         Ok(orders)
     }
 
@@ -98,7 +102,8 @@ impl Orders {
     /// Gives a command to the order's actor and waits until its saga has settled.
     ///
     /// After `wait` the answer is the order as it stands, provided that the command is stored. Dropping the future
-    /// stops nothing that is stored or under way. `fresh` says that a creation's id was not stored a moment ago; the store refuses it if it is by now.
+    /// stops nothing that is stored or under way. `fresh` says that a creation is most likely no
+    /// repeat, so that the store need not be asked first: it refuses one that is.
     ///
     /// # Errors
     /// The refusals of the command; `Overloaded` at a limit; `StorageUnavailable` when nothing is certain in time.
@@ -151,6 +156,11 @@ impl Orders {
         Err(OrderError::StorageUnavailable)
     }
 
+    /// Whether the order is live or was a short while ago: it costs nothing to find out.
+    pub async fn is_near(&self, id: OrderId) -> bool {
+        self.shared.registry.get(id).is_some() || self.shared.cache.get(id).await.is_some()
+    }
+
     /// The answer to a creation that may have been stored before; none when it was not.
     ///
     /// # Errors
@@ -196,6 +206,22 @@ impl Orders {
         let Some(stored) = stored else { return Ok(None) };
         self.shared.cache.put(Arc::clone(&stored.order)).await;
         Ok(Some(stored.order))
+    }
+
+    /// The order as it was committed a short while ago: from a replica, where there is one that has it.
+    ///
+    /// # Errors
+    /// As of [`Self::view`].
+    pub async fn view_stale(&self, id: OrderId) -> Result<Option<Arc<Order>>, OrderError> {
+        if self.is_near(id).await {
+            return self.view(id).await;
+        }
+        // Not kept near by: readers who want the newest state would find it there.
+        match self.shared.store.load_stale(id).await {
+            Ok(Some(stored)) => Ok(Some(stored.order)),
+            Ok(None) | Err(StoreError::Unavailable(_)) => self.view(id).await,
+            Err(error @ StoreError::Corrupt { .. }) => Err(refuse_read(error)),
+        }
     }
 
     /// The id behind an order number.

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
 use super::crash::CrashPoint;
 use super::registry::{Entry, Registry};
+use super::regression::Acknowledged;
 use super::watch::WatchHub;
 use crate::domain::Timestamp;
 use crate::domain::error::OrderError;
@@ -18,7 +19,7 @@ use crate::domain::react::Policy;
 use crate::ports::Collaborators;
 use crate::ports::cache::OrderCache;
 use crate::ports::clock::Clock;
-use crate::ports::store::{OrderStore, Owner};
+use crate::ports::store::{OrderStore, Owner, Regression};
 use crate::steps::StepLimits;
 
 /// Limits of the actor layer.
@@ -76,11 +77,17 @@ pub(super) struct Shared {
     /// Places for sagas that the sweeper resumes.
     pub(super) resuming: Arc<Semaphore>,
     pub(super) stopping: AtomicBool,
+    /// What was acknowledged last.
+    pub(super) acknowledged: Acknowledged,
+    /// Versions that actors which failed had stored; looked at when their order is loaded again.
+    left_at: DashMap<OrderId, i64>,
+    /// Orders whose actor failed in the middle of a saga.
+    pub(super) orphans: mpsc::Sender<OrderId>,
     troubles: DashMap<OrderId, Trouble>,
 }
 
 impl Shared {
-    pub(super) fn new(parts: super::orders::Parts) -> Self {
+    pub(super) fn new(parts: super::orders::Parts, orphans: mpsc::Sender<OrderId>) -> Self {
         let places = parts.config.resume_concurrency.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             store: parts.store,
@@ -98,6 +105,9 @@ impl Shared {
             tasks: TaskTracker::new(),
             resuming: Arc::new(Semaphore::new(places)),
             stopping: AtomicBool::new(false),
+            acknowledged: Acknowledged::default(),
+            left_at: DashMap::new(),
+            orphans,
             troubles: DashMap::new(),
         }
     }
@@ -123,6 +133,26 @@ impl Shared {
             return Err(OrderError::Quarantined);
         }
         Err(OrderError::StorageUnavailable)
+    }
+
+    /// Remembers how far an order was when its actor failed. What is loaded next must not be behind that. Of a quarantined
+    /// order that is written down already.
+    pub(super) fn left_at(&self, id: OrderId, version: i64) {
+        let is_quarantined = matches!(self.check_trouble(id), Err(OrderError::Quarantined));
+        if !is_quarantined && self.left_at.len() < self.config.max_live {
+            self.left_at.insert(id, version);
+        }
+    }
+
+    pub(super) fn forget_left(&self, id: OrderId) {
+        self.left_at.remove(&id);
+    }
+
+    /// Whether less is stored of an order than this node knows; `stored` is 0 when there is no such order.
+    pub(super) fn regression(&self, id: OrderId, stored: i64) -> Option<Regression> {
+        let left = self.left_at.remove(&id).map_or(0, |(_, known)| known);
+        let known = left.max(self.acknowledged.highest(id));
+        (stored < known).then_some(Regression { id, known, stored })
     }
 
     /// Counts a failure of this order's actor. `hopeless` quarantines it at once.

@@ -1,25 +1,56 @@
-//! Two sweepers: one lets idle orders leave memory, one brings back orders whose saga nobody drives.
+//! Sweepers: one lets idle orders leave memory, two bring back orders whose saga nobody drives.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::message::Message;
 use super::orders::Orders;
+use super::regression;
+use crate::domain::ids::OrderId;
 use crate::ports::store::Unfinished;
 
 /// A saga whose last change is younger than this is most likely driven by a live actor.
 const FRESH: chrono::Duration = chrono::Duration::seconds(2);
 
+/// Orphans taken at a time.
+const PAGE: usize = 500;
+
 /// Farther than any retry is put off.
 const FAR: chrono::Duration = chrono::Duration::days(365);
 
-/// Starts both; they end with `stop`.
-pub(super) fn start(orders: &Arc<Orders>, stop: &CancellationToken) {
-    let (one, other) = (Arc::clone(orders), Arc::clone(orders));
+/// How long an order whose actor failed is left alone; whoever waits for it asks sooner.
+const REST: Duration = Duration::from_millis(100);
+
+/// Starts all; they end with `stop`.
+pub(super) fn start(orders: &Arc<Orders>, orphans: mpsc::Receiver<OrderId>, stop: &CancellationToken) {
+    let [one, two, three, four] = [(); 4].map(|()| Arc::clone(orders));
     tokio::spawn(stop.clone().run_until_cancelled_owned(async move { passivate(&one).await }));
-    tokio::spawn(stop.clone().run_until_cancelled_owned(async move { resume(&other).await }));
+    tokio::spawn(stop.clone().run_until_cancelled_owned(async move { resume(&two).await }));
+    tokio::spawn(stop.clone().run_until_cancelled_owned(async move { adopt(&three, orphans).await }));
+    tokio::spawn(
+        stop.clone().run_until_cancelled_owned(async move { regression::watch(four.shared()).await }),
+    );
+}
+
+/// Wakes orders whose actor failed in the middle of a saga, once. Whoever fails again is found by [`resume`].
+async fn adopt(orders: &Orders, mut orphans: mpsc::Receiver<OrderId>) {
+    let mut batch = Vec::new();
+    while orphans.recv_many(&mut batch, PAGE).await > 0 {
+        tokio::time::sleep(REST).await;
+        for id in batch.drain(..) {
+            if orders.shared().registry.get(id).is_some() {
+                continue;
+            }
+            let Ok(place) = Arc::clone(&orders.shared().resuming).acquire_owned().await else { return };
+            if let Err(error) = orders.wake(id, place) {
+                tracing::debug!(order_id = %id, %error, "an order was not resumed yet");
+            }
+        }
+    }
 }
 
 async fn passivate(orders: &Orders) {

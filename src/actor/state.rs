@@ -1,0 +1,84 @@
+//! What an actor holds of its order.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::AbortHandle;
+
+use super::registry::Entry;
+use super::shared::Shared;
+use super::waiters::Waiters;
+use crate::domain::ids::OrderId;
+use crate::domain::order::Order;
+use crate::domain::saga::SagaProgress;
+
+/// One order in memory: the last committed version and what runs.
+pub(super) struct State {
+    pub(super) id: OrderId,
+    pub(super) shared: Arc<Shared>,
+    pub(super) entry: Option<Arc<Entry>>,
+    pub(super) loaded: bool,
+    pub(super) order: Option<Arc<Order>>,
+    pub(super) saga: Option<Box<SagaProgress>>,
+    pub(super) waiters: Waiters,
+    /// Grows with each call and each wait; an answer with another ticket is late.
+    pub(super) ticket: u64,
+    pub(super) calling: bool,
+    pub(super) timer: Option<AbortHandle>,
+    /// Held while the sweeper's resumption of this order makes calls.
+    pub(super) place: Option<OwnedSemaphorePermit>,
+    pub(super) left: bool,
+}
+
+impl State {
+    pub(super) fn new(id: OrderId, shared: Arc<Shared>) -> Self {
+        Self {
+            id,
+            shared,
+            entry: None,
+            loaded: false,
+            order: None,
+            saga: None,
+            waiters: Waiters::default(),
+            ticket: 0,
+            calling: false,
+            timer: None,
+            place: None,
+            left: false,
+        }
+    }
+
+    pub(super) fn unsettled(&self) -> Option<&SagaProgress> {
+        self.saga.as_deref().filter(|saga| !saga.settled)
+    }
+
+    pub(super) fn stop_timer(&mut self) {
+        if let Some(timer) = self.timer.take() {
+            timer.abort();
+        }
+    }
+}
+
+impl Drop for State {
+    /// Runs however the actor ended, a panic included.
+    fn drop(&mut self) {
+        self.stop_timer();
+        if !self.left {
+            // What is near by may be older than what this actor stored.
+            if let (Some(order), Ok(runtime)) = (&self.order, tokio::runtime::Handle::try_current()) {
+                let (cache, id, version) = (Arc::clone(&self.shared.cache), self.id, order.version);
+                runtime.spawn(async move { cache.forget(id, version).await });
+            }
+            if let Some(order) = &self.order {
+                self.shared.left_at(self.id, order.version);
+            }
+            if let Some(entry) = self.entry.take().or_else(|| self.shared.registry.get(self.id)) {
+                self.shared.leave(self.id, &entry);
+            }
+            // A stopping node drops its actors; that is no failure of theirs.
+            if !self.shared.is_stopping() {
+                self.shared.failed(self.id, false);
+            }
+        }
+    }
+}
