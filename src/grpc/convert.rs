@@ -191,3 +191,15 @@ pub(super) fn transactions(order: &Order) -> Vec<pb::PaymentTransaction> {
         })
         .collect()
 }
+
+/// The short answer about an order.
+pub(super) fn order_status(order: &Order) -> pb::GetOrderStatusResponse {
+    pb::GetOrderStatusResponse {
+        id: order.id.to_string(),
+        order_number: order.order_number.to_string(),
+        status: status_to_pb(order.status).into(),
+        payment_status: payment_status(order.payment_status).into(),
+        version: order.version,
+        updated_at: Some(time(order.updated_at)),
+    }
+}

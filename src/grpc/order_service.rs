@@ -199,12 +199,15 @@ impl OrderApi {
         wish.id = OrderId::for_request(&self.key, wish.user_id, request_id, now, random);
         wish.request_hash = hash;
         let (id, user_id) = (wish.id, wish.user_id);
-        if repeatable.is_some() && !request.validate_only {
-            let rejoin = OrderCommand::Rejoin { user_id, request_hash: hash };
-            let ask = begun.ask(rejoin, None, None);
-            if let Some(order) = self.orders.rejoin(id, ask, begun.wait).await? {
-                return Ok(convert::order(&order));
-            }
+        let may_repeat = repeatable.is_some() && !request.validate_only;
+        let rejoin = OrderCommand::Rejoin { user_id, request_hash: hash };
+        let rejoin = begun.ask(rejoin, None, None);
+        // A creation that is a repeat is refused by the store, so only what costs nothing is asked ahead.
+        if may_repeat
+            && self.orders.is_near(id).await
+            && let Some(order) = self.orders.rejoin(id, rejoin.clone(), begun.wait).await?
+        {
+            return Ok(convert::order(&order));
         }
         let context = CallContext {
             request_id: begun.context.request_id.to_string(),
@@ -212,7 +215,16 @@ impl OrderApi {
             timeout: self.config.call_timeout,
         };
         let prepared = prepare(&self.collaborators, &*self.pricing, &self.key, &context, wish, now);
-        let draft = prepared.await?;
+        let draft = match prepared.await {
+            Ok(draft) => draft,
+            // What was fine when it was asked for first may not be any more: its answer stays the same.
+            Err(error) if may_repeat => {
+                let wait = begun.wait.saturating_sub(begun.started.elapsed());
+                let known = self.orders.rejoin(id, rejoin, wait).await?;
+                return known.map(|order| convert::order(&order)).ok_or(error);
+            }
+            Err(error) => return Err(error),
+        };
         if request.validate_only {
             return Ok(convert::order(&react::preview(&draft, now)));
         }
@@ -222,12 +234,13 @@ impl OrderApi {
         Ok(convert::order(&order))
     }
 
-    async fn look_up(&self, key: OrderKey) -> Result<Arc<Order>, OrderError> {
+    async fn look_up(&self, key: OrderKey, may_be_stale: bool) -> Result<Arc<Order>, OrderError> {
         let (id, name) = match key {
             OrderKey::Id(id) => (Some(id), id.to_string()),
             OrderKey::Number(number) => (self.orders.find(&number).await?, number.to_string()),
         };
         let order = match id {
+            Some(id) if may_be_stale => self.orders.view_stale(id).await?,
             Some(id) => self.orders.view(id).await?,
             None => None,
         };
@@ -333,7 +346,7 @@ impl OrderApi {
         let filter = content_hash("ListOrderEvents", &[id.0.as_bytes(), &start]);
         let after = page::parse(&self.key, &filter, &request.page_token, &mut check.violations);
         check.finish()?;
-        self.look_up(OrderKey::Id(id)).await?;
+        self.look_up(OrderKey::Id(id), false).await?;
         let after_seq = after.map_or(request.after_sequence, |(seq, _)| seq);
         let mut events = self.orders.events(id, after_seq, limit.saturating_add(1)).await?;
         let size = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -379,13 +392,10 @@ impl pb::order_service_server::OrderService for OrderApi {
     async fn get_order(&self, request: Request<pb::GetOrderRequest>) -> Result<Response<pb::Order>, Status> {
         let begun = self.begin("GetOrder", request.metadata())?;
         let mut check = Checker::default();
-        let key = match &request.get_ref().key {
-            Some(pb::get_order_request::Key::Id(id)) => check.key(Some(id), None),
-            Some(pb::get_order_request::Key::OrderNumber(number)) => check.key(None, Some(number)),
-            None => check.key(None, None),
-        };
+        let key = validate::order_key(&mut check, request.get_ref());
+        let may_be_stale = request.get_ref().allow_stale;
         let answer = match check.finish() {
-            Ok(()) => self.look_up(key).await.map(|order| convert::order(&order)),
+            Ok(()) => self.look_up(key, may_be_stale).await.map(|order| convert::order(&order)),
             Err(error) => Err(error),
         };
         begun.end(answer)
@@ -397,20 +407,9 @@ impl pb::order_service_server::OrderService for OrderApi {
     ) -> Result<Response<pb::GetOrderStatusResponse>, Status> {
         let begun = self.begin("GetOrderStatus", request.metadata())?;
         let mut check = Checker::default();
-        let key = match &request.get_ref().key {
-            Some(pb::get_order_status_request::Key::Id(id)) => check.key(Some(id), None),
-            Some(pb::get_order_status_request::Key::OrderNumber(number)) => check.key(None, Some(number)),
-            None => check.key(None, None),
-        };
+        let key = validate::status_key(&mut check, request.get_ref());
         let answer = match check.finish() {
-            Ok(()) => self.look_up(key).await.map(|order| pb::GetOrderStatusResponse {
-                id: order.id.to_string(),
-                order_number: order.order_number.to_string(),
-                status: convert::status_to_pb(order.status).into(),
-                payment_status: convert::payment_status(order.payment_status).into(),
-                version: order.version,
-                updated_at: Some(convert::time(order.updated_at)),
-            }),
+            Ok(()) => self.look_up(key, false).await.map(|order| convert::order_status(&order)),
             Err(error) => Err(error),
         };
         begun.end(answer)
@@ -460,8 +459,8 @@ impl pb::order_service_server::OrderService for OrderApi {
         let mut check = Checker::default();
         let id = check.order_id("order_id", &request.get_ref().order_id);
         let answer = match check.finish() {
-            Ok(()) => self.look_up(OrderKey::Id(id)).await.map(|order| pb::ListPaymentTransactionsResponse {
-                transactions: convert::transactions(&order),
+            Ok(()) => self.look_up(OrderKey::Id(id), false).await.map(|order| {
+                pb::ListPaymentTransactionsResponse { transactions: convert::transactions(&order) }
             }),
             Err(error) => Err(error),
         };
@@ -482,7 +481,7 @@ impl pb::order_service_server::OrderService for OrderApi {
             check.bad("after_sequence", "expected 0 or a sequence");
         }
         let checked = match check.finish() {
-            Ok(()) => self.look_up(OrderKey::Id(id)).await.map(drop),
+            Ok(()) => self.look_up(OrderKey::Id(id), false).await.map(drop),
             Err(error) => Err(error),
         };
         let answer = checked.and_then(|()| {

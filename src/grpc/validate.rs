@@ -391,3 +391,23 @@ fn metadata(
     }
     clean
 }
+
+/// Which order is asked for.
+pub(super) fn order_key(check: &mut Checker, request: &pb::GetOrderRequest) -> OrderKey {
+    use pb::get_order_request::Key;
+    match &request.key {
+        Some(Key::Id(id)) => check.key(Some(id), None),
+        Some(Key::OrderNumber(number)) => check.key(None, Some(number)),
+        None => check.key(None, None),
+    }
+}
+
+/// Which order's status is asked for.
+pub(super) fn status_key(check: &mut Checker, request: &pb::GetOrderStatusRequest) -> OrderKey {
+    use pb::get_order_status_request::Key;
+    match &request.key {
+        Some(Key::Id(id)) => check.key(Some(id), None),
+        Some(Key::OrderNumber(number)) => check.key(None, Some(number)),
+        None => check.key(None, None),
+    }
+}
