@@ -262,7 +262,12 @@ fn unreadable(method: &str) -> CallError {
 
 /// An identifier that can be kept.
 fn bounded_id(id: String, method: &str) -> Result<String, CallError> {
-    if (1..=MAX_ID_LEN).contains(&id.len()) { Ok(id) } else { Err(unreadable(method)) }
+    if (1..=MAX_ID_LEN).contains(&id.len()) && can_be_kept(&id) { Ok(id) } else { Err(unreadable(method)) }
+}
+
+/// Whether every store takes this text: Postgres knows no NUL in text.
+fn can_be_kept(text: &str) -> bool {
+    !text.contains('\0')
 }
 
 /// Builds a generated client with this configuration's limits.

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use rust_decimal::Decimal;
 use tonic::transport::Channel;
 
-use super::{Caller, ClientConfig, ClientError, bounded_id, build, channel, unreadable};
+use super::{Caller, ClientConfig, ClientError, bounded_id, build, can_be_kept, channel, unreadable};
 use crate::clients::status::Kind;
 use crate::domain::ids::{CallKey, OrderId};
 use crate::domain::money::{Currency, format_amount, is_amount};
@@ -40,7 +40,10 @@ fn read_transaction(answer: wire::Transaction, method: &str) -> Result<Transacti
             transaction_id: bounded_id(answer.transaction_id, method)?,
             gateway: read_facts(answer.gateway),
         })),
-        State::Declined if (1..=MAX_REASON_LEN).contains(&answer.decline_code.len()) => {
+        State::Declined
+            if (1..=MAX_REASON_LEN).contains(&answer.decline_code.len())
+                && can_be_kept(&answer.decline_code) =>
+        {
             Ok(TransactionState::Declined { code: answer.decline_code })
         }
         State::Declined | State::Unspecified => Err(unreadable(method)),

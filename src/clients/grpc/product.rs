@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use tonic::transport::Channel;
 
-use super::{Caller, ClientConfig, ClientError, build, channel, unreadable};
+use super::{Caller, ClientConfig, ClientError, build, can_be_kept, channel, unreadable};
 use crate::clients::status::Kind;
 use crate::clients::wire::{money, product_ref, variant_text};
 use crate::domain::item::ProductRef;
@@ -39,7 +39,8 @@ fn read_product(message: wire::Product) -> Option<Product> {
     let product = product?;
     let product = product_ref(&product.product_id, &product.variant_id)?;
     let (unit_price, currency) = money(&unit_price, &currency)?;
-    let fits = |text: &str, most: usize| !text.is_empty() && text.chars().count() <= most;
+    let fits =
+        |text: &str, most: usize| can_be_kept(text) && !text.is_empty() && text.chars().count() <= most;
     let sound = fits(&sku, MAX_SKU) && fits(&name, MAX_NAME) && fits(&tax_class, MAX_TAX_CLASS);
     sound.then_some(Product { product, sku, name, unit_price, currency, tax_class, active })
 }

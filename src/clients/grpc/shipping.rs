@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use tonic::transport::Channel;
 
-use super::{Caller, ClientConfig, ClientError, build, channel, unreadable};
+use super::{Caller, ClientConfig, ClientError, build, can_be_kept, channel, unreadable};
 use crate::clients::status::Kind;
 use crate::clients::wire::write_lines;
 use crate::domain::address::Address;
@@ -36,8 +36,11 @@ impl ShippingClient {
 /// Reads a label; `None` when carrier or tracking number are missing, or a text is too long.
 fn read_label(answer: wire::Label) -> Option<Label> {
     let wire::Label { carrier, tracking_number, label_url } = answer;
-    let fits = |text: &str| !text.is_empty() && text.chars().count() <= MAX_TEXT;
-    let sound = fits(&carrier) && fits(&tracking_number) && label_url.chars().count() <= MAX_URL;
+    let fits = |text: &str| can_be_kept(text) && !text.is_empty() && text.chars().count() <= MAX_TEXT;
+    let sound = fits(&carrier)
+        && fits(&tracking_number)
+        && label_url.chars().count() <= MAX_URL
+        && can_be_kept(&label_url);
     sound.then_some(Label { carrier, tracking_number, label_url })
 }
 
