@@ -10,7 +10,7 @@ ci:
 check:
     cargo fmt
     cargo clippy --locked --all-targets -- -D warnings
-    cargo test --locked
+    tests/run
 
 # A node with nothing configured.
 serve:

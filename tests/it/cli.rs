@@ -327,6 +327,37 @@ async fn config_check_tells_everything_or_what_is_wrong() {
 }
 
 #[tokio::test]
+async fn config_check_never_prints_the_password_of_a_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("store.yaml");
+    for (store, code, expected) in [
+        (
+            "{url: 'postgres://u:hush@h/d', read_url: 'postgres://h/d?user=u&password=hush'}",
+            0,
+            ["\"postgres://u:***@h/d\"", "\"postgres://h/d?user=u&password=***\""],
+        ),
+        // Wrong ones, of which the value is told with what is wrong.
+        (
+            "{url: 'postgres://h/d?password=a@hush&b', read_url: 'postgres://u:a@hush@h/d'}",
+            1,
+            ["store.url = \"postgres://***\"", "\"postgres://u:***@h/d\""],
+        ),
+        (
+            "{url: 'postgres:u:hush@h/d', read_url: 'host=h password=hush'}",
+            1,
+            ["\"postgres:***@h/d\"", "\"host=h password=***\""],
+        ),
+    ] {
+        std::fs::write(&file, format!("store: {store}")).unwrap();
+        let done = run(format!("config check --config {}", file.display()), "").await;
+        let all = done.out + &done.err;
+        assert_eq!(done.code, Some(code), "{all}");
+        assert!(!all.contains("hush"), "{all}");
+        assert!(expected.iter().all(|part| all.contains(part)), "{all}");
+    }
+}
+
+#[tokio::test]
 async fn wrong_usage_and_help_have_their_codes() {
     for (line, code) in
         [("", 2), ("--help", 0), ("order watch --help", 0), ("--version", 0), ("frobnicate", 2)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::Mutex;
 
 use futures::StreamExt;
 use futures::stream;
@@ -13,6 +14,7 @@ use tonic::Code;
 use crate::harness::invariants::{acknowledged, check, discreet, gather};
 use crate::harness::process::{NodeProcess, Simulate, was_killed};
 use crate::harness::scenarios::{Customer, Heard, SCENARIOS, Scenario};
+use crate::harness::stores::{StoreKind, verified};
 
 /// Nodes that live and die side by side.
 const SIDE_BY_SIDE: usize = 4;
@@ -32,6 +34,15 @@ const PATIENT: &[(&str, &str)] = &[
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_killed_at_any_point_of_any_saga_goes_on_where_it_was() {
+    every_point(StoreKind::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_killed_at_any_point_of_any_saga_goes_on_where_it_was_on_postgres() {
+    every_point(StoreKind::Postgres).await;
+}
+
+async fn every_point(store: StoreKind) {
     let mut simulators = BTreeMap::new();
     for slow in SCENARIOS.iter().map(|scenario| scenario.slow) {
         if let Entry::Vacant(place) = simulators.entry(slow) {
@@ -50,10 +61,24 @@ async fn a_process_killed_at_any_point_of_any_saga_goes_on_where_it_was() {
             SCENARIOS.iter().filter(reaches).map(move |scenario| (point, scenario))
         })
         .collect();
+    // Making a database takes longer than a life in it, so the next order moves in where the last one has settled.
+    let settled = Mutex::new(Vec::new());
     let numbered = lives.iter().zip(1..).map(|((point, scenario), number)| {
         let simulate = &simulators[&scenario.slow];
+        let settled = &settled;
         async move {
-            two_lives(*point, scenario, Customer::new(**scenario, number), simulate).await;
+            let free = settled.lock().unwrap().pop();
+            let (url, orders) = match free {
+                Some(used) => used,
+                None => (store.fresh_url().await, 0),
+            };
+            let customer = Customer::new(**scenario, number);
+            let mut node = two_lives(url.clone(), *point, scenario, customer, simulate).await;
+            verified(&node, orders + 1).await;
+            if url.is_some() {
+                node.kill9().await;
+                settled.lock().unwrap().push((url, orders + 1));
+            }
             *point
         }
     });
@@ -61,14 +86,22 @@ async fn a_process_killed_at_any_point_of_any_saga_goes_on_where_it_was() {
     let missed: Vec<_> = CrashPoint::all().into_iter().filter(|point| !hit.contains(point)).collect();
     assert!(missed.is_empty(), "no scenario comes by {missed:?}");
     let all = CrashPoint::all().len();
-    println!("crash points: {} of {all} hit, in {} lives", all - missed.len(), hit.len());
+    println!("crash points on {store:?}: {} of {all} hit, in {} lives", all - missed.len(), hit.len());
 }
 
-/// A node that kills itself at `point` in the middle of a scenario, and its successor on the same store.
-async fn two_lives(point: CrashPoint, scenario: &Scenario, mut customer: Customer, simulate: &Simulate) {
+/// A node that kills itself at `point` in the middle of a scenario, and its successor on the same store, which is
+/// returned. Without a URL the store is a file of their own.
+async fn two_lives(
+    url: Option<String>,
+    point: CrashPoint,
+    scenario: &Scenario,
+    mut customer: Customer,
+    simulate: &Simulate,
+) -> NodeProcess {
     let what = format!("{point} in \"{}\"", scenario.name);
     let armed = point.to_string();
-    let mut node = NodeProcess::start_once(simulate, PATIENT, &[("ORDER__TESTING__CRASH_AT", &armed)]).await;
+    let crash = [("ORDER__TESTING__CRASH_AT", armed.as_str())];
+    let mut node = NodeProcess::start_on(url, simulate, PATIENT, &crash).await;
     let client = node.client();
     let status = tokio::select! {
         status = node.process().ended() => status,
@@ -84,7 +117,7 @@ async fn two_lives(point: CrashPoint, scenario: &Scenario, mut customer: Custome
     let mut node = node;
     // Doubt about money is the worst to be in: there the successor may die of the same, or get past it.
     if point.station().0 == StepName::Charge {
-        node = node.restart(&[("ORDER__TESTING__CRASH_AT", &armed)]).await;
+        node = node.restart(&crash).await;
         let client = node.client();
         tokio::select! {
             status = node.process().ended() => assert!(was_killed(status), "{what}, twice: {status}"),
@@ -128,6 +161,7 @@ async fn two_lives(point: CrashPoint, scenario: &Scenario, mut customer: Custome
     assert_eq!(law, Ok(()), "{what}: {evidence:#?}");
     assert_eq!(evidence.order.status(), scenario.ends, "{what}: {evidence:#?}");
     assert_eq!(discreet(&node.process().log()), Ok(()), "{what}");
+    node
 }
 
 /// Answers in short.

@@ -241,3 +241,45 @@ async fn a_secret_token_is_never_shown() {
     let holds = |text: &str| stored.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(holds("123 Main St") && !holds(secret));
 }
+
+#[tokio::test]
+async fn a_repeat_that_nobody_remembers_is_answered_from_the_store() {
+    let forgetful = [
+        ("ORDER__CACHE__URL", "none:"),
+        ("ORDER__ACTOR__IDLE_AFTER", "10ms"),
+        ("ORDER__ACTOR__SWEEP_EVERY", "10ms"),
+    ];
+    let node = TestNode::start_with(&quick(&forgetful)).await;
+    let forgotten = async || {
+        let none_live = async || (node.node().orders().counts().live == 0).then_some(());
+        eventually("no order in memory", none_live).await;
+    };
+    let request = sample_order();
+    let order = node.create(request.clone()).await;
+    // More often than an order may fail before it is set aside: a repeat is no failure of its order.
+    for _ in 0..8 {
+        forgotten().await;
+        assert_eq!(node.create(request.clone()).await, order);
+    }
+    forgotten().await;
+    let other = pb::CreateOrderRequest { notes: "other".into(), ..request.clone() };
+    invalid(node.client().create_order(other).await, "REQUEST_ID_REUSED", &["request_id"]);
+
+    // Whoever was refused is refused again, and the order that says so is there once.
+    let declined = pb::CreateOrderRequest { payment_token: "tok_declined".into(), ..sample_order() };
+    for _ in 0..3 {
+        forgotten().await;
+        let refusal = node.try_create(declined.clone()).await.unwrap_err();
+        read_refusal(&refusal, Code::FailedPrecondition, "PAYMENT_DECLINED");
+    }
+    assert_eq!(node.orders().await.len(), 2);
+
+    // What could not be asked for anew is answered all the same.
+    fault(&node, "product.*", down());
+    forgotten().await;
+    assert_eq!(node.create(request.clone()).await, order);
+    forgotten().await;
+    let other = pb::CreateOrderRequest { notes: "other".into(), ..request };
+    invalid(node.client().create_order(other).await, "REQUEST_ID_REUSED", &["request_id"]);
+    node.stop().await;
+}

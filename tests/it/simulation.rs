@@ -203,10 +203,15 @@ impl Run {
                 break;
             }
             self.note(|| format!("{next:?}"));
+            // Time has passed since the last commit. Not every time: it would double what a run takes.
+            if self.count.is_multiple_of(8) {
+                self.store.verify(self.now)?;
+            }
             self.step(next)?;
             law!(self.calls.sent < 3000, "a busy loop: {} calls", self.calls.sent);
         }
         self.world.pass(self.now + REST);
+        self.store.verify(self.now)?;
         for version in &self.acknowledged {
             let known = self.store.events.iter().any(|event| event.version == *version);
             law!(known, "I1: version {version} was acknowledged and is not in the history");

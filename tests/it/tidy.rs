@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &["config"]),
     ("ops", &["ports", "telemetry"]),
     ("proto", &[]),
+    ("verify", &["ports", "domain"]),
     (
         "app",
         &[
@@ -35,15 +36,17 @@ const ARROWS: &[(&str, &[&str])] = &[
             "steps",
             "store",
             "telemetry",
+            "verify",
         ],
     ),
-    // The domain for reading order numbers as people type them.
-    ("cli", &["app", "clients", "config", "domain", "proto", "telemetry"]),
+    // The domain for reading order numbers as people type them, verify for printing what it finds.
+    ("cli", &["app", "clients", "config", "domain", "proto", "telemetry", "verify"]),
 ];
 
 /// Crates that only these parts may name.
 const BEHIND: &[(&str, &[&str])] = &[
     ("sqlx", &["store"]),
+    ("backon", &["store"]),
     ("tonic", &["grpc", "clients", "proto"]),
     ("ractor", &["actor"]),
     ("dashmap", &["actor"]),

@@ -1,6 +1,7 @@
 //! The store of one order as a model, and what must hold after every commit and at the end of every run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use order_service::domain::Timestamp;
 use order_service::domain::event::{OrderEvent, RecordedEvent};
@@ -11,10 +12,14 @@ use order_service::domain::payment::{EntryKind, in_doubt, money_may_be_here, pay
 use order_service::domain::react::{Change, CouponChange};
 use order_service::domain::saga::{Direction, SagaMove, SagaProgress, StepCall};
 use order_service::domain::status::{CancelReason, OrderStatus};
+use order_service::domain::verify;
 use rust_decimal::Decimal;
 
 use super::world::{Hold, World};
 use super::{dawn, policy};
+
+/// No saga stands still for longer: calls are waited for, and a process that died is back, within seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Says which law is broken, and how.
 pub type Law = Result<(), String>;
@@ -52,6 +57,14 @@ impl Store {
         self.order = Some(change.order.clone());
         self.saga.clone_from(&change.saga);
         self.events.extend(change.events.iter().cloned());
+        self.verify(now)
+    }
+
+    /// What the production check says of what is stored: it must never raise a false alarm.
+    pub fn verify(&self, now: Timestamp) -> Law {
+        let Some(order) = &self.order else { return Ok(()) };
+        let found = verify::check(order, self.saga.as_ref(), &self.events, now, PATIENCE);
+        law!(found.is_empty(), "ops verify: {found:?}");
         Ok(())
     }
 

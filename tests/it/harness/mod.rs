@@ -1,12 +1,26 @@
-//! What several tests share: seeded chance, orders from the real price book, a model of the collaborators, the laws.
+//! What several tests share: seeded chance, orders from the real price book, a model of the collaborators, the laws,
+//! private Postgres servers and what breaks them.
 
 pub mod api;
+pub mod frames;
 pub mod invariants;
 pub mod laws;
+pub mod load;
 pub mod node;
 pub mod orders;
+pub mod pg_store;
+pub mod pgbouncer;
+pub mod place;
+pub mod plans;
+pub mod postgres;
+pub mod postgres_binaries;
 pub mod process;
+pub mod proxy;
 pub mod scenarios;
+pub mod small_disk;
+pub mod standby;
+pub mod stores;
+pub mod traps;
 pub mod wait;
 pub mod world;
 

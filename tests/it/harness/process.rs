@@ -159,6 +159,8 @@ pub struct NodeProcess {
     process: Process,
     client: OrderServiceClient<Channel>,
     folder: TempDir,
+    /// The URL of its store; none = a file in its folder.
+    store: Option<String>,
     settings: Vec<(String, String)>,
 }
 
@@ -174,14 +176,29 @@ impl NodeProcess {
         settings: &[(&str, &str)],
         only_now: &[(&str, &str)],
     ) -> Self {
+        Self::start_on(None, simulate, settings, only_now).await
+    }
+
+    /// As [`Self::start_once`], on the store at this URL; none = a file of its own.
+    pub async fn start_on(
+        store: Option<String>,
+        simulate: &Simulate,
+        settings: &[(&str, &str)],
+        only_now: &[(&str, &str)],
+    ) -> Self {
         let folder = TempDir::new().unwrap();
         let mut all = simulate.settings();
         all.extend(owned(settings));
-        Self::run(folder, all, only_now).await
+        Self::run(folder, store, all, only_now).await
     }
 
-    async fn run(folder: TempDir, settings: Vec<(String, String)>, only_now: &[(&str, &str)]) -> Self {
-        let mut all = store_settings(&folder);
+    async fn run(
+        folder: TempDir,
+        store: Option<String>,
+        settings: Vec<(String, String)>,
+        only_now: &[(&str, &str)],
+    ) -> Self {
+        let mut all = store_settings(&folder, store.as_deref());
         all.extend(settings.iter().cloned());
         all.extend(owned(only_now));
         let mut process = Process::spawn("node", &["serve"], &all);
@@ -189,14 +206,14 @@ impl NodeProcess {
         // Nobody answers for one that has ended already.
         let url = url.unwrap_or_else(|| "http://127.0.0.1:1".to_owned());
         let client = OrderServiceClient::new(Channel::from_shared(url).unwrap().connect_lazy());
-        Self { process, client, folder, settings }
+        Self { process, client, folder, store, settings }
     }
 
     /// Starts it once more with further settings, on the store of an earlier life, which has to be over.
     pub async fn restart(self, further: &[(&str, &str)]) -> Self {
-        let Self { process, client, folder, settings } = self;
+        let Self { process, client, folder, store, settings } = self;
         drop((client, process));
-        Self::run(folder, settings, further).await
+        Self::run(folder, store, settings, further).await
     }
 
     /// A client; all of one life share one connection.
@@ -206,7 +223,7 @@ impl NodeProcess {
 
     /// The settings that another process needs to use the same store.
     pub fn same_store(&self) -> Vec<(String, String)> {
-        store_settings(&self.folder)
+        store_settings(&self.folder, self.store.as_deref())
     }
 
     /// Ends it as `kill -9` does, and waits until it is gone.
@@ -221,11 +238,11 @@ impl NodeProcess {
     }
 }
 
-fn store_settings(folder: &TempDir) -> Vec<(String, String)> {
-    let store = format!("sqlite:{}", folder.path().join("orders.db").display());
+fn store_settings(folder: &TempDir, store: Option<&str>) -> Vec<(String, String)> {
+    let file = format!("sqlite:{}", folder.path().join("orders.db").display());
     owned(&[
         ("ORDER__GRPC__LISTEN", "127.0.0.1:0"),
         ("ORDER__OPS__LISTEN", "127.0.0.1:0"),
-        ("ORDER__STORE__URL", store.as_str()),
+        ("ORDER__STORE__URL", store.unwrap_or(&file)),
     ])
 }

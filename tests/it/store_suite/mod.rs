@@ -1,7 +1,13 @@
 //! What every store promises, written once and run on each: a new store adds a factory and one line.
 
 mod listing;
+mod pgbouncer;
+pub(crate) mod postgres;
+mod postgres_only;
+mod postgres_plans;
+mod postgres_start;
 mod reading;
+mod scanning;
 mod sqlite;
 mod writing;
 
@@ -12,7 +18,7 @@ use order_service::domain::ids::OrderId;
 use order_service::ports::store::{CommitError, OrderStore};
 
 /// Makes stores for one test.
-#[async_trait]
+#[async_trait(?Send)]
 pub(crate) trait StoreFactory: Send + Sync + Sized {
     /// A place for data with nothing in it; gone when dropped.
     async fn fresh() -> Self;
@@ -60,6 +66,11 @@ macro_rules! store_suite {
                 a_spoiled_order_spoils_nothing_else
                 what_was_stored_outlives_the_process
             }
+            scanning {
+                a_scan_finds_every_order_with_all_that_is_stored
+                a_scan_names_what_cannot_be_read
+                a_scan_never_tears_an_order
+            }
             listing {
                 pages_have_no_gap_and_no_double
                 filters_can_be_combined
@@ -81,3 +92,5 @@ macro_rules! store_suite {
 }
 
 store_suite!(on_sqlite, crate::store_suite::sqlite::SqliteFiles);
+store_suite!(on_postgres, crate::store_suite::postgres::Database);
+store_suite!(on_pgbouncer, crate::store_suite::pgbouncer::Pooled);

@@ -9,7 +9,8 @@ use order_service::domain::event::OrderEvent;
 use order_service::domain::ids::OrderId;
 use order_service::domain::status::OrderStatus;
 use order_service::ports::store::OrderStore;
-use order_service::store::sqlite::{Applied, OpenError, SqliteConfig, SqliteStore, migrate};
+use order_service::store::Applied;
+use order_service::store::sqlite::{OpenError, SqliteConfig, SqliteStore, migrate};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tempfile::TempDir;
@@ -55,7 +56,7 @@ impl SqliteFiles {
     }
 }
 
-#[async_trait]
+#[async_trait(?Send)]
 impl StoreFactory for SqliteFiles {
     async fn fresh() -> Self {
         Self::new()
