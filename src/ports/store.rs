@@ -246,8 +246,8 @@ pub trait OrderStore: Send + Sync + std::fmt::Debug {
         limit: u32,
     ) -> Result<Vec<Unfinished>, StoreError>;
 
-    /// Grows each time a lost connection to the database was replaced: by what server is not known, so whatever was
-    /// acknowledged before should be looked for.
+    /// Grows each time the store has connected to its database: to what server is not known, so whatever was acknowledged
+    /// before should be looked for.
     fn reconnects(&self) -> watch::Receiver<u64>;
 
     /// The stored versions of these orders; those that are not stored are left out.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor, Row, query, query_scalar};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,7 +34,10 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Takes the lock.
-    pub(super) async fn start(config: &PostgresConfig) -> Result<Self, OpenError> {
+    pub(super) async fn start(
+        config: &PostgresConfig,
+        reconnects: watch::Sender<u64>,
+    ) -> Result<Self, OpenError> {
         let mut connection = connect(config, "owner").await?;
         let target = config.target.to_string();
         let failed = |error: &sqlx::Error| OpenError::Server { target: target.clone(), what: told(error) };
@@ -47,7 +51,7 @@ impl Keeper {
         }
         let (stop, task) = (CancellationToken::new(), TaskTracker::new());
         let (config, stopped) = (config.clone(), stop.clone());
-        task.spawn(async move { stopped.run_until_cancelled(keep(connection, &config)).await });
+        task.spawn(async move { stopped.run_until_cancelled(keep(connection, &config, &reconnects)).await });
         task.close();
         Ok(Self { stop, task })
     }
@@ -82,7 +86,7 @@ async fn holder(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
 }
 
 /// Makes sure of the connection, and takes the lock again when it was lost.
-async fn keep(mut connection: PgConnection, config: &PostgresConfig) {
+async fn keep(mut connection: PgConnection, config: &PostgresConfig, reconnects: &watch::Sender<u64>) {
     let mut warned = false;
     loop {
         tokio::time::sleep(BEAT).await;
@@ -95,6 +99,8 @@ async fn keep(mut connection: PgConnection, config: &PostgresConfig) {
                 && let Ok(taken) = take(&mut again).await
             {
                 if taken {
+                    // Without a change to store, nobody else would notice that it is another server now.
+                    reconnects.send_modify(|count| *count = count.wrapping_add(1));
                     connection = again;
                     warned = false;
                     break;

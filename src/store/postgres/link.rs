@@ -27,7 +27,7 @@ pub(super) struct Link {
     connection: Option<PgConnection>,
     /// Since when there is no connection that is fit; the pauses of this time.
     lost: Option<Lost>,
-    /// Counts connections that replaced lost ones.
+    /// Counts the connections made.
     reconnects: watch::Sender<u64>,
     pub(super) ear: Ear,
 }
@@ -78,8 +78,9 @@ impl Link {
             }
             match self.connect().await {
                 Ok(connection) => {
+                    // Also for the first one of a lane: others may have been to another server before.
+                    self.reconnects.send_modify(|count| *count = count.wrapping_add(1));
                     if self.lost.is_some() {
-                        self.reconnects.send_modify(|count| *count = count.wrapping_add(1));
                         tracing::info!("the order store is connected again");
                     }
                     return Ok(connection);

@@ -83,12 +83,12 @@ impl PostgresStore {
             tracing::info!(name, value, "setting of the database server");
             metrics::gauge!("order_store_server_setting", "name" => name, "value" => value).set(1.0);
         }
+        let (reconnected, reconnects) = watch::channel(0);
         // A pooler that gives each transaction another session cannot hold a lock.
         let keeper = match config.pooler {
-            Pooler::None if config.exclusive => Some(Keeper::start(&config).await?),
+            Pooler::None if config.exclusive => Some(Keeper::start(&config, reconnected.clone()).await?),
             _ => None,
         };
-        let (reconnected, reconnects) = watch::channel(0);
         let reader = Reader::new(Pool::primary(&config, reconnects.clone()));
         let replica = config.replica.as_ref();
         let replica = replica.map(|to| Reader::new(Pool::replica(&config, to, reconnects.clone())));
