@@ -274,9 +274,7 @@ pub async fn migrate(config: Config) -> anyhow::Result<()> {
     if applied.is_empty() {
         tracing::info!("the store is up to date");
     }
-    for migration in applied {
-        tracing::info!(version = migration.version, name = migration.description, "migration applied");
-    }
+    stores::report(&applied);
     Ok(())
 }
 

@@ -63,6 +63,15 @@ pub(super) struct Table {
     pub(super) key: usize,
 }
 
+impl Table {
+    /// Makes an `INSERT` of a row that is there already an update of it.
+    pub(super) fn or_update(&self) -> String {
+        let (key, rest) = self.columns.split_at_checked(self.key).unwrap_or_default();
+        let set: Vec<String> = rest.iter().map(|column| format!("{column} = excluded.{column}")).collect();
+        format!("ON CONFLICT ({}) DO UPDATE SET {}", key.join(", "), set.join(", "))
+    }
+}
+
 macro_rules! table {
     ($constant:ident, $name:literal, $key:literal, $($column:ident)+) => {
         pub(super) const $constant: Table =

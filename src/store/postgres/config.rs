@@ -4,8 +4,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
+use backon::ExponentialBuilder;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::{AssertSqlSafe, ConnectOptions, SqlSafeStr, SqlStr};
+
+/// First pause between two tries to connect.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Who stands between us and the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -152,6 +156,27 @@ impl PostgresConfig {
             options = options.options(self.session(session));
         }
         options.disable_statement_logging()
+    }
+
+    /// The pauses between tries to connect.
+    pub(super) fn pauses(&self) -> ExponentialBuilder {
+        ExponentialBuilder::default()
+            .with_min_delay(FIRST_PAUSE)
+            .with_max_delay(self.reconnect_max.max(FIRST_PAUSE))
+            .with_jitter()
+            .without_max_times()
+    }
+
+    /// What opens a transaction; with the session's settings where no session can keep them.
+    pub(super) fn begin(&self, session: Session) -> SqlStr {
+        let mut begin = String::from("BEGIN");
+        if self.pooler == Pooler::Transaction {
+            for (name, value) in self.session(session) {
+                begin.push_str(&format!("; SET LOCAL {name} = '{value}'"));
+            }
+        }
+        // Names and values are made here, of constants and numbers.
+        AssertSqlSafe(begin).into_sql_str()
     }
 
     /// Settings that a session of `kind` has, as name and value.

@@ -7,12 +7,9 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Executor, Row};
 use tokio::sync::watch;
 
-use super::config::{PostgresConfig, Session};
+use super::config::{FIRST_PAUSE, PostgresConfig, Session};
 use super::ear::Ear;
 use super::fault::told;
-
-/// First pause between two tries to connect.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a connection has to hear before it is used.
 const GREETING: &str = "order store: can you hear me";
@@ -45,11 +42,7 @@ impl Link {
         Self {
             options: options.statement_cache_capacity(256),
             connect_timeout: config.connect_timeout,
-            pauses: ExponentialBuilder::default()
-                .with_min_delay(FIRST_PAUSE)
-                .with_max_delay(config.reconnect_max.max(FIRST_PAUSE))
-                .with_jitter()
-                .without_max_times(),
+            pauses: config.pauses(),
             connection: None,
             lost: None,
             reconnects,

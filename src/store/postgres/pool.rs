@@ -9,15 +9,12 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row, SqlSafeStr, SqlStr, query_with};
+use sqlx::{ConnectOptions, Connection, Executor, Row, SqlStr, query_with};
 use tokio::sync::{Semaphore, watch};
 
-use super::config::{Pooler, PostgresConfig, Session, Target};
+use super::config::{FIRST_PAUSE, Pooler, PostgresConfig, Session, Target};
 use super::fault::{is_gone, told};
 use crate::ports::store::StoreError;
-
-/// First pause between two tries to connect.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// A connection is not used for longer than this, so that those behind a balancer move on in time.
 const LIFETIME: Duration = Duration::from_secs(3_600);
@@ -71,22 +68,12 @@ impl Pool {
         is_primary: bool,
         reconnects: watch::Receiver<u64>,
     ) -> Self {
-        let begin = (config.pooler == Pooler::Transaction).then(|| {
-            let mut begin = String::from("BEGIN");
-            for (name, value) in config.session(Session::Read) {
-                begin.push_str(&format!("; SET LOCAL {name} = '{value}'"));
-            }
-            AssertSqlSafe(begin).into_sql_str()
-        });
+        let begin = (config.pooler == Pooler::Transaction).then(|| config.begin(Session::Read));
         Self {
             options: config.connect(target, role, Some(Session::Read)),
             begin,
             timeout: config.read_timeout,
-            pauses: ExponentialBuilder::default()
-                .with_min_delay(FIRST_PAUSE)
-                .with_max_delay(config.reconnect_max.max(FIRST_PAUSE))
-                .with_jitter()
-                .without_max_times(),
+            pauses: config.pauses(),
             places: Semaphore::new(usize::try_from(config.readers.max(1)).unwrap_or(1)),
             idle: Mutex::default(),
             is_primary,

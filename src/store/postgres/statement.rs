@@ -231,7 +231,7 @@ fn term(mode: Mode, part: Part, source: &str, names: &str) -> String {
         }
         Part::Items => insert("items", &ITEMS, ""),
         Part::Addresses => insert("addresses", &ADDRESSES, ""),
-        Part::Shipments => insert("parcels", &SHIPMENTS, &upsert(&SHIPMENTS)),
+        Part::Shipments => insert("parcels", &SHIPMENTS, &SHIPMENTS.or_update()),
         Part::Ledger => insert("ledger", &LEDGER, ""),
         Part::Requests => insert("requests", &REQUESTS, ""),
         Part::Events => insert("events", &EVENTS, ""),
@@ -245,7 +245,7 @@ fn term(mode: Mode, part: Part, source: &str, names: &str) -> String {
                  WHERE s.order_id = v.c1 AND s.saga_no = v.c2 RETURNING 1)"
             )
         }
-        Part::Sagas => insert("resumed", &SAGAS, &upsert(&SAGAS)),
+        Part::Sagas => insert("resumed", &SAGAS, &SAGAS.or_update()),
         Part::Claimed => format!(
             "claimed AS (INSERT INTO coupon_claims (order_id, code) SELECT {names} FROM {source} \
              ON CONFLICT DO NOTHING RETURNING code)"
@@ -279,10 +279,4 @@ fn assignments(columns: &[&str], skip: usize) -> String {
     let set: Vec<String> =
         columns.iter().zip(places).map(|(column, place)| format!("{column} = v.c{place}")).collect();
     set.join(", ")
-}
-
-fn upsert(table: &Table) -> String {
-    let (key, rest) = table.columns.split_at_checked(table.key).unwrap_or_default();
-    let set: Vec<String> = rest.iter().map(|column| format!("{column} = excluded.{column}")).collect();
-    format!("ON CONFLICT ({}) DO UPDATE SET {}", key.join(", "), set.join(", "))
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Executor, Row, SqlSafeStr, SqlStr, query_with};
+use sqlx::{Executor, Row, SqlSafeStr, SqlStr, query_with};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -64,12 +64,6 @@ impl PostgresWriter {
         reconnects: watch::Sender<u64>,
     ) -> Self {
         let pooled = config.pooler == Pooler::Transaction;
-        let mut begin = String::from("BEGIN");
-        if pooled {
-            for (name, value) in config.session(Session::Commit) {
-                begin.push_str(&format!("; SET LOCAL {name} = '{value}'"));
-            }
-        }
         Self {
             link: Link::new(config, &format!("commit {lane}"), reconnects),
             lane: i32::try_from(lane).unwrap_or(i32::MAX),
@@ -77,7 +71,7 @@ impl PostgresWriter {
             doubts,
             patience: config.outage_patience,
             timeout: config.commit_timeout.saturating_add(GRACE),
-            begin: AssertSqlSafe(begin).into_sql_str(),
+            begin: config.begin(Session::Commit),
             pooled,
         }
     }

@@ -27,7 +27,7 @@ pub(super) struct Children {
 impl Children {
     pub(super) fn new() -> Self {
         let insert = |table: &Table| Statement::insert(table.name, table.columns, "");
-        let upsert = |table: &Table| Statement::insert(table.name, table.columns, &on_conflict(table));
+        let upsert = |table: &Table| Statement::insert(table.name, table.columns, &table.or_update());
         Self {
             drop_items: Statement::new("DELETE FROM order_items WHERE order_id IN (", "?", ")"),
             items: insert(&ITEMS),
@@ -61,10 +61,4 @@ impl Children {
         rows.sagas.append(&mut rows.new_sagas);
         self.sagas.run(connection, &rows.sagas, |args, saga| bind_saga(args, saga)).await
     }
-}
-
-fn on_conflict(table: &Table) -> String {
-    let (key, rest) = table.columns.split_at_checked(table.key).unwrap_or_default();
-    let set: Vec<String> = rest.iter().map(|column| format!("{column} = excluded.{column}")).collect();
-    format!("ON CONFLICT ({}) DO UPDATE SET {}", key.join(", "), set.join(", "))
 }
