@@ -123,7 +123,7 @@ pub async fn create(server: &PgServer, amount: Amount, table: &mut Table) {
     load.stop().await;
 }
 
-/// Latency of one order alone, against the four commits it needs.
+/// Latency of one order alone, against the two commits it needs.
 pub async fn one(server: &PgServer, amount: Amount, table: &mut Table) {
     let url = server.create_database().await;
     let load = Load::start(&url, &[]).await;
@@ -139,7 +139,7 @@ pub async fn one(server: &PgServer, amount: Amount, table: &mut Table) {
         ratios.push(alone / commits);
     }
     table.tell("one: p50 of a create, ms", spread(&ours, 2));
-    table.tell("one: p50 of its four commits by pgbench, ms", spread(&theirs, 2));
+    table.tell("one: p50 of its two commits by pgbench, ms", spread(&theirs, 2));
     table.at_most("one: of the commits it needs", median(&ratios), spread(&ratios, 2), 1.5);
     load.stop().await;
 }
