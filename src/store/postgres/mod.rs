@@ -10,6 +10,7 @@ mod ear;
 mod fault;
 mod keeper;
 mod link;
+mod loader;
 mod open;
 mod pool;
 mod read;
@@ -47,7 +48,7 @@ pub use self::open::{OpenError, Setting, migrate};
 /// The statement that reads one order, for a benchmark that sends it by other means. Its one value is the id.
 #[doc(hidden)]
 pub fn load_statement_text() -> String {
-    read::load_statement(&source::columns())
+    read::load_one_statement(&source::columns())
 }
 
 /// How long [`OrderStore::ping`] waits.
@@ -172,8 +173,7 @@ impl OrderStore for PostgresStore {
     }
 
     async fn load(&self, id: OrderId) -> Result<Option<Stored>, StoreError> {
-        let reader = self.reader.clone();
-        let loaded = self.read(async move { reader.load(id).await }).await;
+        let loaded = self.reader.load(id).await;
         if let Err(StoreError::Corrupt { order, what }) = &loaded {
             report(&self.reported, *order, what);
         }
@@ -181,8 +181,7 @@ impl OrderStore for PostgresStore {
     }
 
     async fn load_stale(&self, id: OrderId) -> Result<Option<Stored>, StoreError> {
-        let reader = self.late_reader();
-        self.read(async move { reader.load(id).await }).await
+        self.late_reader().load(id).await
     }
 
     async fn find_by_number(&self, number: &OrderNumber) -> Result<Option<OrderId>, StoreError> {

@@ -30,6 +30,7 @@ pub(super) struct Pool {
     begin: Option<SqlStr>,
     timeout: Duration,
     pauses: ExponentialBuilder,
+    size: usize,
     places: Semaphore,
     idle: Mutex<Vec<Kept>>,
     /// Whether the server has to be a primary, and is waited for while it is away.
@@ -69,16 +70,28 @@ impl Pool {
         reconnects: watch::Receiver<u64>,
     ) -> Self {
         let begin = (config.pooler == Pooler::Transaction).then(|| config.begin(Session::Read));
+        let size = usize::try_from(config.readers.max(1)).unwrap_or(1);
         Self {
             options: config.connect(target, role, Some(Session::Read)),
             begin,
             timeout: config.read_timeout,
             pauses: config.pauses(),
-            places: Semaphore::new(usize::try_from(config.readers.max(1)).unwrap_or(1)),
+            size,
+            places: Semaphore::new(size),
             idle: Mutex::default(),
             is_primary,
             reconnects,
         }
+    }
+
+    /// How long one read may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// How many connections there may be.
+    pub(super) fn size(&self) -> usize {
+        self.size
     }
 
     /// Asks, within the time that one read may take, the wait for a connection included.
@@ -102,7 +115,7 @@ impl Pool {
         };
         match tokio::time::timeout(self.timeout, asking).await {
             Ok(asked) => asked.map_err(|error| StoreError::Unavailable(told(&error))),
-            Err(_elapsed) => Err(StoreError::Unavailable(String::from("no answer in time"))),
+            Err(_elapsed) => Err(late()),
         }
     }
 
@@ -166,6 +179,10 @@ impl Pool {
         connection.execute("COMMIT").await?;
         Ok(rows)
     }
+}
+
+pub(super) fn late() -> StoreError {
+    StoreError::Unavailable(String::from("no answer in time"))
 }
 
 /// Whether the server may be there a little later: it stops, starts or has no place left.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::{Arguments, AssertSqlSafe, Row, SqlSafeStr, SqlStr};
+use sqlx::{Arguments, AssertSqlSafe, Row, SqlSafeStr};
 use uuid::Uuid;
 
 use super::fault::told;
+use super::loader::Loader;
 use super::pool::Pool;
 use super::source::columns;
 use crate::domain::Timestamp;
@@ -23,7 +24,7 @@ use crate::store::rows::{self, Read, Source};
 pub(super) struct Reader {
     pool: Arc<Pool>,
     columns: Arc<str>,
-    load: SqlStr,
+    loader: Loader,
 }
 
 pub(super) const EVENTS: &str =
@@ -38,8 +39,11 @@ const QUARANTINED: &str = "SELECT 1 FROM order_quarantines WHERE order_id = $1";
 impl Reader {
     pub(super) fn new(pool: Pool) -> Self {
         let columns: Arc<str> = columns().into();
+        let pool = Arc::new(pool);
         let load = AssertSqlSafe(load_statement(&columns)).into_sql_str();
-        Self { pool: Arc::new(pool), columns, load }
+        // Half of the connections are left for lists and histories.
+        let loader = Loader::start(&pool, &load, pool.size().div_ceil(2));
+        Self { pool, columns, loader }
     }
 
     pub(super) async fn close(&self) {
@@ -51,13 +55,14 @@ impl Reader {
     }
 
     pub(super) async fn load(&self, id: OrderId) -> Result<Option<Stored>, StoreError> {
-        let found = self.pool.rows(self.load.clone(), arguments(|args| args.add(id.0))?).await?;
         let corrupt = |what| StoreError::Corrupt { order: id, what };
-        match found.first() {
-            Some(row) => stored(row).map(Some).map_err(corrupt),
+        match self.loader.load(id).await? {
+            Some(row) => stored(&row).map(Some).map_err(corrupt),
             None => {
-                let lost =
-                    self.pool.rows(QUARANTINED.into_sql_str(), arguments(|args| args.add(id.0))?).await?;
+                let (pool, asked) = (Arc::clone(&self.pool), arguments(|args| args.add(id.0))?);
+                // In a task of its own: a caller that goes away takes no connection with it.
+                let lost = tokio::spawn(async move { pool.rows(QUARANTINED.into_sql_str(), asked).await });
+                let lost = lost.await.map_err(|error| StoreError::Unavailable(error.to_string()))??;
                 if lost.is_empty() { Ok(None) } else { Err(corrupt(String::from("the store has lost it"))) }
             }
         }
@@ -197,13 +202,19 @@ fn stored(row: &PgRow) -> Read<Stored> {
     rows::stored(row)
 }
 
-fn arguments(bind: impl FnOnce(&mut PgArguments) -> Bound) -> Result<PgArguments, StoreError> {
+pub(super) fn arguments(bind: impl FnOnce(&mut PgArguments) -> Bound) -> Result<PgArguments, StoreError> {
     let mut arguments = PgArguments::default();
     bind(&mut arguments).map_err(|error| unavailable(&sqlx::Error::Encode(error)))?;
     Ok(arguments)
 }
 
+/// Orders by an array of their ids.
 pub(super) fn load_statement(columns: &str) -> String {
+    format!("SELECT {columns} FROM orders AS o WHERE o.id = ANY($1)")
+}
+
+/// One order by its id: what the loading of orders is compared with.
+pub(super) fn load_one_statement(columns: &str) -> String {
     format!("SELECT {columns} FROM orders AS o WHERE o.id = $1")
 }
 
