@@ -1,6 +1,7 @@
 //! One try of a saga's call, off the mailbox: the answer comes back as a message with the ticket of the try.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::steps::{self, StepInput};
 /// A client answers within the call's limit by itself; this much later it is taken to be stuck.
 const STUCK_AFTER: Duration = Duration::from_millis(500);
 
-/// Makes the call in a task of its own.
+/// Makes the call in a task of its own. After `slow_after` without an answer the actor is told.
 pub(super) fn start(
     shared: &Arc<Shared>,
     actor: ActorRef<Message>,
@@ -26,6 +27,7 @@ pub(super) fn start(
     order: Arc<Order>,
     saga: &SagaProgress,
     call: StepCall,
+    slow_after: Option<Duration>,
 ) {
     let (step, _) = call.station();
     let (kind, direction) = (saga.kind, saga.direction);
@@ -42,8 +44,15 @@ pub(super) fn start(
         let shared = shared_by_task;
         point(Moment::BeforeEffect).pass(shared.crash_at);
         let limit = shared.limits.timeout.saturating_add(STUCK_AFTER);
-        let made = AssertUnwindSafe(steps::run(&shared.collaborators, &shared.limits, &input, &call));
-        let result = match tokio::time::timeout(limit, made.catch_unwind()).await {
+        let made = {
+            let calling = AssertUnwindSafe(steps::run(&shared.collaborators, &shared.limits, &input, &call));
+            let calling = std::pin::pin!(tokio::time::timeout(limit, calling.catch_unwind()));
+            match slow_after {
+                Some(after) => told_when_slow(calling, after, &actor, ticket).await,
+                None => calling.await,
+            }
+        };
+        let result = match made {
             Ok(Ok(result)) => result,
             Ok(Err(_panic)) => StepResult::Unknown { dependency: "order", error: "the call panicked".into() },
             Err(_elapsed) => StepResult::Unknown { dependency: "order", error: "the call got stuck".into() },
@@ -53,4 +62,18 @@ pub(super) fn start(
         // An actor that ended meanwhile does not need it: whoever resumes the saga asks again by the same key.
         let _gone = actor.cast(message);
     });
+}
+
+async fn told_when_slow<T>(
+    mut work: Pin<&mut impl Future<Output = T>>,
+    after: Duration,
+    actor: &ActorRef<Message>,
+    ticket: u64,
+) -> T {
+    if let Ok(done) = tokio::time::timeout(after, work.as_mut()).await {
+        return done;
+    }
+    // An actor that ended has nothing left to store.
+    let _gone = actor.cast(Message::Slow { ticket });
+    work.await
 }

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::domain::saga::{Direction, SagaKind, StepName};
+use super::state::State;
+use crate::domain::react::Change;
+use crate::domain::saga::{Direction, SagaKind, SagaMove, StepName};
 use crate::domain::status::names;
 
 names! {
@@ -77,6 +79,32 @@ impl CrashPoint {
             }
             // The signal arrives before the process gets anything else done.
             std::thread::park();
+        }
+    }
+}
+
+/// The points that storing a change comes by: of the call that came back, and of the call that is next.
+pub(super) struct Points {
+    outcome: Option<(SagaKind, StepName, Direction)>,
+    intent: Option<(SagaKind, StepName, Direction)>,
+}
+
+impl Points {
+    pub(super) fn of(state: &State, change: &Change, finished: Option<StepName>) -> Self {
+        let saga = state.saga.as_deref();
+        let outcome = finished.zip(saga).map(|(step, saga)| (saga.kind, step, saga.direction));
+        let intent = match (&change.act, &change.saga) {
+            (SagaMove::Run(call), Some(saga)) => Some((saga.kind, call.station().0, saga.direction)),
+            _ => None,
+        };
+        Self { outcome, intent }
+    }
+
+    pub(super) fn pass(&self, armed: Option<CrashPoint>, outcome: Moment, intent: Moment) {
+        for (station, moment) in [(self.outcome, outcome), (self.intent, intent)] {
+            if let Some((saga, step, direction)) = station {
+                CrashPoint { saga, step, direction, moment }.pass(armed);
+            }
         }
     }
 }

@@ -70,6 +70,11 @@ pub(super) enum Message {
         /// What it came back with.
         result: Box<StepResult>,
     },
+    /// The call with this ticket takes longer than a saga may run ahead.
+    Slow {
+        /// Which attempt.
+        ticket: u64,
+    },
     /// The wait with this ticket is over.
     Due {
         /// Which wait.

@@ -1,11 +1,12 @@
 //! The actor of one order: react, commit, adopt, act, answer, in that order.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::attempt;
-use super::crash::{CrashPoint, Moment};
+use super::crash::{Moment, Points};
 use super::message::{Message, Reply};
 use super::note::{counters, log_setback, touched};
 use super::registry::Permit;
@@ -99,6 +100,12 @@ impl OrderActor {
                 }
                 self.step_done(myself, state, *call, *result).await?;
             }
+            Message::Slow { ticket } => {
+                if ticket == state.ticket && state.calling {
+                    self.catch_up(state).await.map_err(|error| End::of_commit(&error))?;
+                }
+                return Ok(());
+            }
             Message::Due { ticket } => {
                 if ticket == state.ticket {
                     state.timer = None;
@@ -188,6 +195,8 @@ impl OrderActor {
         reply: Reply,
         permit: Permit,
     ) -> Result<(), End> {
+        // What it meets and what it is told has to be stored. Without a reply its asker asks a fresh actor.
+        self.catch_up(state).await.map_err(|error| End::of_commit(&error))?;
         let mut number_attempt = 0u32;
         loop {
             let input = Input::Command { ask: ask.clone(), calling: state.calling };
@@ -304,8 +313,9 @@ impl OrderActor {
         input: Input,
         finished: Option<StepName>,
     ) -> Result<(), End> {
-        let (order, saga) = (state.order.as_deref(), state.saga.as_deref());
+        let (order, saga) = state.head();
         let act = match react(order, saga, input, self.0.clock.now(), &self.0.policy) {
+            Ok(Reaction::Commit(change)) if change.may_wait => self.hold(state, *change, finished),
             Ok(Reaction::Commit(change)) => {
                 self.commit(state, change, finished).await.map_err(|error| End::of_commit(&error))?
             }
@@ -320,36 +330,47 @@ impl OrderActor {
         Ok(())
     }
 
-    /// Stores the change, then adopts it. Memory changes only after the store has taken it.
+    /// Keeps a change that may wait, to be stored with the one after it.
+    fn hold(&self, state: &mut State, change: Change, finished: Option<StepName>) -> SagaMove {
+        let points = Points::of(state, &change, finished);
+        points.pass(self.0.crash_at, Moment::BeforeOutcome, Moment::BeforeIntent);
+        let act = change.act.clone();
+        let change = change.unstored();
+        state.ahead = Some(Box::new(match state.ahead.take() {
+            Some(earlier) => change.after(*earlier),
+            None => change,
+        }));
+        points.pass(self.0.crash_at, Moment::AfterOutcome, Moment::AfterIntent);
+        act
+    }
+
+    /// Stores what was kept, if anything was. The call under way goes on.
+    async fn catch_up(&self, state: &mut State) -> Result<(), CommitError> {
+        let Some(SagaMove::Run(running)) = state.ahead.as_ref().map(|change| change.act.clone()) else {
+            return Ok(());
+        };
+        let (order, saga) = state.head();
+        let input = Input::CatchUp { running };
+        if let Ok(Reaction::Commit(change)) = react(order, saga, input, self.0.clock.now(), &self.0.policy) {
+            self.commit(state, change, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Stores the change with what was kept before it, then adopts it. Memory changes only after the store has taken it.
     async fn commit(
         &self,
         state: &mut State,
         change: Box<Change>,
         finished: Option<StepName>,
     ) -> Result<SagaMove, CommitError> {
-        let Change { order, events, saga, request, coupon, act } = *change;
-        let armed = self.0.crash_at;
-        let direction = |saga: &SagaProgress| saga.direction;
-        let outcome = finished.and_then(|step| {
-            let saga = state.saga.as_deref()?;
-            Some(move |moment| CrashPoint { saga: saga.kind, step, direction: direction(saga), moment })
-        });
-        let intent = match (&act, &saga) {
-            (SagaMove::Run(call), Some(saga)) => {
-                let ((step, _), saga_kind, direction) = (call.station(), saga.kind, direction(saga));
-                Some(move |moment| CrashPoint { saga: saga_kind, step, direction, moment })
-            }
-            _ => None,
+        let points = Points::of(state, &change, finished);
+        let change = match state.ahead.take() {
+            Some(earlier) => change.after(*earlier),
+            None => *change,
         };
-        let pass = |outcome_moment, intent_moment| {
-            if let Some(point) = &outcome {
-                point(outcome_moment).pass(armed);
-            }
-            if let Some(point) = &intent {
-                point(intent_moment).pass(armed);
-            }
-        };
-        pass(Moment::BeforeOutcome, Moment::BeforeIntent);
+        let Change { order, events, saga, request, coupon, act, may_wait: _ } = change;
+        points.pass(self.0.crash_at, Moment::BeforeOutcome, Moment::BeforeIntent);
         let order = Arc::new(order);
         let commit = Commit {
             guard: WriteGuard {
@@ -373,7 +394,7 @@ impl OrderActor {
         for counter in counters {
             counter.increment(1);
         }
-        pass(Moment::AfterOutcome, Moment::AfterIntent);
+        points.pass(self.0.crash_at, Moment::AfterOutcome, Moment::AfterIntent);
         state.loaded = true;
         // A settled one is history: idle orders do not carry it.
         state.saga = saga.filter(|saga| !saga.settled).map(Box::new);
@@ -388,6 +409,12 @@ impl OrderActor {
         Ok(act)
     }
 
+    /// What is left of the time in which a saga may run ahead.
+    fn runs_ahead_for(&self, saga: &SagaProgress) -> Duration {
+        let passed = self.0.clock.now().signed_duration_since(saga.started_at).to_std().unwrap_or_default();
+        self.0.policy.run_ahead.saturating_sub(passed)
+    }
+
     fn act(&self, myself: &ActorRef<Message>, state: &mut State, act: SagaMove) {
         match act {
             SagaMove::Keep => {}
@@ -395,9 +422,13 @@ impl OrderActor {
                 state.stop_timer();
                 state.ticket = state.ticket.wrapping_add(1);
                 state.calling = true;
-                if let (Some(order), Some(saga)) = (&state.order, state.saga.as_deref()) {
-                    let order = Arc::clone(order);
-                    attempt::start(&self.0, myself.clone(), state.ticket, order, saga, call);
+                let order = match &state.ahead {
+                    Some(change) => Some(Arc::new(change.order.clone())),
+                    None => state.order.clone(),
+                };
+                if let (Some(order), (_, Some(saga))) = (order, state.head()) {
+                    let slow_after = state.ahead.as_ref().map(|_| self.runs_ahead_for(saga));
+                    attempt::start(&self.0, myself.clone(), state.ticket, order, saga, call, slow_after);
                 }
             }
             SagaMove::Wait(at) => {

@@ -10,6 +10,7 @@ use super::shared::Shared;
 use super::waiters::Waiters;
 use crate::domain::ids::OrderId;
 use crate::domain::order::Order;
+use crate::domain::react::Change;
 use crate::domain::saga::SagaProgress;
 
 /// One order in memory: the last committed version and what runs.
@@ -20,6 +21,8 @@ pub(super) struct State {
     pub(super) loaded: bool,
     pub(super) order: Option<Arc<Order>>,
     pub(super) saga: Option<Box<SagaProgress>>,
+    /// What the call under way builds on and is not stored yet. Nobody is told of it; whoever asks has it stored first.
+    pub(super) ahead: Option<Box<Change>>,
     pub(super) waiters: Waiters,
     /// Grows with each call and each wait; an answer with another ticket is late.
     pub(super) ticket: u64,
@@ -39,12 +42,21 @@ impl State {
             loaded: false,
             order: None,
             saga: None,
+            ahead: None,
             waiters: Waiters::default(),
             ticket: 0,
             calling: false,
             timer: None,
             place: None,
             left: false,
+        }
+    }
+
+    /// Order and saga as the next input meets them.
+    pub(super) fn head(&self) -> (Option<&Order>, Option<&SagaProgress>) {
+        match &self.ahead {
+            Some(change) => (Some(&change.order), change.saga.as_ref()),
+            None => (self.order.as_deref(), self.saga.as_deref()),
         }
     }
 

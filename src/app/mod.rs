@@ -385,6 +385,7 @@ fn policy(config: &Config) -> Policy {
         forward_tries: saga.forward_tries,
         attention_after_tries: saga.attention_after_tries,
         charge_settle_lag: saga.charge_settle_lag,
+        run_ahead: saga.run_ahead,
     }
 }
 

@@ -146,6 +146,7 @@ fn read_saga(r: &mut Reader<'_>) -> SagaConfig {
         forward_tries: r.number("saga.forward_tries", 1..=1_000),
         attention_after_tries: r.number("saga.attention_after_tries", 1..=1_000),
         charge_settle_lag: r.duration("saga.charge_settle_lag", Duration::ZERO..=HOUR),
+        run_ahead: r.duration("saga.run_ahead", Duration::ZERO..=Duration::from_secs(10)),
         reservation_ttl: r.duration("saga.reservation_ttl", Duration::from_secs(10)..=hours(720)),
         resume_every: r.duration("saga.resume_every", ms(10)..=minutes(10)),
         resume_batch: r.number("saga.resume_batch", 1..=10_000),

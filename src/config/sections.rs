@@ -301,6 +301,8 @@ pub struct SagaConfig {
     pub attention_after_tries: u32,
     /// How long after an unknown charge "never heard of it" counts.
     pub charge_settle_lag: Duration,
+    /// How long after its creation an order's calls may follow each other unstored.
+    pub run_ahead: Duration,
     /// How long inventory keeps a reservation.
     pub reservation_ttl: Duration,
     /// How often unfinished sagas are looked for.

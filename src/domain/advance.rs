@@ -81,8 +81,9 @@ fn create_forward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
                 }
             }
             _ => {
-                let amount = work.order.totals.total;
-                work.emit(OrderEvent::ChargeRequested { key: key.clone(), amount });
+                if !work.ahead {
+                    request_charge(work, &key);
+                }
                 StepCall::Charge { key, fresh: true }
             }
         };
@@ -94,13 +95,48 @@ fn create_forward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
     match (work.order.reservation.state, work.order.reservation.id.clone()) {
         (state @ (StockState::Held | StockState::Committing), Some(reservation_id)) => {
             let key = work.key("commit_stock");
-            if state == StockState::Held {
+            if state == StockState::Held && !work.ahead {
                 work.emit(OrderEvent::StockCommitRequested { key: key.clone() });
             }
             Some((StepName::CommitStock, StepCall::CommitStock { key, reservation_id }))
         }
         _ => None,
     }
+}
+
+/// Records what a saga that nobody drives may have called while it ran ahead of what is stored. No call is under way, so
+/// whoever drove it is gone.
+pub(super) fn doubt(work: &mut Work<'_>) {
+    let is_free = work.order.totals.total.is_zero();
+    let now = work.now;
+    let Some(saga) = work.saga.as_mut().filter(|saga| saga.ahead) else { return };
+    saga.ahead = false;
+    if is_free {
+        return;
+    }
+    // Whoever was ahead and does not know yet that it lost the order goes on for no longer than this.
+    let longest = chrono::Duration::from_std(work.policy.run_ahead).unwrap_or_default();
+    saga.sent_at = now.checked_add_signed(longest);
+    let key = work.key("charge");
+    intend(work, &StepCall::Charge { key, fresh: false });
+}
+
+/// Records the intent of a call that was made ahead of it. The others are always recorded before they are made.
+pub(super) fn intend(work: &mut Work<'_>, call: &StepCall) {
+    match call {
+        StepCall::Charge { key, .. } if work.order.payments.iter().all(|entry| entry.key != *key) => {
+            request_charge(work, key);
+        }
+        StepCall::CommitStock { key, .. } if work.order.reservation.state == StockState::Held => {
+            work.emit(OrderEvent::StockCommitRequested { key: key.clone() });
+        }
+        _ => {}
+    }
+}
+
+fn request_charge(work: &mut Work<'_>, key: &CallKey) {
+    let amount = work.order.totals.total;
+    work.emit(OrderEvent::ChargeRequested { key: key.clone(), amount });
 }
 
 /// Make the label.

@@ -1,10 +1,10 @@
 //! What the answer of a call means for the order and its saga.
 
-use super::advance::{retry_at, spread, turn_round};
+use super::advance::{intend, retry_at, spread, turn_round};
 use super::event::OrderEvent;
 use super::item::Shortage;
 use super::order::LabelState;
-use super::payment::{EntryState, stories};
+use super::payment::{EntryKind, EntryState, in_doubt, stories};
 use super::react::Work;
 use super::saga::{Direction, Failure, StepCall, StepResult};
 use super::status::CancelReason;
@@ -22,6 +22,14 @@ struct Setback {
 
 /// Books the answer of `call`. Answers that do not belong to the call count as doubt.
 pub(super) fn book(work: &mut Work<'_>, call: &StepCall, result: StepResult) {
+    let at_once = matches!(
+        (call, &result),
+        (StepCall::Charge { .. }, StepResult::Charged { .. })
+            | (StepCall::CommitStock { .. }, StepResult::Committed)
+    );
+    if !at_once {
+        intend(work, call);
+    }
     let setback = match result {
         StepResult::Unknown { dependency, error } => Setback { dependency, error, unsent: false },
         StepResult::Unavailable { dependency, error } => Setback { dependency, error, unsent: true },
@@ -47,7 +55,9 @@ fn success(work: &mut Work<'_>, call: &StepCall, result: StepResult) -> Option<S
             StepResult::Charged { transaction_id, gateway_response },
         ) => {
             forget_token(work);
-            work.emit(OrderEvent::Charged { key: key.clone(), transaction_id, gateway_response });
+            let requested = work.order.payments.iter().any(|entry| entry.key == *key);
+            let amount = (!requested).then_some(work.order.totals.total);
+            work.emit(OrderEvent::Charged { key: key.clone(), transaction_id, amount, gateway_response });
         }
         (StepCall::QueryCharge { key }, StepResult::ChargeNotFound) => return not_found(work, key),
         (StepCall::QueryCharge { .. }, StepResult::ChargePending) => {
@@ -224,7 +234,9 @@ fn set_back(work: &mut Work<'_>, call: &StepCall, setback: Setback) {
     // An unknown charge and what comes after a charge are never given up.
     let may_give_up = direction == Direction::Forward
         && match call {
-            StepCall::Reserve { .. } | StepCall::CreateLabel { .. } => true,
+            // A saga that ran ahead and was interrupted asks again for stock, and it may have been paid by then.
+            StepCall::Reserve { .. } => in_doubt(&work.order.payments, EntryKind::Charge).is_none(),
+            StepCall::CreateLabel { .. } => true,
             StepCall::Charge { .. } => certain,
             _ => false,
         };

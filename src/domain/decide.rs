@@ -1,7 +1,7 @@
 //! Whether a command is taken, and what it begins.
 
 use super::Timestamp;
-use super::advance::{advance, change_status};
+use super::advance::{advance, change_status, doubt};
 use super::command::{Ask, Draft, OrderCommand, Tracking};
 use super::error::OrderError;
 use super::event::OrderEvent;
@@ -26,6 +26,7 @@ pub(super) fn create(draft: &Draft, ask: &Ask, now: Timestamp, policy: &Policy) 
         saga.token = draft.payment_token.clone().filter(|_| !draft.totals.total.is_zero());
     }
     let act = advance(&mut work);
+    work.ahead = !policy.run_ahead.is_zero();
     let request = record(ask, Some(1));
     work.commit(request, draft.coupon.clone().map(CouponChange::Claim), act)
 }
@@ -98,6 +99,9 @@ fn cancel(
         _ => {}
     }
     let mut work = begin(order, saga, ask, now, policy);
+    if !calling {
+        doubt(&mut work);
+    }
     let act = match saga {
         None => {
             work.start(SagaKind::Cancel, ask, notes);
@@ -116,7 +120,7 @@ fn cancel(
                 let saga = running.no;
                 work.emit(OrderEvent::SagaTurned { saga, reason });
             }
-            if order.status != OrderStatus::Pending || money_may_be_here(&order.payments) {
+            if order.status != OrderStatus::Pending || money_may_be_here(&work.order.payments) {
                 change_status(&mut work, OrderStatus::Cancelling, notes, Some(reason));
             }
             // The call that is under way is booked first; its answer meets the wish to turn.

@@ -151,6 +151,9 @@ pub enum OrderEvent {
         key: CallKey,
         /// The payment service's reference.
         transaction_id: String,
+        /// How much, where no request for it was recorded before.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        amount: Option<Decimal>,
         /// Allow-listed facts of the gateway, as JSON.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         gateway_response: Option<String>,

@@ -161,11 +161,11 @@ pub fn evolve(order: &mut Order, event: &OrderEvent, at: Timestamp) {
         }
         OrderEvent::ChargeUnsent { key } => book(order, Booking::of(Kind::Charge, State::Unsent, key), at),
         OrderEvent::ChargeUnknown { key } => book(order, Booking::of(Kind::Charge, State::Unknown, key), at),
-        OrderEvent::Charged { key, transaction_id, gateway_response } => {
+        OrderEvent::Charged { key, transaction_id, amount, gateway_response } => {
             let booking = Booking::of(Kind::Charge, State::Succeeded, key);
             let (transaction_id, gateway_response) =
                 (Some(transaction_id.as_str()), gateway_response.as_ref());
-            book(order, Booking { transaction_id, gateway_response, ..booking }, at);
+            book(order, Booking { amount: *amount, transaction_id, gateway_response, ..booking }, at);
         }
         OrderEvent::ChargeFailed { key, code } => {
             let booking = Booking::of(Kind::Charge, State::Failed, key);

@@ -30,6 +30,12 @@ pub struct Policy {
     /// A charge whose key the payment service does not know this long after it was sent was never made: call timeout
     /// plus the provider's lag.
     pub charge_settle_lag: Duration,
+    /// How long after its creation an order's calls may follow each other without each being stored before: their keys
+    /// are known from the first commit on, so a repeat after a crash is the same call. Zero stores each one.
+    ///
+    /// It also bounds how long after its last commit a process that was paused, and lost the order meanwhile, may go on
+    /// with it.
+    pub run_ahead: Duration,
 }
 
 /// What reaches an order.
@@ -51,6 +57,11 @@ pub enum Input {
     },
     /// The saga's next call is due, or was lost in a crash.
     Resume,
+    /// What a saga that runs ahead has not recorded yet is to be stored, and it runs ahead no more.
+    CatchUp {
+        /// The call that is under way.
+        running: StepCall,
+    },
 }
 
 /// What happens to a coupon's use count.
@@ -63,7 +74,7 @@ pub enum CouponChange {
 }
 
 /// What to store, then what to do.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Change {
     /// The order after the change, at the next version.
     pub order: Order,
@@ -77,6 +88,27 @@ pub struct Change {
     pub coupon: Option<CouponChange>,
     /// What to do once it is stored.
     pub act: SagaMove,
+    /// It may be acted on before it is stored, and is stored with the change after it: what is stored already says that
+    /// this may have happened. Nobody may be told of it until then.
+    pub may_wait: bool,
+}
+
+impl Change {
+    /// This change as the state that the next input meets before it is stored: under the version that is stored.
+    #[must_use]
+    pub fn unstored(mut self) -> Self {
+        self.order.version = self.order.version.saturating_sub(1);
+        self
+    }
+
+    /// Both changes as one. `earlier` was [`Self::unstored`] when this one was made.
+    #[must_use]
+    pub fn after(mut self, earlier: Self) -> Self {
+        let mut events = earlier.events;
+        events.append(&mut self.events);
+        let (request, coupon) = (self.request.or(earlier.request), self.coupon.or(earlier.coupon));
+        Self { events, request, coupon, ..self }
+    }
 }
 
 /// What an input leads to.
@@ -106,25 +138,36 @@ pub fn react(
     policy: &Policy,
 ) -> Result<Reaction, OrderError> {
     // What is settled is over: no late answer and no timer moves it again.
-    let running = saga.filter(|saga| !saga.settled);
+    let running_saga = saga.filter(|saga| !saga.settled);
     match input {
         Input::Command { ask, calling } => match (order, &ask.command) {
             (None, OrderCommand::Create(draft)) => Ok(decide::create(draft, &ask, now, policy)),
             (None, _) => Err(OrderError::OrderNotFound { order: String::new() }),
-            (Some(order), _) => decide::decide(order, running, &ask, calling, now, policy),
+            (Some(order), _) => decide::decide(order, running_saga, &ask, calling, now, policy),
         },
         Input::StepFinished { call, result } => {
-            let (Some(order), Some(saga)) = (order, running) else { return Ok(Reaction::Unchanged) };
+            let (Some(order), Some(saga)) = (order, running_saga) else { return Ok(Reaction::Unchanged) };
             let (principal, request) = (saga.principal.clone(), Some(saga.request_id.clone()));
             let mut work = Work::on(order, Some(saga), principal, request, now, policy);
+            work.ahead = may_go_on(saga, &call, &result, now, policy);
             book::book(&mut work, &call, result);
             let act = advance::advance(&mut work);
+            work.ahead &= matches!(act, SagaMove::Run(_));
+            work.may_wait = work.ahead;
             Ok(work.commit(None, None, act))
         }
-        Input::Resume => {
-            let (Some(order), Some(saga)) = (order, running) else { return Ok(Reaction::Unchanged) };
+        Input::CatchUp { running } => {
+            let (Some(order), Some(saga)) = (order, running_saga) else { return Ok(Reaction::Unchanged) };
             let (principal, request) = (saga.principal.clone(), Some(saga.request_id.clone()));
             let mut work = Work::on(order, Some(saga), principal, request, now, policy);
+            advance::intend(&mut work, &running);
+            Ok(work.commit(None, None, SagaMove::Keep))
+        }
+        Input::Resume => {
+            let (Some(order), Some(saga)) = (order, running_saga) else { return Ok(Reaction::Unchanged) };
+            let (principal, request) = (saga.principal.clone(), Some(saga.request_id.clone()));
+            let mut work = Work::on(order, Some(saga), principal, request, now, policy);
+            advance::doubt(&mut work);
             let act = advance::advance(&mut work);
             if work.events.is_empty() && work.saga.as_ref() == Some(saga) {
                 return Ok(Reaction::Act(act));
@@ -132,6 +175,25 @@ pub fn react(
             Ok(work.commit(None, None, act))
         }
     }
+}
+
+/// Whether the saga's next call may be made before this answer is stored: the answer is the one that was hoped for, and it
+/// came in time.
+fn may_go_on(
+    saga: &SagaProgress,
+    call: &StepCall,
+    result: &StepResult,
+    now: Timestamp,
+    policy: &Policy,
+) -> bool {
+    let hoped_for = matches!(
+        (call, result),
+        (StepCall::Reserve { fresh: true, .. }, StepResult::Reserved { .. })
+            | (StepCall::Charge { fresh: true, .. }, StepResult::Charged { .. })
+    );
+    // A clock that was set back tells nothing of how much time has passed.
+    let passed = now.signed_duration_since(saga.started_at).to_std();
+    saga.ahead && saga.turn.is_none() && hoped_for && passed.is_ok_and(|passed| passed < policy.run_ahead)
 }
 
 /// The order that a draft would become, for those who only want to know. It is at version 0: nothing is stored.
@@ -146,6 +208,9 @@ pub(super) struct Work<'a> {
     pub(super) events: Vec<RecordedEvent>,
     pub(super) now: Timestamp,
     pub(super) policy: &'a Policy,
+    /// The saga may run ahead of what is stored after this change.
+    pub(super) ahead: bool,
+    may_wait: bool,
     principal: String,
     request_id: Option<String>,
 }
@@ -164,7 +229,8 @@ impl<'a> Work<'a> {
         let now = now.max(order.updated_at);
         order.version = order.version.saturating_add(1);
         order.updated_at = now;
-        Self { order, saga: saga.cloned(), events: Vec::new(), now, policy, principal, request_id }
+        let (saga, events) = (saga.cloned(), Vec::new());
+        Self { order, saga, events, now, policy, ahead: false, may_wait: false, principal, request_id }
     }
 
     /// Records an event and applies it.
@@ -194,6 +260,7 @@ impl<'a> Work<'a> {
             tries: 0,
             resend: false,
             turn: None,
+            ahead: false,
             next_at: None,
             started_at: self.now,
             sent_at: None,
@@ -225,6 +292,9 @@ impl<'a> Work<'a> {
         coupon: Option<CouponChange>,
         act: SagaMove,
     ) -> Reaction {
+        if let Some(saga) = &mut self.saga {
+            saga.ahead = self.ahead;
+        }
         if let Some(request) = &request {
             std::sync::Arc::make_mut(&mut self.order.requests).push(request.clone());
         }
@@ -245,6 +315,7 @@ impl<'a> Work<'a> {
             request,
             coupon,
             act,
+            may_wait: self.may_wait,
         }))
     }
 }

@@ -145,6 +145,10 @@ pub struct SagaProgress {
     pub resend: bool,
     /// A wish to turn at the next boundary.
     pub turn: Option<Turn>,
+    /// The next calls may follow each other without each being stored before, as [`super::react::Policy::run_ahead`]
+    /// says. Of one that is stored so, nobody can tell how far its calls have come; see
+    /// [`super::react::Input::CatchUp`].
+    pub ahead: bool,
     /// No call before this moment; none = at once.
     pub next_at: Option<Timestamp>,
     /// When it began.

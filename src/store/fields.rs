@@ -12,8 +12,11 @@ use crate::ports::store::Commit;
 
 use super::bind::{Bind, Bound};
 
+/// The number of the saga that creates an order.
+pub(super) const FIRST_SAGA: u32 = 1;
+
 /// Written once, when the order is created.
-pub(super) const FIXED: [&str; 10] = [
+pub(super) const FIXED: [&str; 11] = [
     "id",
     "slot",
     "user_id",
@@ -23,6 +26,7 @@ pub(super) const FIXED: [&str; 10] = [
     "shipping_method",
     "metadata",
     "request_hash",
+    "request_id",
     "created_at",
 ];
 
@@ -91,7 +95,7 @@ table!(SHIPMENTS, "shipments", 2, order_id id position call_key state carrier tr
 table!(REQUESTS, "order_requests", 2, order_id request_id hash saga_no version);
 table!(EVENTS, "order_events", 2, order_id seq version type payload principal request_id at);
 table!(SAGAS, "sagas", 2, order_id saga_no kind direction step tries resend turn next_at due_at started_at sent_at
-    attention last_error failure settled notes principal request_id trace_parent payment_token);
+    attention last_error failure settled notes principal request_id trace_parent payment_token ahead);
 
 /// A row that belongs to an order, with its place among its like.
 pub(super) type Numbered<'a, T> = (&'a Order, usize, &'a T);
@@ -105,6 +109,17 @@ pub(super) struct Entered<'a> {
     pub(super) notes: &'a str,
 }
 
+/// The id of the request that creates an order. Its hash is the order's and its answer the end of the first saga, so it
+/// stands in the order's own row and needs none in `order_requests`.
+pub(super) fn creating_request(commit: &Commit) -> Option<&str> {
+    let is_own = |request: &&RequestRecord| {
+        commit.guard.version == 0
+            && request.hash == commit.order.request_hash
+            && request.saga_no == Some(FIRST_SAGA)
+    };
+    commit.request.as_ref().filter(is_own).map(|request| request.request_id.as_str())
+}
+
 pub(super) fn bind_new(args: &mut impl Bind, commit: &Commit) -> Bound {
     let order = &commit.order;
     args.id(order.id.0)?;
@@ -116,6 +131,7 @@ pub(super) fn bind_new(args: &mut impl Bind, commit: &Commit) -> Bound {
     args.text(&order.shipping_method)?;
     args.json(order.metadata.as_ref())?;
     args.bytes(&order.request_hash)?;
+    args.maybe_text(creating_request(commit))?;
     args.time(order.created_at)?;
     args.int(commit.guard.owner.epoch)?;
     args.int(commit.guard.owner.incarnation)?;
@@ -275,5 +291,6 @@ pub(super) fn bind_saga(args: &mut impl Bind, saga: &SagaProgress) -> Bound {
     args.text(&saga.principal)?;
     args.text(&saga.request_id)?;
     args.maybe_text(saga.trace_parent.as_deref())?;
-    args.maybe_text(saga.token.as_ref().map(|token| token.expose()))
+    args.maybe_text(saga.token.as_ref().map(|token| token.expose()))?;
+    args.flag(saga.ahead)
 }

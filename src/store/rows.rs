@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use super::fields::FIRST_SAGA;
 use crate::domain::Timestamp;
 use crate::domain::address::{Address, AddressKind, Country};
 use crate::domain::event::RecordedEvent;
@@ -45,6 +46,7 @@ pub(super) fn stored(row: &impl Source) -> Read<Stored> {
     let id = OrderId(row.id("id")?);
     let (failures, saga) = sagas(row, id)?;
     let currency: Currency = named(row, "currency", Currency::from_code)?;
+    let request_hash = fixed(row.bytes("request_hash")?).ok_or("orders.request_hash")?;
     let order = Order {
         id,
         user_id: UserId(row.id("user_id")?),
@@ -75,8 +77,8 @@ pub(super) fn stored(row: &impl Source) -> Read<Stored> {
         payments: Arc::new(payments(row, currency)?),
         hold: maybe(row.maybe_json("hold")?, |hold| from_json(&hold)).ok_or("orders.hold")?,
         cancel_reason: maybe_named(row, "cancel_reason", CancelReason::parse)?,
-        request_hash: fixed(row.bytes("request_hash")?).ok_or("orders.request_hash")?,
-        requests: Arc::new(requests(row)?),
+        request_hash,
+        requests: Arc::new(requests(row, request_hash)?),
         failures: Arc::new(failures),
         saga_no: number(row.int("saga_no")?).ok_or("orders.saga_no")?,
         version: row.int("version")?,
@@ -268,9 +270,12 @@ struct RequestRow {
     saga_no: Option<i64>,
 }
 
-fn requests(row: &impl Source) -> Read<Vec<RequestRecord>> {
+fn requests(row: &impl Source, hash: [u8; 16]) -> Read<Vec<RequestRecord>> {
     let mut rows: Vec<RequestRow> = children(row, "requests")?;
     rows.sort_by_key(|row| row.version);
+    let creating = row.maybe_text("request_id")?;
+    let creating =
+        creating.map(|request_id| Ok(RequestRecord { request_id, hash, saga_no: Some(FIRST_SAGA) }));
     let read = rows.into_iter().map(|row| {
         Ok(RequestRecord {
             // 16 bytes in hex are what a UUID without dashes is.
@@ -279,7 +284,7 @@ fn requests(row: &impl Source) -> Read<Vec<RequestRecord>> {
             request_id: row.request_id,
         })
     });
-    read.collect()
+    creating.into_iter().chain(read).collect()
 }
 
 #[derive(Deserialize)]
@@ -303,6 +308,7 @@ struct SagaRow {
     request_id: String,
     trace_parent: Option<String>,
     payment_token: Option<String>,
+    ahead: i64,
 }
 
 /// The failures of settled sagas, and the saga that is not settled.
@@ -332,6 +338,7 @@ fn saga(row: SagaRow, order_id: OrderId) -> Read<SagaProgress> {
         tries: number(row.tries).ok_or("sagas.tries")?,
         resend: row.resend != 0,
         turn: maybe(row.turn, |turn| from_json(&turn)).ok_or("sagas.turn")?,
+        ahead: row.ahead != 0,
         next_at: maybe(row.next_at, at).ok_or("sagas.next_at")?,
         started_at: at(row.started_at).ok_or("sagas.started_at")?,
         sent_at: maybe(row.sent_at, at).ok_or("sagas.sent_at")?,

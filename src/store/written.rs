@@ -1,6 +1,6 @@
 //! What a batch of commits writes, table by table.
 
-use super::fields::{Entered, Numbered};
+use super::fields::{Entered, Numbered, creating_request};
 use crate::domain::address::Address;
 use crate::domain::event::{OrderEvent, RecordedEvent};
 use crate::domain::ids::OrderId;
@@ -62,7 +62,8 @@ impl<'a> Written<'a> {
         }
         let from = if is_new { 0 } else { touched.payments_from };
         self.ledger.extend(numbered(order, &order.payments).skip(from));
-        self.requests.extend(commit.request.as_ref().map(|request| (order, request)));
+        let request = commit.request.as_ref().filter(|_| creating_request(commit).is_none());
+        self.requests.extend(request.map(|request| (order, request)));
         for event in &commit.events {
             self.events.push((order.id, event));
             if let Some((status, notes)) = entered(&event.event) {

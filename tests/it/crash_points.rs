@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use futures::StreamExt;
 use futures::stream;
 use order_service::actor::CrashPoint;
-use order_service::domain::saga::StepName;
+use order_service::domain::saga::{SagaKind, StepName};
 use order_service::proto::simulator::Faults;
 use tonic::Code;
 
@@ -21,6 +21,14 @@ const SIDE_BY_SIDE: usize = 4;
 
 /// What a slow method takes: time enough to send a cancel.
 const SLOW_MS: u32 = 700;
+
+const RUN_AHEAD: &str = "ORDER__SAGA__RUN_AHEAD";
+/// Every step is stored before the next.
+const AT_ONCE: &str = "0s";
+/// Until a slow call.
+const BRIEFLY: &str = "100ms";
+/// Longer than a creation takes.
+const FOR_LONG: &str = "10s";
 
 const PATIENT: &[(&str, &str)] = &[
     ("ORDER__LOG__LEVEL", "info,order_service=debug"),
@@ -52,18 +60,23 @@ async fn every_point(store: StoreKind) {
             simulate.set_faults(slow.map(delay).into_iter().collect()).await;
         }
     }
-    let lives: Vec<(CrashPoint, &Scenario)> = CrashPoint::all()
-        .into_iter()
-        .flat_map(|point| {
-            let reaches = move |scenario: &&Scenario| {
-                scenario.saga == point.saga() && scenario.stations.contains(&point.station())
+    let mut lives: Vec<(CrashPoint, &Scenario, &str)> = Vec::new();
+    for point in CrashPoint::all() {
+        let reaches = |scenario: &&Scenario| {
+            scenario.saga == point.saga() && scenario.stations.contains(&point.station())
+        };
+        for scenario in SCENARIOS.iter().filter(reaches) {
+            let ways: &[&str] = match (scenario.saga, scenario.slow) {
+                (SagaKind::Create, None) => &[AT_ONCE, FOR_LONG],
+                (SagaKind::Create, Some(_)) => &[BRIEFLY],
+                _ => &[AT_ONCE],
             };
-            SCENARIOS.iter().filter(reaches).map(move |scenario| (point, scenario))
-        })
-        .collect();
+            lives.extend(ways.iter().map(|run_ahead| (point, scenario, *run_ahead)));
+        }
+    }
     // Making a database takes longer than a life in it, so the next order moves in where the last one has settled.
     let settled = Mutex::new(Vec::new());
-    let numbered = lives.iter().zip(1..).map(|((point, scenario), number)| {
+    let numbered = lives.iter().zip(1..).map(|((point, scenario, run_ahead), number)| {
         let simulate = &simulators[&scenario.slow];
         let settled = &settled;
         async move {
@@ -73,7 +86,7 @@ async fn every_point(store: StoreKind) {
                 None => (store.fresh_url().await, 0),
             };
             let customer = Customer::new(**scenario, number);
-            let mut node = two_lives(url.clone(), *point, scenario, customer, simulate).await;
+            let mut node = two_lives(url.clone(), (*point, run_ahead), scenario, customer, simulate).await;
             verified(&node, orders + 1).await;
             if url.is_some() {
                 node.kill9().await;
@@ -93,14 +106,14 @@ async fn every_point(store: StoreKind) {
 /// returned. Without a URL the store is a file of their own.
 async fn two_lives(
     url: Option<String>,
-    point: CrashPoint,
+    (point, run_ahead): (CrashPoint, &str),
     scenario: &Scenario,
     mut customer: Customer,
     simulate: &Simulate,
 ) -> NodeProcess {
-    let what = format!("{point} in \"{}\"", scenario.name);
+    let what = format!("{point} in \"{}\", running ahead for {run_ahead}", scenario.name);
     let armed = point.to_string();
-    let crash = [("ORDER__TESTING__CRASH_AT", armed.as_str())];
+    let crash = [("ORDER__TESTING__CRASH_AT", armed.as_str()), (RUN_AHEAD, run_ahead)];
     let mut node = NodeProcess::start_on(url, simulate, PATIENT, &crash).await;
     let client = node.client();
     let status = tokio::select! {

@@ -177,12 +177,13 @@ async fn evidence(node: &TestNode, customer: &Customer) -> Evidence {
     gather(&client, &id, (&ledger).into()).await
 }
 
-/// Runs the cases on a few nodes side by side.
-async fn on_nodes<C>(cases: Vec<C>, run: impl AsyncFn(&TestNode, C)) {
+/// Runs the cases on a few nodes side by side, whose sagas run ahead of what is stored for so long.
+async fn on_nodes<C>(run_ahead: &str, cases: Vec<C>, run: impl AsyncFn(&TestNode, C)) {
     let count = cases.len();
     let cases = std::sync::Mutex::new(cases.into_iter());
     let work = async |_| {
-        let node = TestNode::start_with(IMPATIENT).await;
+        let settings = [IMPATIENT, &[("ORDER__SAGA__RUN_AHEAD", run_ahead)]].concat();
+        let node = TestNode::start_with(&settings).await;
         loop {
             let next = cases.lock().unwrap().next();
             let Some(case) = next else { break };
@@ -214,11 +215,17 @@ async fn every_station_of_every_saga_gets_over_every_failure() {
     let all =
         SagaKind::ALL.iter().flat_map(|saga| saga.stations().into_iter().map(|station| (*saga, station)));
     assert_eq!(reached, all.collect(), "a station without a scenario");
-    println!("{} cases", cases.len());
-    on_nodes(cases, async |node, (scenario, methods, failing)| {
-        fails_at(node, scenario, &methods, failing).await;
-    })
-    .await;
+    // What is slow lets nobody run ahead for long.
+    let creations =
+        |case: &&(&Scenario, Vec<&str>, &Failing)| case.0.saga == SagaKind::Create && case.0.slow.is_none();
+    let ahead: Vec<_> = cases.iter().filter(creations).cloned().collect();
+    println!("{} cases, and {} while the saga runs ahead", cases.len(), ahead.len());
+    for (run_ahead, cases) in [("0s", cases), ("10s", ahead)] {
+        on_nodes(run_ahead, cases, async |node, (scenario, methods, failing)| {
+            fails_at(node, scenario, &methods, failing).await;
+        })
+        .await;
+    }
 }
 
 async fn fails_at(node: &TestNode, scenario: &Scenario, methods: &[&str], failing: &Failing) {
@@ -281,7 +288,8 @@ async fn a_cancel_is_safe_at_every_moment() {
     let lives = |scenario: &&Scenario| scenario.cancel_at.is_none();
     let mut cases = Vec::new();
     for scenario in SCENARIOS.iter().filter(lives) {
-        let node = TestNode::start_with(IMPATIENT).await;
+        let settings = [IMPATIENT, &[("ORDER__SAGA__RUN_AHEAD", "0s")]].concat();
+        let node = TestNode::start_with(&settings).await;
         let mut customer = customer(scenario);
         customer.live(&node.client()).await;
         let events = evidence(&node, &customer).await.events.len();
@@ -289,7 +297,7 @@ async fn a_cancel_is_safe_at_every_moment() {
         cases.extend((1..=events).map(|moment| (scenario, moment)));
     }
     println!("{} moments", cases.len());
-    on_nodes(cases, async |node, (scenario, moment)| {
+    on_nodes("0s", cases, async |node, (scenario, moment)| {
         let what = format!("\"{}\" cancelled at event {moment}", scenario.name);
         set_faults(node, [(FaultTarget::All, FaultSpec { delay: BRISK, ..FaultSpec::default() })]);
         let mut customer = customer(scenario);

@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use order_service::domain::Timestamp;
 use order_service::domain::command::OrderCommand;
 use order_service::domain::event::OrderEvent;
-use order_service::domain::react::{Change, Input, Reaction, react};
+use order_service::domain::react::{Change, Input, Policy, Reaction, react};
 use order_service::domain::saga::{Direction, SagaKind, SagaMove, StepCall, StepName, StepResult};
 use order_service::domain::status::OrderStatus;
 
@@ -56,6 +56,9 @@ struct Path {
     /// A cancel is left.
     cancel: bool,
     cancelled: bool,
+    policy: Policy,
+    /// What a saga that runs ahead has not stored yet.
+    ahead: Option<Change>,
     late: Option<(StepCall, Timestamp)>,
     steps: Vec<String>,
 }
@@ -69,7 +72,7 @@ struct Seen {
 }
 
 impl Path {
-    fn new(wish: &Wish, troubles: u32) -> (Self, Input) {
+    fn new(wish: &Wish, troubles: u32, run_ahead: Duration) -> (Self, Input) {
         let draft = wish.draft(1);
         let lines = draft.items.iter().map(|item| order_service::domain::item::StockLine {
             product: item.product,
@@ -84,6 +87,8 @@ impl Path {
             troubles,
             cancel: true,
             cancelled: false,
+            policy: Policy { run_ahead, ..policy() },
+            ahead: None,
             late: None,
             steps: Vec::new(),
         };
@@ -97,9 +102,24 @@ impl Path {
 
     /// One input; none when nothing came of it.
     fn input(&mut self, input: Input, seen: &mut Seen) -> Option<SagaMove> {
-        let (order, saga) = (self.store.order.as_ref(), self.store.saga.as_ref());
-        match react(order, saga, input, self.now, &policy()) {
+        let (order, saga) = match &self.ahead {
+            Some(change) => (Some(&change.order), change.saga.as_ref()),
+            None => (self.store.order.as_ref(), self.store.saga.as_ref()),
+        };
+        match react(order, saga, input, self.now, &self.policy) {
+            Ok(Reaction::Commit(change)) if change.may_wait => {
+                let (act, change) = (change.act.clone(), change.unstored());
+                self.ahead = Some(match self.ahead.take() {
+                    Some(earlier) => change.after(earlier),
+                    None => change,
+                });
+                Some(act)
+            }
             Ok(Reaction::Commit(change)) => {
+                let change = match self.ahead.take() {
+                    Some(earlier) => change.after(earlier),
+                    None => *change,
+                };
                 for event in &change.events {
                     if let OrderEvent::StatusChanged { from, to, .. } = &event.event {
                         seen.walks.insert((*from, *to));
@@ -116,6 +136,9 @@ impl Path {
 
     fn ask_cancel(&mut self, calling: bool, seen: &mut Seen) -> Option<SagaMove> {
         self.cancel = false;
+        if let Some(SagaMove::Run(running)) = self.ahead.as_ref().map(|change| change.act.clone()) {
+            self.input(Input::CatchUp { running }, seen);
+        }
         self.steps.push(format!("cancel, calling: {calling}"));
         let command = OrderCommand::Cancel { notes: String::new() };
         let can = self.store.order.as_ref().is_some_and(|order| order.status.can_cancel());
@@ -177,7 +200,8 @@ impl Path {
     }
 
     fn call(self, call: &StepCall, seen: &mut Seen) {
-        let saga = self.store.saga.as_ref().unwrap();
+        let ahead = self.ahead.as_ref().and_then(|change| change.saga.as_ref());
+        let saga = ahead.or(self.store.saga.as_ref()).unwrap();
         let station = (saga.kind, call.station().0, saga.direction);
         seen.stations.insert(station);
         let troubles: &[Fate] = if self.troubles > 0 { &TROUBLES } else { &[] };
@@ -247,24 +271,39 @@ impl Path {
                 };
                 Input::StepFinished { call: call.clone(), result }
             }
-            None => Input::Resume,
+            None => {
+                self.ahead = None;
+                Input::Resume
+            }
         };
         let act = self.input(input, seen).unwrap_or_else(|| self.fail("an answer was dropped"));
         self.go(act, seen);
     }
 }
 
-fn explore(wish: &Wish, troubles: u32) -> Seen {
+fn explore(wish: &Wish, troubles: u32, run_ahead: Duration) -> Seen {
     let mut seen = Seen::default();
-    let (mut path, create) = Path::new(wish, troubles);
+    let (mut path, create) = Path::new(wish, troubles, run_ahead);
     let act = path.input(create, &mut seen).unwrap();
     path.go(act, &mut seen);
     seen
 }
 
+/// Longer than calls take that go well.
+const FOR_LONG: Duration = Duration::from_secs(10);
+
 #[test]
 fn every_walk_is_in_the_table_and_every_station_is_tried() {
-    let seen = explore(&Wish::plain(), 2);
+    every_walk(Duration::ZERO);
+}
+
+#[test]
+fn every_walk_of_a_saga_that_runs_ahead_is_in_the_table_and_every_station_is_tried() {
+    every_walk(FOR_LONG);
+}
+
+fn every_walk(run_ahead: Duration) {
+    let seen = explore(&Wish::plain(), 2, run_ahead);
     println!("{:?}", seen.ends);
     let table: BTreeSet<_> = OrderStatus::ALL
         .iter()
@@ -282,11 +321,13 @@ fn every_walk_is_in_the_table_and_every_station_is_tried() {
 #[test]
 fn a_free_order_is_never_charged() {
     let free = Wish { shipping_method: "PICKUP", coupon: Some("FREEALL"), ..Wish::plain() };
-    let seen = explore(&free, 1);
-    assert!(seen.stations.iter().all(|(_, step, _)| *step != StepName::Charge));
-    // Without money in doubt there is nothing to refund: it is cancelled from where it stands.
-    assert!(seen.walks.contains(&(OrderStatus::Pending, OrderStatus::Cancelled)));
-    assert!(!seen.walks.contains(&(OrderStatus::Pending, OrderStatus::Cancelling)));
+    for run_ahead in [Duration::ZERO, FOR_LONG] {
+        let seen = explore(&free, 1, run_ahead);
+        assert!(seen.stations.iter().all(|(_, step, _)| *step != StepName::Charge));
+        // Without money in doubt there is nothing to refund: it is cancelled from where it stands.
+        assert!(seen.walks.contains(&(OrderStatus::Pending, OrderStatus::Cancelled)));
+        assert!(!seen.walks.contains(&(OrderStatus::Pending, OrderStatus::Cancelling)));
+    }
 }
 
 fn answer(store: &mut Store, world: &World, call: &StepCall, result: StepResult, now: Timestamp) -> Change {

@@ -9,13 +9,14 @@ mod callers;
 mod network;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use order_service::domain::Timestamp;
 use order_service::domain::command::{Draft, OrderCommand};
 use order_service::domain::error::OrderError;
 use order_service::domain::item::StockLine;
-use order_service::domain::react::{Input, Reaction, react};
+use order_service::domain::react::{Change, Input, Policy, Reaction, react};
 use order_service::domain::saga::{SagaMove, StepCall, StepResult};
 
 use self::callers::Wanted;
@@ -51,9 +52,17 @@ fn simulation() {
     }
     println!("{ends:?}");
     // A simulation that never gets anywhere finds nothing.
-    for mark in
-        ["CANCELLED", "CONFIRMED", "PROCESSING", "SHIPPED", "DELIVERED", "RETURNED", "attention", "crash"]
-    {
+    for mark in [
+        "CANCELLED",
+        "CONFIRMED",
+        "PROCESSING",
+        "SHIPPED",
+        "DELIVERED",
+        "RETURNED",
+        "attention",
+        "ahead",
+        "crash",
+    ] {
         assert!(ends.get(mark).is_some_and(|count| *count > 10), "{mark} is hardly ever reached: {ends:?}");
     }
 }
@@ -95,6 +104,8 @@ enum Next {
         result: StepResult,
     },
     Timer(u64),
+    /// The call with this ticket takes longer than its saga may run ahead.
+    Slow(u64),
     Crash,
     Restart(u64),
 }
@@ -112,7 +123,11 @@ struct Run {
     up: bool,
     life: u64,
     crashes: u32,
+    runs_ahead: u32,
     timer: u64,
+    policy: Policy,
+    /// What a saga that runs ahead has not stored yet.
+    ahead: Option<Change>,
     flying: Option<(u64, StepCall)>,
     wanted: Vec<Wanted>,
     /// Versions whose commands were acknowledged.
@@ -151,6 +166,8 @@ impl Run {
             closes: chance.percent(30),
             until: dawn() + seconds(5 + chance.below(120)),
         };
+        let run_ahead = Duration::from_millis([0, 300, 4_000, 30_000][chance.below(4) as usize]);
+        let policy = Policy { run_ahead, ..policy() };
         let draft = Wish::any(&mut chance).draft(seed);
         let enough = !chance.percent(8);
         let order_lines =
@@ -169,7 +186,10 @@ impl Run {
             up: true,
             life: 0,
             crashes: 0,
+            runs_ahead: 0,
             timer: 0,
+            policy,
+            ahead: None,
             flying: None,
             wanted: Vec::new(),
             acknowledged: Vec::new(),
@@ -232,7 +252,7 @@ impl Run {
                 let ask = ask(OrderCommand::Create(Box::new(draft)), Some(("create", content)), None);
                 let known = self.store.order.is_some();
                 let calling = self.flying.is_some();
-                if !self.up {
+                if !self.up || !self.catch_up()? {
                     return Ok(());
                 }
                 match (self.input(Input::Command { ask, calling })?, known, content) {
@@ -263,6 +283,12 @@ impl Run {
                 self.input(Input::Resume).map(|_| ())
             }
             Next::Timer(_) => Ok(()),
+            Next::Slow(ticket) => {
+                if self.up && self.flying.as_ref().is_some_and(|(waiting, _)| *waiting == ticket) {
+                    self.catch_up()?;
+                }
+                Ok(())
+            }
             Next::Crash => {
                 self.crash();
                 Ok(())
@@ -290,20 +316,58 @@ impl Run {
         self.crashes += 1;
         self.life += 1;
         self.flying = None;
+        self.ahead = None;
         self.timer += 1;
         let back = self.now + TimeDelta::milliseconds(1 + self.chance.below(6_000));
         self.at(back, Next::Restart(self.life));
     }
 
+    /// Stores what is not stored yet, as before anybody is answered. False when the process died of it.
+    fn catch_up(&mut self) -> Result<bool, String> {
+        let Some(SagaMove::Run(running)) = self.ahead.as_ref().map(|change| change.act.clone()) else {
+            return Ok(true);
+        };
+        Ok(!matches!(self.input(Input::CatchUp { running })?, Heard::Died))
+    }
+
     /// One input: decide, store, act.
     fn input(&mut self, input: Input) -> Result<Heard, String> {
-        let (order, saga) = (self.store.order.as_ref(), self.store.saga.as_ref());
-        let reaction = match react(order, saga, input, self.now, &policy()) {
+        let (order, saga) = match &self.ahead {
+            Some(change) => (Some(&change.order), change.saga.as_ref()),
+            None => (self.store.order.as_ref(), self.store.saga.as_ref()),
+        };
+        let reaction = match react(order, saga, input, self.now, &self.policy) {
             Ok(reaction) => reaction,
             Err(error) => return Ok(Heard::No(error)),
         };
         match reaction {
+            Reaction::Commit(change) if change.may_wait => {
+                if self.chance.percent(if self.stormy() { self.weather.crash } else { 0 }) {
+                    self.note(|| "  ahead of the store".to_owned());
+                    self.crash();
+                    return Ok(Heard::Died);
+                }
+                self.runs_ahead += 1;
+                let act = change.act.clone();
+                let seen = change.events.iter().map(|event| event.event.kind()).collect::<Vec<_>>();
+                self.note(|| format!("  ahead: {seen:?} {act:?}"));
+                let change = change.unstored();
+                self.ahead = Some(match self.ahead.take() {
+                    Some(earlier) => change.after(earlier),
+                    None => change,
+                });
+                self.act(act)?;
+                let started = self.ahead.as_ref().and_then(|change| change.saga.as_ref()).unwrap().started_at;
+                if let Some((ticket, _)) = self.flying {
+                    self.at(started + self.policy.run_ahead, Next::Slow(ticket));
+                }
+                Ok(Heard::Done)
+            }
             Reaction::Commit(change) => {
+                let change = match self.ahead.take() {
+                    Some(earlier) => change.after(earlier),
+                    None => *change,
+                };
                 let crash = if self.stormy() { self.weather.crash } else { 0 };
                 if self.chance.percent(crash / 2) {
                     self.note(|| "  before the commit".to_owned());
@@ -367,6 +431,9 @@ impl Run {
             self.store.order.iter().map(|order| order.status.as_str().to_owned()).collect();
         if self.store.events.iter().any(|event| event.event.kind() == "attention_needed") {
             marks.push("attention".to_owned());
+        }
+        if self.runs_ahead > 1 {
+            marks.push("ahead".to_owned());
         }
         if self.crashes > 0 {
             marks.push("crash".to_owned());

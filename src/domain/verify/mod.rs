@@ -65,7 +65,7 @@ pub fn check(
     let saga = saga.filter(|saga| !saga.settled);
     requests(&mut findings, order);
     money::sums(&mut findings, order);
-    money::ledger(&mut findings, order);
+    money::ledger(&mut findings, order, events);
     money::owed(&mut findings, order, saga);
     standing::stock(&mut findings, order, saga);
     standing::labels(&mut findings, order, saga);

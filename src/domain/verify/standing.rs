@@ -98,6 +98,10 @@ pub(super) fn saga(
         }
         _ => false,
     };
+    let untouched = kind == SagaKind::Create && status == OrderStatus::Pending && !unwinding;
+    findings.expect(!saga.ahead || untouched, "I9", || {
+        format!("{status} while saga {no} ({kind} {}) may run ahead", saga.direction)
+    });
     findings.expect(fits, "I9", || format!("{status} while saga {no} ({kind} {}) runs", saga.direction));
     // Every commit of a saga moves the order's time, and every wait is stored before it begins.
     let due = saga.next_at.map_or(order.updated_at, |at| at.max(order.updated_at));

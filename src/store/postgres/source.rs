@@ -58,7 +58,7 @@ pub(super) fn columns() -> String {
             "sagas",
             &format!(
                 "saga_no, kind, direction, step, tries, resend::int, turn::text, {}, {}, {}, attention, last_error, \
-                 failure::text, settled::int, notes, principal, request_id, trace_parent, payment_token",
+                 failure::text, settled::int, notes, principal, request_id, trace_parent, payment_token, ahead::int",
                 micros("next_at"),
                 micros("started_at"),
                 micros("sent_at")

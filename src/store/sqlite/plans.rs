@@ -17,8 +17,7 @@ use crate::ports::store::ListQuery;
 
 async fn empty() -> SqliteConnection {
     let mut connection = SqliteConnectOptions::from_str("sqlite::memory:").unwrap().connect().await.unwrap();
-    let schema = include_str!("../../../migrations/sqlite/0001_orders.sql");
-    sqlx::raw_sql(schema).execute(&mut connection).await.unwrap();
+    sqlx::migrate!("migrations/sqlite").run(&mut connection).await.unwrap();
     connection
 }
 

@@ -135,7 +135,11 @@ impl Store {
         match to {
             OrderStatus::Confirmed => {
                 // A reservation may have run out; nothing but the commit of the stock can find that out.
-                let full = world.holds.iter().any(|hold| matches!(hold, Hold::Held(_) | Hold::Expired));
+                // A saga that ran ahead has committed it by the time this is stored.
+                let full = world
+                    .holds
+                    .iter()
+                    .any(|hold| matches!(hold, Hold::Held(_) | Hold::Expired | Hold::Committed));
                 law!(full, "I6: CONFIRMED without a reservation: {:?}", world.holds);
                 law!(world.captured() == order.totals.total, "I6: CONFIRMED and paid {}", world.captured());
             }

@@ -97,6 +97,7 @@ pub fn policy() -> Policy {
         forward_tries: 4,
         attention_after_tries: 5,
         charge_settle_lag: SEND_LAG + CALL_TIMEOUT + PROVIDER_LAG,
+        run_ahead: Duration::ZERO,
     }
 }
 

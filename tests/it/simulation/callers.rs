@@ -71,7 +71,7 @@ impl Run {
     }
 
     pub(super) fn command(&mut self, number: usize) -> Law {
-        if !self.up || self.store.order.is_none() {
+        if !self.up || self.store.order.is_none() || !self.catch_up()? {
             return Ok(());
         }
         let wanted = self.wanted[number].clone();

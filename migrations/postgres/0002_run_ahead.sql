@@ -1,0 +1,9 @@
+-- A creation may make its calls without storing each before the next.
+SET LOCAL lock_timeout = '10s';
+
+-- Whether more may have been called than is stored; false for every saga that is there.
+ALTER TABLE sagas ADD COLUMN ahead BOOLEAN NOT NULL DEFAULT false;
+
+-- The request that created the order, which is one row less in order_requests. Its hash is request_hash. Orders that are
+-- there have it in order_requests.
+ALTER TABLE orders ADD COLUMN request_id TEXT;
