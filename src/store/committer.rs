@@ -96,6 +96,9 @@ pub struct Limits {
 /// A lane whose last batch had fewer jobs than this is not busy.
 const BUSY: usize = 8;
 
+/// How often a gathering lane looks whether there are enough; the runtime's timer is not finer.
+const LOOK: Duration = Duration::from_millis(1);
+
 /// The way into the lanes. An order is always in the same one.
 pub struct Committer {
     queues: Vec<mpsc::Sender<Queued>>,
@@ -231,8 +234,8 @@ impl Lane {
                 return Vec::new();
             }
             // Those whose last change was just answered come back in a moment: together they cost one transaction.
-            if self.last >= BUSY && received < self.last && !self.gather.is_zero() {
-                tokio::time::sleep(self.gather).await;
+            if self.last >= BUSY {
+                self.wait_for(self.last.saturating_sub(received)).await;
             }
         }
         let mut batch =
@@ -257,6 +260,17 @@ impl Lane {
         metrics::gauge!("order_store_queue_depth", "lane" => self.number.to_string())
             .set(self.jobs.len() as f64);
         batch
+    }
+
+    /// Waits until `more` jobs are queued, at most as long as gathering may take.
+    async fn wait_for(&mut self, more: usize) {
+        let mut left = self.gather;
+        while self.jobs.len() < more && !left.is_zero() {
+            // Looked at now and then: to be woken by each of them would cost more than it saves.
+            let pause = left.min(LOOK);
+            tokio::time::sleep(pause).await;
+            left = left.saturating_sub(pause);
+        }
     }
 
     async fn serve(&mut self, batch: Vec<Queued>) {
