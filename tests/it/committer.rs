@@ -1,6 +1,7 @@
 //! Group commit against a writer that fails on command.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::harness::orders::{OWNER, id};
 
 /// Takes one permit a batch, fails as told and notes what it was given.
 struct Fake {
+    /// Batches it was given, those that wait for a permit included.
+    begun: Arc<AtomicUsize>,
     gate: Arc<Semaphore>,
     seen: Arc<Mutex<Vec<Vec<OrderId>>>>,
     poison: HashSet<OrderId>,
@@ -26,6 +29,7 @@ struct Fake {
 #[async_trait]
 impl BatchWriter for Fake {
     async fn write(&mut self, jobs: &[Job]) -> Result<Vec<JobResult>, BatchError> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
         self.gate.acquire().await.unwrap().forget();
         let orders: Vec<OrderId> = jobs.iter().map(Job::order).collect();
         self.seen.lock().unwrap().push(orders.clone());
@@ -45,6 +49,7 @@ impl BatchWriter for Fake {
 
 struct Rig {
     committer: Committer,
+    begun: Arc<AtomicUsize>,
     gate: Arc<Semaphore>,
     seen: Arc<Mutex<Vec<Vec<OrderId>>>>,
     closed: Arc<Mutex<bool>>,
@@ -55,13 +60,35 @@ impl Rig {
         let (gate, seen) = (Arc::new(Semaphore::new(permits)), Arc::default());
         let closed = Arc::new(Mutex::new(false));
         let poison = poison.iter().map(|n| id(*n)).collect();
-        let fake =
-            Fake { gate: gate.clone(), seen: Arc::clone(&seen), poison, error, closed: closed.clone() };
-        Self { committer: Committer::start(vec![Box::new(fake)], limits), gate, seen, closed }
+        let begun = Arc::new(AtomicUsize::new(0));
+        let fake = Fake {
+            begun: Arc::clone(&begun),
+            gate: gate.clone(),
+            seen: Arc::clone(&seen),
+            poison,
+            error,
+            closed: closed.clone(),
+        };
+        Self { committer: Committer::start(vec![Box::new(fake)], limits), begun, gate, seen, closed }
     }
 
     fn seen(&self) -> Vec<Vec<OrderId>> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// Queues all of them while the writer has its hands full, then lets it go on. What came of them, and in which
+    /// batches.
+    async fn together(&self, orders: impl IntoIterator<Item = u64>) -> (Vec<JobResult>, Vec<Vec<OrderId>>) {
+        let mut ahead = Box::pin(self.committer.run(job(999)));
+        assert!(futures::poll!(&mut ahead).is_pending());
+        eventually("a busy writer", async || (self.begun.load(Ordering::SeqCst) > 0).then_some(())).await;
+        let mut waiting: Vec<_> = orders.into_iter().map(|n| Box::pin(self.committer.run(job(n)))).collect();
+        for one in &mut waiting {
+            assert!(futures::poll!(one).is_pending());
+        }
+        self.gate.add_permits(99);
+        let (_ahead, results) = tokio::join!(ahead, join_all(waiting));
+        (results, self.seen().split_off(1))
     }
 }
 
@@ -73,25 +100,21 @@ fn job(n: u64) -> Job {
 
 #[tokio::test]
 async fn what_waits_goes_together_up_to_the_limit() {
-    let rig = Rig::new(99, LIMITS, &[], None);
-    let results = join_all((1..=20).map(|n| rig.committer.run(job(n)))).await;
+    let (results, seen) = Rig::new(0, LIMITS, &[], None).together(1..=20).await;
     assert!(results.iter().all(Result::is_ok));
-    let sizes: Vec<usize> = rig.seen().iter().map(Vec::len).collect();
+    let sizes: Vec<usize> = seen.iter().map(Vec::len).collect();
     assert_eq!(sizes, [8, 8, 4]);
 }
 
 #[tokio::test]
 async fn one_order_is_in_a_batch_once_and_in_its_order() {
-    let rig = Rig::new(99, LIMITS, &[], None);
-    let orders = [1, 2, 1, 3, 1, 2, 4];
-    join_all(orders.map(|n| rig.committer.run(job(n)))).await;
-    assert_eq!(rig.seen(), [vec![id(1), id(2), id(3), id(4)], vec![id(1), id(2)], vec![id(1)]]);
+    let (_, seen) = Rig::new(0, LIMITS, &[], None).together([1, 2, 1, 3, 1, 2, 4]).await;
+    assert_eq!(seen, [vec![id(1), id(2), id(3), id(4)], vec![id(1), id(2)], vec![id(1)]]);
 }
 
 #[tokio::test]
 async fn the_culprit_is_found_and_the_others_are_written() {
-    let rig = Rig::new(999, LIMITS, &[3, 4, 7], None);
-    let results = join_all((1..=8).map(|n| rig.committer.run(job(n)))).await;
+    let (results, _) = Rig::new(0, LIMITS, &[3, 4, 7], None).together(1..=8).await;
     for (result, n) in results.iter().zip(1..) {
         match n {
             3 | 4 | 7 => assert_eq!(*result, Err(CommitError::NotCommitted(String::from("poison")))),
@@ -106,10 +129,9 @@ async fn an_error_of_the_database_is_not_tried_job_by_job() {
         (BatchError::Refused(String::from("full")), CommitError::NotCommitted(String::from("full"))),
         (BatchError::Unknown(String::from("cut")), CommitError::Unknown(String::from("cut"))),
     ] {
-        let rig = Rig::new(99, LIMITS, &[], Some(error));
-        let results = join_all((1..=8).map(|n| rig.committer.run(job(n)))).await;
+        let (results, seen) = Rig::new(0, LIMITS, &[], Some(error)).together(1..=8).await;
         assert!(results.iter().all(|result| *result == Err(expected.clone())));
-        assert_eq!(rig.seen().len(), 1);
+        assert_eq!(seen.len(), 1);
     }
 }
 

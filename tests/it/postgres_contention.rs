@@ -64,27 +64,22 @@ async fn a_row_that_others_hold_keeps_its_batch_waiting_and_harms_nobody() {
             other.leave().await;
         }
         for (commit, result) in commits.iter().zip(&results) {
-            if patient {
+            // The neighbors are not refused for the sake of the one that is held.
+            if patient || commit.guard.version == 0 {
                 assert_eq!(*result, Ok(()));
                 it.has_once(commit).await;
             } else {
                 assert!(matches!(result, Err(CommitError::NotCommitted(_))), "{result:?}");
             }
         }
-        if patient {
-            before[1] = commits.last().unwrap().order.clone();
-        } else {
-            assert_eq!(value(&it.url, "SELECT count(*) FROM orders").await, "12");
+        let held = commits.last().unwrap();
+        if !patient {
             assert_eq!(it.store.load(id(2)).await.unwrap().unwrap().order, before[1]);
             whole(&it.url).await;
             // Nothing is left of it: the same goes well now.
-            assert!(
-                join_all(commits.iter().map(|one| it.store.commit(one.clone())))
-                    .await
-                    .iter()
-                    .all(Result::is_ok)
-            );
+            assert_eq!(it.store.commit(held.clone()).await, Ok(()));
         }
+        before[1] = held.order.clone();
     }
     whole(&it.url).await;
     it.store.close().await;

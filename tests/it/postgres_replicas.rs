@@ -82,7 +82,9 @@ async fn a_commit_is_unknown_while_its_standby_stays_away() {
         commit_timeout: ms(500),
         ..config
     };
-    let store = PostgresStore::open(impatient(config_of(&url))).await.unwrap();
+    let config = impatient(config_of(&url));
+    let lanes = config.lanes;
+    let store = PostgresStore::open(config).await.unwrap();
     let first = creation(order(1));
     store.commit(first.clone()).await.unwrap();
     standby.cut_replication().await;
@@ -97,6 +99,20 @@ async fn a_commit_is_unknown_while_its_standby_stays_away() {
     // Not answered at all.
     let silent = store.commit(creation(order(2))).await;
     assert!(matches!(silent, Err(CommitError::Unknown(_))), "{silent:?}");
+    // Those that are given up do not pile up in the server.
+    for n in 3..8 {
+        // Until it is connected again nothing is sent.
+        let sent = async || match store.commit(creation(order(n))).await {
+            Err(CommitError::NotCommitted(_)) => None,
+            other => Some(other),
+        };
+        let silent = eventually("a commit that is sent", sent).await;
+        assert!(matches!(silent, Err(CommitError::Unknown(_))), "{silent:?}");
+    }
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' \
+                   AND datname = current_database() AND application_name LIKE '% commit %'";
+    let few = async || (value(&url, waiting).await.parse::<usize>().unwrap() <= lanes).then_some(());
+    eventually("the server to be rid of them", few).await;
 
     standby.restore_replication().await;
     let claimed = eventually("a claim", async || store.claim(id(1), OWNER).await.ok()).await.unwrap();

@@ -7,7 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Executor, Row};
 use tokio::sync::watch;
 
-use super::config::{FIRST_PAUSE, PostgresConfig, Session};
+use super::config::{FIRST_PAUSE, Pooler, PostgresConfig, Session};
 use super::ear::Ear;
 use super::fault::told;
 
@@ -16,6 +16,23 @@ const GREETING: &str = "order store: can you hear me";
 /// Has the server say it: as a notice, which comes the way of a warning but does not fill the server's log.
 const GREET: &str = "BEGIN; SET LOCAL client_min_messages = notice; \
      DO $$ BEGIN RAISE NOTICE 'order store: can you hear me'; END $$; COMMIT";
+
+/// Whether this is a standby, and which of its processes we talk to.
+const WHO: &str = "SELECT pg_is_in_recovery(), pg_backend_pid()";
+/// Ends a process of ours that waits for a standby.
+const END: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep' \
+     AND usename = current_user AND application_name = current_setting('application_name')";
+/// How long that may take.
+const END_WITHIN: Duration = Duration::from_secs(1);
+
+/// Ends what a connection that was given up has left at work. A commit that waits for a standby that is away waits for
+/// ever, and no time limit ends that: it would keep its place among the server's connections until none is left. That
+/// commit stays in doubt.
+async fn end_process(connection: &mut PgConnection, process: i32) {
+    let ending = sqlx::query(END).bind(process).persistent(false).execute(connection);
+    // Whatever comes of it: a connection that is broken shows it when it is used.
+    let _ended = tokio::time::timeout(END_WITHIN, ending).await;
+}
 
 pub(super) struct Link {
     options: PgConnectOptions,
@@ -26,6 +43,12 @@ pub(super) struct Link {
     lost: Option<Lost>,
     /// Counts the connections made.
     reconnects: watch::Sender<u64>,
+    /// The server's process behind the connection.
+    process: Option<i32>,
+    /// A process that may still be at work for a connection that was given up. None behind a pooler, where it may work
+    /// for others.
+    left_behind: Option<i32>,
+    is_pooled: bool,
     pub(super) ear: Ear,
 }
 
@@ -46,6 +69,9 @@ impl Link {
             connection: None,
             lost: None,
             reconnects,
+            process: None,
+            left_behind: None,
+            is_pooled: config.pooler == Pooler::Transaction,
             ear: Ear::new(),
         }
     }
@@ -70,7 +96,11 @@ impl Link {
                 tokio::time::sleep_until(next_try.into()).await;
             }
             match self.connect().await {
-                Ok(connection) => {
+                Ok((mut connection, process)) => {
+                    if let Some(left) = self.left_behind.take() {
+                        end_process(&mut connection, left).await;
+                    }
+                    self.process = Some(process);
                     // Also for the first one of a lane: others may have been to another server before.
                     self.reconnects.send_modify(|count| *count = count.wrapping_add(1));
                     if self.lost.is_some() {
@@ -98,6 +128,7 @@ impl Link {
     /// Gives a connection up.
     pub(super) fn lose(&mut self, connection: Option<PgConnection>, why: &str) {
         drop(connection);
+        self.left_behind = self.process.take().filter(|_| !self.is_pooled).or(self.left_behind);
         if self.lost.is_none() {
             tracing::warn!(why, "the order store lost its connection");
         }
@@ -132,11 +163,10 @@ impl Link {
     }
 
     /// A connection to a primary that is heard when it warns.
-    async fn connect(&self) -> Result<PgConnection, String> {
+    async fn connect(&self) -> Result<(PgConnection, i32), String> {
         let connecting = async {
             let mut connection = self.options.connect().await.map_err(|error| told(&error))?;
-            let row =
-                connection.fetch_one("SELECT pg_is_in_recovery()").await.map_err(|error| told(&error))?;
+            let row = connection.fetch_one(WHO).await.map_err(|error| told(&error))?;
             if row.try_get::<bool, _>(0).map_err(|error| error.to_string())? {
                 return Err(String::from("this server is a standby"));
             }
@@ -147,7 +177,8 @@ impl Link {
                     "the server's warnings are not heard, so its commits cannot be trusted",
                 ));
             }
-            Ok(connection)
+            let process = row.try_get(1).map_err(|error| error.to_string())?;
+            Ok((connection, process))
         };
         tokio::time::timeout(self.connect_timeout, connecting)
             .await

@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use sqlx::postgres::PgConnection;
 use sqlx::{Executor, Row, SqlSafeStr, SqlStr, query_with};
 use tokio::sync::watch;
@@ -31,6 +32,8 @@ use crate::store::committer::{BatchError, BatchWriter, Done, Job, JobResult};
 const AGAIN: u32 = 20;
 /// Pause before such a try, and before a look whether a standby is back.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Which of some orders can be had at once.
+const FREE: &str = "SELECT id FROM orders WHERE id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED";
 /// How much longer than the server a client waits for the end of a statement.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -141,16 +144,62 @@ impl PostgresWriter {
                     return Err(self.give_up(commits, doubt, BatchError::Suspect(what)));
                 }
                 Fault::Again(what) => {
-                    self.link.put(connection);
                     again = again.saturating_add(1);
                     metrics::counter!("order_store_retries_total").increment(1);
                     if again > AGAIN || started.elapsed() >= self.patience {
-                        return Err(self.give_up(commits, doubt, BatchError::Refused(what)));
+                        // In doubt, what was asked for has to be settled as a whole.
+                        let free = match doubt {
+                            None => self.free(&mut connection, commits).await,
+                            Some(_) => Vec::new(),
+                        };
+                        self.link.put(connection);
+                        if free.is_empty() || free.len() == commits.len() {
+                            return Err(self.give_up(commits, doubt, BatchError::Refused(what)));
+                        }
+                        return self.without_held(commits, &free, &what).await;
                     }
+                    self.link.put(connection);
                     tokio::time::sleep(PAUSE).await;
                 }
             }
         }
+    }
+
+    /// Those whose rows nobody else holds right now; none when that cannot be found out.
+    async fn free<'a>(&self, connection: &mut PgConnection, commits: &[&'a Commit]) -> Vec<&'a Commit> {
+        let there: Vec<Uuid> = commits
+            .iter()
+            .filter(|commit| commit.guard.version != 0)
+            .map(|commit| commit.order.id.0)
+            .collect();
+        let asked = sqlx::query(FREE).bind(there).persistent(!self.pooled).fetch_all(connection);
+        let Ok(Ok(rows)) = tokio::time::timeout(self.timeout, asked).await else { return Vec::new() };
+        let free: HashSet<Uuid> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
+        let is_free = |commit: &&&Commit| commit.guard.version == 0 || free.contains(&commit.order.id.0);
+        commits.iter().filter(is_free).copied().collect()
+    }
+
+    /// Writes the orders of a batch that nobody holds. The others have had all the patience there is: their neighbors
+    /// shall not be refused for their sake.
+    fn without_held<'a>(
+        &'a mut self,
+        commits: &'a [&Commit],
+        free: &'a [&Commit],
+        why: &'a str,
+    ) -> BoxFuture<'a, Result<Results, BatchError>> {
+        Box::pin(async move {
+            tracing::warn!(
+                orders = commits.len().saturating_sub(free.len()),
+                why,
+                "changes of orders whose rows another transaction holds are refused"
+            );
+            let mut results = self.commit(free).await?;
+            for commit in commits {
+                let held = || Err(CommitError::NotCommitted(why.to_owned()));
+                results.entry(commit.order.id).or_insert_with(held);
+            }
+            Ok(results)
+        })
     }
 
     /// The error that ends a batch; where its end is in doubt it stays so until the orders are claimed again.
