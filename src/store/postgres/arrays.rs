@@ -38,11 +38,13 @@ pub(super) struct Column {
     elements: PgArgumentBuffer,
     count: i32,
     has_nulls: bool,
+    /// Sent as the value itself.
+    is_single: bool,
 }
 
 impl Column {
     fn new(kind: Kind) -> Self {
-        Self { kind, elements: PgArgumentBuffer::default(), count: 0, has_nulls: false }
+        Self { kind, elements: PgArgumentBuffer::default(), count: 0, has_nulls: false, is_single: false }
     }
 
     fn push<'v, T: Encode<'v, Postgres>>(&mut self, value: Option<T>) -> Bound {
@@ -74,6 +76,14 @@ impl Type<Postgres> for Column {
 
 impl Encode<'_, Postgres> for Column {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        if self.is_single {
+            // Behind its length, which whoever asked for this writes. None means that it is null.
+            let value = self.elements.get(4..).filter(|_| !self.has_nulls);
+            return Ok(value.map_or(IsNull::Yes, |value| {
+                buffer.extend_from_slice(value);
+                IsNull::No
+            }));
+        }
         // Dimensions, whether there are nulls, type of the elements; then length and lower bound of the one dimension.
         let dimensions = i32::from(self.count > 0);
         buffer.extend_from_slice(&dimensions.to_be_bytes());
@@ -88,7 +98,8 @@ impl Encode<'_, Postgres> for Column {
     }
 
     fn produces(&self) -> Option<PgTypeInfo> {
-        Some(PgTypeInfo::with_oid(Oid(self.kind.array)))
+        let kind = if self.is_single { self.kind.element } else { self.kind.array };
+        Some(PgTypeInfo::with_oid(Oid(kind)))
     }
 }
 
@@ -96,6 +107,8 @@ impl Encode<'_, Postgres> for Column {
 #[derive(Debug, Default)]
 pub(super) struct Arrays {
     pub(super) columns: Vec<Column>,
+    /// There is one row: its values are sent as they are, which the server has less work with than with arrays.
+    pub(super) is_single: bool,
     /// The column that the next value goes to.
     next: usize,
 }
@@ -107,6 +120,19 @@ impl Arrays {
         for row in rows {
             arrays.next = 0;
             bind(&mut arrays, row).map_err(sqlx::Error::Encode)?;
+        }
+        Ok(arrays)
+    }
+
+    /// The same, with a single row's values as they are.
+    pub(super) fn or_values<T>(
+        rows: &[T],
+        bind: impl Fn(&mut Self, &T) -> Bound,
+    ) -> Result<Self, sqlx::Error> {
+        let mut arrays = Self::of(rows, bind)?;
+        arrays.is_single = rows.len() == 1;
+        for column in &mut arrays.columns {
+            column.is_single = arrays.is_single;
         }
         Ok(arrays)
     }

@@ -1,7 +1,7 @@
 //! The text of a batch: what many orders change, as one statement.
 //!
-//! Every table that a batch writes is one `WITH` term over one `unnest`. A text depends only on which tables take part,
-//! so a connection prepares a handful of them. Whatever fails makes all of it fail, so nothing needs to be undone.
+//! Every table that a batch writes is one `WITH` term over one `unnest`, or over its values where there is one row. A text
+//! depends only on which tables take part and which of them with one row, so a connection prepares a handful of them. Whatever fails makes all of it fail, so nothing needs to be undone.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -55,9 +55,12 @@ pub(super) struct Statement {
     pub(super) arguments: PgArguments,
 }
 
+/// A part, how many columns it has and whether it has a single row.
+type Shape = (Part, usize, bool);
+
 /// The texts made so far, by the parts that they have.
 #[derive(Default)]
-pub(super) struct Texts(HashMap<(Mode, Vec<(Part, usize)>), SqlStr>);
+pub(super) struct Texts(HashMap<(Mode, Vec<Shape>), SqlStr>);
 
 impl Texts {
     /// Everything that `commits` write. When a row is not at the version or with the owner that its commit names, or is
@@ -87,7 +90,8 @@ impl Texts {
     }
 
     fn statement(&mut self, mode: Mode, parts: Vec<(Part, Arrays)>) -> Result<Statement, sqlx::Error> {
-        let shape: Vec<_> = parts.iter().map(|(part, arrays)| (*part, arrays.columns.len())).collect();
+        let shape: Vec<_> =
+            parts.iter().map(|(part, arrays)| (*part, arrays.columns.len(), arrays.is_single)).collect();
         let mut arguments = PgArguments::default();
         for column in parts.into_iter().flat_map(|(_, arrays)| arrays.columns) {
             arguments.add(column).map_err(sqlx::Error::Encode)?;
@@ -152,7 +156,7 @@ fn add<T>(
     bind: impl Fn(&mut Arrays, &T) -> Bound,
 ) -> Result<(), sqlx::Error> {
     if !rows.is_empty() {
-        parts.push((part, Arrays::of(rows, bind)?));
+        parts.push((part, Arrays::or_values(rows, bind)?));
     }
     Ok(())
 }
@@ -164,18 +168,23 @@ pub(super) fn is_refusal(code: &str) -> bool {
     code == DIVISION_BY_ZERO || code == UNIQUE_VIOLATION
 }
 
-fn text(mode: Mode, shape: &[(Part, usize)]) -> String {
+fn text(mode: Mode, shape: &[Shape]) -> String {
     let mut terms: Vec<String> = Vec::new();
     let mut first = 1usize;
-    for (part, width) in shape {
+    for (part, width, is_single) in shape {
         let end = first.saturating_add(*width);
         let marks: Vec<String> = (first..end).map(|number| format!("${number}")).collect();
         let names: Vec<String> = (1..=*width).map(|number| format!("c{number}")).collect();
-        let source = format!("unnest({}) AS v({})", marks.join(", "), names.join(", "));
+        let (marks, columns) = (marks.join(", "), names.join(", "));
+        let source = if *is_single {
+            format!("(VALUES ({marks})) AS v({columns})")
+        } else {
+            format!("unnest({marks}) AS v({columns})")
+        };
         terms.push(term(mode, *part, &source, &names.join(", ")));
         first = end;
     }
-    let has = |part| shape.iter().any(|(other, _)| *other == part);
+    let has = |part| shape.iter().any(|(other, ..)| *other == part);
     if has(Part::Claimed) || has(Part::Released) {
         terms.push(counted(has(Part::Claimed), has(Part::Released)));
     }
