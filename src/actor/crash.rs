@@ -12,7 +12,7 @@ names! {
     Moment {
         /// The call is decided on, not stored.
         BeforeIntent = "BEFORE_INTENT",
-        /// The call is stored, not made.
+        /// The call is stored, or allowed for by what is stored, and not made.
         AfterIntent = "AFTER_INTENT",
         /// Right before the call.
         BeforeEffect = "BEFORE_EFFECT",
@@ -20,7 +20,7 @@ names! {
         AfterEffect = "AFTER_EFFECT",
         /// The answer is understood, not stored.
         BeforeOutcome = "BEFORE_OUTCOME",
-        /// The answer is stored.
+        /// The answer is stored, or kept to be stored with the next one.
         AfterOutcome = "AFTER_OUTCOME",
     }
 }

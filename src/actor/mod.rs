@@ -2,6 +2,7 @@
 //!
 //! The rest of the program sees [`Orders`]: ask, view, watch, stop.
 
+mod ahead;
 mod attempt;
 mod crash;
 mod message;

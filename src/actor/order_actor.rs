@@ -1,7 +1,7 @@
-//! The actor of one order: react, commit, adopt, act, answer, in that order.
+//! The actor of one order: react, commit, adopt, act, answer, in that order. What may wait for the commit after it is in
+//! [`super::ahead`].
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -18,13 +18,16 @@ use crate::domain::command::{Ask, OrderCommand};
 use crate::domain::error::OrderError;
 use crate::domain::ids::{OrderId, OrderNumber};
 use crate::domain::react::{Change, CouponChange, Input, Reaction, react};
-use crate::domain::saga::{SagaMove, SagaProgress, StepCall, StepName, StepResult};
+use crate::domain::saga::{SagaMove, StepCall, StepName, StepResult};
 use crate::domain::status::OrderStatus;
 use crate::domain::text::{Violation, ViolationReason};
 use crate::ports::store::{ClaimError, Commit, CommitError, CouponMove, StoreError, WriteGuard};
 
 /// Numbers tried for a new order before it is refused: 38 bits are seldom taken twice, never eight times.
 const NUMBER_ATTEMPTS: u32 = 8;
+
+/// Why a command is refused that the store has no room for.
+const QUEUE_FULL: &str = "the order store has too many changes waiting";
 
 /// The behavior; all orders share one.
 #[derive(Debug)]
@@ -102,7 +105,11 @@ impl OrderActor {
             }
             Message::Slow { ticket } => {
                 if ticket == state.ticket && state.calling {
-                    self.catch_up(state).await.map_err(|error| End::of_commit(&error))?;
+                    match self.catch_up(state).await {
+                        // It is stored with the answer that comes next.
+                        Ok(()) | Err(CommitError::QueueFull) => {}
+                        Err(error) => return Err(End::of_commit(&error)),
+                    }
                 }
                 return Ok(());
             }
@@ -195,8 +202,16 @@ impl OrderActor {
         reply: Reply,
         permit: Permit,
     ) -> Result<(), End> {
-        // What it meets and what it is told has to be stored. Without a reply its asker asks a fresh actor.
-        self.catch_up(state).await.map_err(|error| End::of_commit(&error))?;
+        // What it meets and what it is told has to be stored.
+        match self.catch_up(state).await {
+            Ok(()) => {}
+            Err(CommitError::QueueFull) => {
+                reply.send(Err(OrderError::Overloaded { what: QUEUE_FULL }));
+                return Ok(());
+            }
+            // Without a reply its asker asks a fresh actor.
+            Err(error) => return Err(End::of_commit(&error)),
+        }
         let mut number_attempt = 0u32;
         loop {
             let input = Input::Command { ask: ask.clone(), calling: state.calling };
@@ -272,8 +287,7 @@ impl OrderActor {
                 }
                 // Nothing was tried, so what is in memory still holds.
                 Err(CommitError::QueueFull) => {
-                    let what = "the order store has too many changes waiting";
-                    reply.send(Err(OrderError::Overloaded { what }));
+                    reply.send(Err(OrderError::Overloaded { what: QUEUE_FULL }));
                     return Ok(());
                 }
                 Err(error @ CommitError::NotCommitted(_)) => {
@@ -330,35 +344,8 @@ impl OrderActor {
         Ok(())
     }
 
-    /// Keeps a change that may wait, to be stored with the one after it.
-    fn hold(&self, state: &mut State, change: Change, finished: Option<StepName>) -> SagaMove {
-        let points = Points::of(state, &change, finished);
-        points.pass(self.0.crash_at, Moment::BeforeOutcome, Moment::BeforeIntent);
-        let act = change.act.clone();
-        let change = change.unstored();
-        state.ahead = Some(Box::new(match state.ahead.take() {
-            Some(earlier) => change.after(*earlier),
-            None => change,
-        }));
-        points.pass(self.0.crash_at, Moment::AfterOutcome, Moment::AfterIntent);
-        act
-    }
-
-    /// Stores what was kept, if anything was. The call under way goes on.
-    async fn catch_up(&self, state: &mut State) -> Result<(), CommitError> {
-        let Some(SagaMove::Run(running)) = state.ahead.as_ref().map(|change| change.act.clone()) else {
-            return Ok(());
-        };
-        let (order, saga) = state.head();
-        let input = Input::CatchUp { running };
-        if let Ok(Reaction::Commit(change)) = react(order, saga, input, self.0.clock.now(), &self.0.policy) {
-            self.commit(state, change, None).await?;
-        }
-        Ok(())
-    }
-
     /// Stores the change with what was kept before it, then adopts it. Memory changes only after the store has taken it.
-    async fn commit(
+    pub(super) async fn commit(
         &self,
         state: &mut State,
         change: Box<Change>,
@@ -407,12 +394,6 @@ impl OrderActor {
         self.0.recovered(order.id);
         state.order = Some(order);
         Ok(act)
-    }
-
-    /// What is left of the time in which a saga may run ahead.
-    fn runs_ahead_for(&self, saga: &SagaProgress) -> Duration {
-        let passed = self.0.clock.now().signed_duration_since(saga.started_at).to_std().unwrap_or_default();
-        self.0.policy.run_ahead.saturating_sub(passed)
     }
 
     fn act(&self, myself: &ActorRef<Message>, state: &mut State, act: SagaMove) {

@@ -311,7 +311,7 @@ impl Orders {
 
     /// Takes no more commands, lets what runs come to rest for at most `grace`, then closes the store.
     ///
-    /// What has not come to rest by then is stored with its intent and goes on at the next start.
+    /// What has not come to rest by then goes on at the next start: what is stored says what may be under way.
     pub async fn stop(&self, grace: Duration) {
         self.shared.stopping.store(true, Ordering::Release);
         self.quiesce();

@@ -47,7 +47,7 @@ pub(super) fn advance(work: &mut Work<'_>) -> SagaMove {
         saga.next_at = None;
         if matches!(call, StepCall::Charge { .. }) {
             saga.resend = false;
-            saga.sent_at = Some(now);
+            saga.sent_at = saga.sent_at.max(Some(now));
         }
     }
     SagaMove::Run(call)

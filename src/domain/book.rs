@@ -225,7 +225,8 @@ fn set_back(work: &mut Work<'_>, call: &StepCall, setback: Setback) {
     let (now, policy) = (work.now, work.policy);
     let Some(saga) = &mut work.saga else { return };
     if matches!(call, StepCall::Charge { .. }) && !certain {
-        saga.sent_at = Some(now);
+        // Not before the moment until which somebody who lost the order may have gone on with it.
+        saga.sent_at = saga.sent_at.max(Some(now));
     }
     saga.tries = saga.tries.saturating_add(1);
     saga.last_error = Some(error.clone());

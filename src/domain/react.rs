@@ -2,7 +2,7 @@
 //!
 //! A person asking, a collaborator answering and a crash being recovered all come through [`react`]. It decides and
 //! computes; it stores nothing, calls nobody and tells no one. The caller stores the [`Change`] first, and only then
-//! acts on its [`SagaMove`] and answers.
+//! acts on its [`SagaMove`] and answers; a change that [`Change::may_wait`] is acted on before, and told of only after.
 
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ pub struct Policy {
     /// How long after its creation an order's calls may follow each other without each being stored before: their keys
     /// are known from the first commit on, so a repeat after a crash is the same call. Zero stores each one.
     ///
-    /// It also bounds how long after its last commit a process that was paused, and lost the order meanwhile, may go on
-    /// with it.
+    /// It also bounds how long after the creation a process that was paused, and lost the order meanwhile, may go on with
+    /// it.
     pub run_ahead: Duration,
 }
 
@@ -154,6 +154,9 @@ pub fn react(
             let act = advance::advance(&mut work);
             work.ahead &= matches!(act, SagaMove::Run(_));
             work.may_wait = work.ahead;
+            if work.is_idle(saga) {
+                return Ok(Reaction::Act(act));
+            }
             Ok(work.commit(None, None, act))
         }
         Input::CatchUp { running } => {
@@ -169,7 +172,7 @@ pub fn react(
             let mut work = Work::on(order, Some(saga), principal, request, now, policy);
             advance::doubt(&mut work);
             let act = advance::advance(&mut work);
-            if work.events.is_empty() && work.saga.as_ref() == Some(saga) {
+            if work.is_idle(saga) {
                 return Ok(Reaction::Act(act));
             }
             Ok(work.commit(None, None, act))
@@ -231,6 +234,11 @@ impl<'a> Work<'a> {
         order.updated_at = now;
         let (saga, events) = (saga.cloned(), Vec::new());
         Self { order, saga, events, now, policy, ahead: false, may_wait: false, principal, request_id }
+    }
+
+    /// Whether nothing has changed: what comes next is allowed for by what is stored.
+    fn is_idle(&self, before: &SagaProgress) -> bool {
+        self.events.is_empty() && self.saga.as_ref() == Some(before)
     }
 
     /// Records an event and applies it.

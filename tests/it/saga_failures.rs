@@ -398,7 +398,8 @@ fn context() -> CallContext {
 
 #[tokio::test]
 async fn stock_that_is_lost_after_the_charge_is_paid_back() {
-    let node = TestNode::start_with(IMPATIENT).await;
+    // It has to be seen between the two.
+    let node = TestNode::start_with(&[IMPATIENT, &[("ORDER__SAGA__RUN_AHEAD", "0s")]].concat()).await;
     let client = node.client();
     set_faults(&node, [(target("inventory.Commit"), FaultSpec { delay: SLOW, ..FaultSpec::default() })]);
     let mut customer = customer(&SCENARIOS[0]);

@@ -7,6 +7,8 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 pub(super) enum Fault {
     /// Rolled back because of other transactions: the same again may go well.
     Again(String),
+    /// Rolled back; another transaction holds a row for longer than is waited for.
+    Held(String),
     /// Rolled back; a row was not as expected.
     Refusal(String),
     /// Rolled back; one of the jobs may be to blame.
@@ -40,8 +42,10 @@ impl Fault {
             return Self::Unknown(what);
         }
         match code {
-            // serialization_failure, deadlock_detected, lock_not_available
-            "40001" | "40P01" | "55P03" => Self::Again(what),
+            // serialization_failure, deadlock_detected
+            "40001" | "40P01" => Self::Again(what),
+            // lock_not_available
+            "55P03" => Self::Held(what),
             code if super::statement::is_refusal(code) => Self::Refusal(what),
             // read_only_sql_transaction: this server is, or became, a standby.
             "25006" => Self::Server { what, gone: true },
@@ -63,6 +67,13 @@ pub(super) fn is_gone(error: &sqlx::Error) -> bool {
             .is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic)),
         _ => false,
     }
+}
+
+/// Whether what is stored is to blame for the failure of a read: values out of range, damaged pages.
+pub(super) fn is_of_the_data(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    // data_exception, internal_error with data_corrupted and index_corrupted
+    code.is_some_and(|code| code.starts_with("22") || code.starts_with("XX"))
 }
 
 /// The words of an error without what a statement's values may have put into them.

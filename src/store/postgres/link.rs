@@ -19,19 +19,30 @@ const GREET: &str = "BEGIN; SET LOCAL client_min_messages = notice; \
 
 /// Whether this is a standby, and which of its processes we talk to.
 const WHO: &str = "SELECT pg_is_in_recovery(), pg_backend_pid()";
-/// Ends a process of ours that waits for a standby.
-const END: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep' \
-     AND usename = current_user AND application_name = current_setting('application_name')";
-/// How long that may take.
+/// Processes of ours that are still at work, oldest first as given.
+const LEFT: &str = "SELECT a.pid FROM unnest($1) WITH ORDINALITY AS v(pid, place) \
+     JOIN pg_stat_activity AS a ON a.pid = v.pid WHERE a.state = 'active' AND a.usename = current_user \
+     AND a.application_name = current_setting('application_name') ORDER BY v.place";
+/// Ends one that waits for a standby.
+const END: &str =
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep'";
+/// How long this may take.
 const END_WITHIN: Duration = Duration::from_secs(1);
+/// So many may wait in the server for each writer. While one waits nobody sees what it has written; once it is ended,
+/// readers do, although no standby has it.
+const LEFT_BEHIND: usize = 4;
 
-/// Ends what a connection that was given up has left at work. A commit that waits for a standby that is away waits for
-/// ever, and no time limit ends that: it would keep its place among the server's connections until none is left. That
-/// commit stays in doubt.
-async fn end_process(connection: &mut PgConnection, process: i32) {
-    let ending = sqlx::query(END).bind(process).persistent(false).execute(connection);
-    // Whatever comes of it: a connection that is broken shows it when it is used.
-    let _ended = tokio::time::timeout(END_WITHIN, ending).await;
+/// Ends what connections that were given up have left at work, but for the last few. A commit that waits for a standby that
+/// is away waits for ever, and no time limit ends that: it would keep its place among the server's connections until none
+/// is left. Such a commit stays in doubt.
+async fn end_processes(connection: &mut PgConnection, processes: &mut Vec<i32>) -> Result<(), sqlx::Error> {
+    let left = sqlx::query(LEFT).bind(&*processes).persistent(false).fetch_all(&mut *connection).await?;
+    *processes = left.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    let surplus = processes.len().saturating_sub(LEFT_BEHIND);
+    for process in processes.iter().take(surplus) {
+        sqlx::query(END).bind(process).persistent(false).execute(&mut *connection).await?;
+    }
+    Ok(())
 }
 
 pub(super) struct Link {
@@ -45,9 +56,9 @@ pub(super) struct Link {
     reconnects: watch::Sender<u64>,
     /// The server's process behind the connection.
     process: Option<i32>,
-    /// A process that may still be at work for a connection that was given up. None behind a pooler, where it may work
-    /// for others.
-    left_behind: Option<i32>,
+    /// Processes that may still be at work for connections that were given up, oldest first. None behind a pooler, where
+    /// they may work for others.
+    left_behind: Vec<i32>,
     is_pooled: bool,
     pub(super) ear: Ear,
 }
@@ -70,7 +81,7 @@ impl Link {
             lost: None,
             reconnects,
             process: None,
-            left_behind: None,
+            left_behind: Vec::new(),
             is_pooled: config.pooler == Pooler::Transaction,
             ear: Ear::new(),
         }
@@ -97,8 +108,10 @@ impl Link {
             }
             match self.connect().await {
                 Ok((mut connection, process)) => {
-                    if let Some(left) = self.left_behind.take() {
-                        end_process(&mut connection, left).await;
+                    if !self.left_behind.is_empty() {
+                        let ending = end_processes(&mut connection, &mut self.left_behind);
+                        // Those that are left are seen to by the next connection. One that is broken shows it when used.
+                        let _ended = tokio::time::timeout(END_WITHIN, ending).await;
                     }
                     self.process = Some(process);
                     // Also for the first one of a lane: others may have been to another server before.
@@ -128,7 +141,7 @@ impl Link {
     /// Gives a connection up.
     pub(super) fn lose(&mut self, connection: Option<PgConnection>, why: &str) {
         drop(connection);
-        self.left_behind = self.process.take().filter(|_| !self.is_pooled).or(self.left_behind);
+        self.left_behind.extend(self.process.take().filter(|_| !self.is_pooled));
         if self.lost.is_none() {
             tracing::warn!(why, "the order store lost its connection");
         }

@@ -13,6 +13,7 @@ use sqlx::{Arguments, Row, SqlStr};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use super::fault::{is_of_the_data, told};
 use super::pool::{Pool, late};
 use super::read::{arguments, unavailable};
 use crate::domain::ids::OrderId;
@@ -20,7 +21,7 @@ use crate::ports::store::StoreError;
 
 /// At most so many orders in one statement: more would make the first of them wait for the last one's rows.
 const TOGETHER: usize = 32;
-/// Questions that may wait, for each statement under way; who comes then waits to be let in, as long as a read may take.
+/// Questions that may wait; who comes then waits to be let in, as long as a read may take.
 const WAITING: usize = 1_024;
 
 type Answer = Result<Option<Arc<PgRow>>, StoreError>;
@@ -63,7 +64,7 @@ impl Loader {
     }
 }
 
-async fn serve(pool: &Pool, statement: &SqlStr, wanted: &tokio::sync::Mutex<mpsc::Receiver<Wanted>>) {
+async fn serve(pool: &Arc<Pool>, statement: &SqlStr, wanted: &tokio::sync::Mutex<mpsc::Receiver<Wanted>>) {
     let mut batch = Vec::with_capacity(TOGETHER);
     loop {
         // One waits for the next question, the others for their turn to wait.
@@ -72,23 +73,71 @@ async fn serve(pool: &Pool, statement: &SqlStr, wanted: &tokio::sync::Mutex<mpsc
         }
         // Whoever went away needs no answer.
         batch.retain(|one| !one.answer.is_closed());
-        let mut ids: Vec<Uuid> = batch.iter().map(|one| one.id.0).collect();
+        let mut ids: Vec<OrderId> = batch.iter().map(|one| one.id).collect();
         ids.sort_unstable();
         ids.dedup();
-        let asked = async {
-            let rows = pool.rows(statement.clone(), arguments(|args| args.add(ids))?).await?;
-            let mut found = HashMap::with_capacity(rows.len());
-            for row in rows {
-                let id = row.try_get::<Uuid, _>("id").map_err(|error| unavailable(&error))?;
-                found.insert(id, Arc::new(row));
-            }
-            Ok(found)
-        };
-        let found: Result<HashMap<Uuid, Arc<PgRow>>, StoreError> = asked.await;
+        let found = ask(pool, statement, ids).await;
         for Wanted { id, answer } in batch.drain(..) {
-            let row = found.as_ref().map(|found| found.get(&id.0).cloned()).map_err(Clone::clone);
+            let row = match found.get(&id) {
+                Some(row) => row.clone(),
+                None => Ok(None),
+            };
             // Whoever went away meanwhile needs none.
             let _ = answer.send(row);
         }
     }
+}
+
+/// What is stored of these orders; nothing for those that are not there. What cannot be read of one order does not keep the
+/// others from being read: they are asked for one by one then.
+async fn ask(pool: &Arc<Pool>, statement: &SqlStr, mut ids: Vec<OrderId>) -> HashMap<OrderId, Answer> {
+    let mut answers = HashMap::with_capacity(ids.len());
+    if ids.is_empty() {
+        return answers;
+    }
+    match rows(pool, statement, &ids).await {
+        Ok(found) => answers.extend(found.into_iter().map(|(id, row)| (id, Ok(Some(row))))),
+        Err(Trouble::OfTheData(_)) if ids.len() > 1 => {
+            for id in ids.drain(..) {
+                answers.extend(Box::pin(ask(pool, statement, vec![id])).await);
+            }
+        }
+        Err(trouble) => {
+            let error = |order| match &trouble {
+                Trouble::OfTheData(what) => StoreError::Corrupt { order, what: what.clone() },
+                Trouble::Other(error) => error.clone(),
+            };
+            answers.extend(ids.into_iter().map(|id| (id, Err(error(id)))));
+        }
+    }
+    answers
+}
+
+/// Why rows were not had.
+enum Trouble {
+    OfTheData(String),
+    Other(StoreError),
+}
+
+async fn rows(
+    pool: &Arc<Pool>,
+    statement: &SqlStr,
+    ids: &[OrderId],
+) -> Result<Vec<(OrderId, Arc<PgRow>)>, Trouble> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let arguments = arguments(|args| args.add(ids)).map_err(Trouble::Other)?;
+    let (pool, statement) = (Arc::clone(pool), statement.clone());
+    // In a task of its own: should it panic, the others that are asked for later are still answered.
+    let asked = tokio::spawn(async move { pool.asked(statement, arguments).await });
+    let asked = asked.await.map_err(|error| Trouble::Other(StoreError::Unavailable(error.to_string())))?;
+    let rows = asked.map_err(|error| match error {
+        Some(error) if is_of_the_data(&error) => Trouble::OfTheData(told(&error)),
+        Some(error) => Trouble::Other(unavailable(&error)),
+        None => Trouble::Other(late()),
+    })?;
+    let named = |row: PgRow| Ok((OrderId(row.try_get::<Uuid, _>("id")?), Arc::new(row)));
+    rows.into_iter()
+        .map(named)
+        .collect::<Result<_, sqlx::Error>>()
+        .map_err(|error| Trouble::Other(unavailable(&error)))
 }

@@ -96,6 +96,16 @@ impl Pool {
 
     /// Asks, within the time that one read may take, the wait for a connection included.
     pub(super) async fn rows(&self, sql: SqlStr, arguments: PgArguments) -> Result<Vec<PgRow>, StoreError> {
+        let asked = self.asked(sql, arguments).await;
+        asked.map_err(|error| error.map_or_else(late, |error| StoreError::Unavailable(told(&error))))
+    }
+
+    /// As [`Self::rows`], with the driver's error; none when there was no answer in time.
+    pub(super) async fn asked(
+        &self,
+        sql: SqlStr,
+        arguments: PgArguments,
+    ) -> Result<Vec<PgRow>, Option<sqlx::Error>> {
         let asking = async {
             let _place = self.places.acquire().await.map_err(|_closed| sqlx::Error::PoolClosed)?;
             loop {
@@ -114,8 +124,8 @@ impl Pool {
             }
         };
         match tokio::time::timeout(self.timeout, asking).await {
-            Ok(asked) => asked.map_err(|error| StoreError::Unavailable(told(&error))),
-            Err(_elapsed) => Err(late()),
+            Ok(asked) => asked.map_err(Some),
+            Err(_elapsed) => Err(None),
         }
     }
 

@@ -1,7 +1,8 @@
 //! The text of a batch: what many orders change, as one statement.
 //!
-//! Every table that a batch writes is one `WITH` term over one `unnest`, or over its values where there is one row. A text
-//! depends only on which tables take part and which of them with one row, so a connection prepares a handful of them. Whatever fails makes all of it fail, so nothing needs to be undone.
+//! Every table that a batch writes is one `WITH` term over one `unnest`; for an order that is alone, over the values where
+//! there is one row. A text depends only on which tables take part, and with how many rows for an order that is alone, so
+//! a connection prepares a few dozen of them. Whatever fails makes all of it fail, so nothing needs to be undone.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -66,10 +67,11 @@ impl Texts {
     /// Everything that `commits` write. When a row is not at the version or with the owner that its commit names, or is
     /// there already, the statement fails as a whole: see [`is_refusal`].
     pub(super) fn strict(&mut self, commits: &[&Commit]) -> Result<Statement, sqlx::Error> {
-        let mut parts = orders(commits)?;
+        let is_alone = commits.len() == 1;
+        let mut parts = orders(commits, is_alone)?;
         let rows = Written::of(commits);
         let expected = commits.len().saturating_add(rows.sagas.len());
-        children(&mut parts, commits, &rows)?;
+        children(&mut parts, commits, &rows, is_alone)?;
         let mut statement = self.statement(Mode::Strict, parts)?;
         let expected = i64::try_from(expected).unwrap_or(i64::MAX);
         statement.arguments.add(expected).map_err(sqlx::Error::Encode)?;
@@ -78,14 +80,14 @@ impl Texts {
 
     /// The rows of the orders alone; returns the ids of those that were as their commit expects.
     pub(super) fn orders(&mut self, commits: &[&Commit]) -> Result<Statement, sqlx::Error> {
-        self.statement(Mode::Orders, orders(commits)?)
+        self.statement(Mode::Orders, orders(commits, false)?)
     }
 
     /// All other rows, for orders that were taken.
     pub(super) fn children(&mut self, commits: &[&Commit]) -> Result<Option<Statement>, sqlx::Error> {
         let (mut parts, mut rows) = (Vec::new(), Written::of(commits));
         rows.sagas.append(&mut rows.new_sagas);
-        children(&mut parts, commits, &rows)?;
+        children(&mut parts, commits, &rows, false)?;
         if parts.is_empty() { Ok(None) } else { self.statement(Mode::Children, parts).map(Some) }
     }
 
@@ -109,12 +111,12 @@ impl Texts {
     }
 }
 
-fn orders(commits: &[&Commit]) -> Result<Vec<(Part, Arrays)>, sqlx::Error> {
+fn orders(commits: &[&Commit], is_alone: bool) -> Result<Vec<(Part, Arrays)>, sqlx::Error> {
     let (new, changed): (Vec<&Commit>, Vec<&Commit>) =
         commits.iter().partition(|commit| commit.guard.version == 0);
     let mut parts = Vec::new();
-    add(&mut parts, Part::Created, &new, |args, commit| bind_new(args, commit))?;
-    add(&mut parts, Part::Changed, &changed, |args, commit| bind_change(args, commit))?;
+    add(&mut parts, Part::Created, &new, is_alone, |args, commit| bind_new(args, commit))?;
+    add(&mut parts, Part::Changed, &changed, is_alone, |args, commit| bind_change(args, commit))?;
     Ok(parts)
 }
 
@@ -122,17 +124,18 @@ fn children(
     parts: &mut Vec<(Part, Arrays)>,
     commits: &[&Commit],
     rows: &Written<'_>,
+    is_alone: bool,
 ) -> Result<(), sqlx::Error> {
     use crate::ports::store::CouponMove::{Claim, Release};
-    add(parts, Part::Items, &rows.items, bind_item)?;
-    add(parts, Part::Addresses, &rows.addresses, bind_address)?;
-    add(parts, Part::Shipments, &rows.shipments, bind_shipment)?;
-    add(parts, Part::Ledger, &rows.ledger, bind_entry)?;
-    add(parts, Part::Requests, &rows.requests, bind_request)?;
-    add(parts, Part::Events, &rows.events, bind_event)?;
-    add(parts, Part::History, &rows.history, bind_history)?;
-    add(parts, Part::NewSagas, &rows.new_sagas, |args, saga| bind_saga(args, saga))?;
-    add(parts, Part::Sagas, &rows.sagas, |args, saga| bind_saga(args, saga))?;
+    add(parts, Part::Items, &rows.items, is_alone, bind_item)?;
+    add(parts, Part::Addresses, &rows.addresses, is_alone, bind_address)?;
+    add(parts, Part::Shipments, &rows.shipments, is_alone, bind_shipment)?;
+    add(parts, Part::Ledger, &rows.ledger, is_alone, bind_entry)?;
+    add(parts, Part::Requests, &rows.requests, is_alone, bind_request)?;
+    add(parts, Part::Events, &rows.events, is_alone, bind_event)?;
+    add(parts, Part::History, &rows.history, is_alone, bind_history)?;
+    add(parts, Part::NewSagas, &rows.new_sagas, is_alone, |args, saga| bind_saga(args, saga))?;
+    add(parts, Part::Sagas, &rows.sagas, is_alone, |args, saga| bind_saga(args, saga))?;
     let (mut claimed, mut released) = (Vec::new(), Vec::new());
     for commit in commits {
         match &commit.coupon {
@@ -145,18 +148,19 @@ fn children(
         args.id(order.0)?;
         args.text(code)
     };
-    add(parts, Part::Claimed, &claimed, bind)?;
-    add(parts, Part::Released, &released, bind)
+    add(parts, Part::Claimed, &claimed, is_alone, bind)?;
+    add(parts, Part::Released, &released, is_alone, bind)
 }
 
 fn add<T>(
     parts: &mut Vec<(Part, Arrays)>,
     part: Part,
     rows: &[T],
+    is_alone: bool,
     bind: impl Fn(&mut Arrays, &T) -> Bound,
 ) -> Result<(), sqlx::Error> {
     if !rows.is_empty() {
-        parts.push((part, Arrays::or_values(rows, bind)?));
+        parts.push((part, if is_alone { Arrays::or_values(rows, bind)? } else { Arrays::of(rows, bind)? }));
     }
     Ok(())
 }

@@ -1,12 +1,13 @@
 //! The steps of a batch that goes as a transaction of several statements.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{Row, query_with};
+use sqlx::{Executor, Row, query_with};
 use uuid::Uuid;
 
-use super::fault::Fault;
+use super::fault::{Fault, told};
 use super::statement::Statement;
 use crate::domain::Timestamp;
 use crate::domain::ids::OrderId;
@@ -153,4 +154,39 @@ pub(super) async fn drop_replaced(
         }
     }
     Ok(())
+}
+
+/// Which of these orders' rows other transactions hold right now. An error says that the connection is of no more use.
+///
+/// In a transaction that is rolled back: what takes locks for a moment only must not wait for a standby.
+pub(super) async fn held(
+    connection: &mut PgConnection,
+    orders: impl Iterator<Item = OrderId>,
+    within: Duration,
+    persistent: bool,
+) -> Result<HashSet<OrderId>, String> {
+    const FREE: &str = "SELECT id FROM orders WHERE id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED";
+    const OTHERS: &str = "SELECT id FROM orders WHERE id = ANY($1) AND id <> ALL($2)";
+    let all: Vec<Uuid> = orders.map(|order| order.0).collect();
+    let ids =
+        |rows: &[PgRow]| rows.iter().map(|row| row.try_get::<Uuid, _>(0)).collect::<Result<Vec<_>, _>>();
+    let asking = async {
+        connection.execute("BEGIN").await?;
+        let free = sqlx::query(FREE).bind(&all).persistent(persistent).fetch_all(&mut *connection).await?;
+        let free = ids(&free)?;
+        let others = sqlx::query(OTHERS).bind(&all).bind(free).persistent(persistent);
+        let others = ids(&others.fetch_all(&mut *connection).await?)?;
+        connection.execute("ROLLBACK").await?;
+        Ok::<_, sqlx::Error>(others.into_iter().map(OrderId).collect())
+    };
+    match tokio::time::timeout(within, asking).await {
+        Ok(asked) => asked.map_err(|error| told(&error)),
+        Err(_elapsed) => Err(String::from("no answer in time")),
+    }
+}
+
+/// The answer to those whose rows are held: their neighbors shall not wait for them any longer.
+pub(super) fn refused(held: HashSet<OrderId>, why: &str) -> Results {
+    tracing::warn!(orders = held.len(), why, "what other transactions hold is not written");
+    held.into_iter().map(|order| (order, Err(CommitError::NotCommitted(why.to_owned())))).collect()
 }

@@ -12,7 +12,6 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use futures::future::BoxFuture;
 use sqlx::postgres::PgConnection;
 use sqlx::{Executor, Row, SqlSafeStr, SqlStr, query_with};
 use tokio::sync::watch;
@@ -23,7 +22,7 @@ use super::config::{Pooler, PostgresConfig, Session};
 use super::fault::Fault;
 use super::link::Link;
 use super::statement::{Statement, Texts};
-use super::steps::{Results, drop_replaced, exhausted, fetch, is_plain, not_sent, reasons};
+use super::steps::{Results, drop_replaced, exhausted, fetch, held, is_plain, not_sent, reasons, refused};
 use crate::domain::ids::OrderId;
 use crate::ports::store::{Commit, CommitError, Owner};
 use crate::store::committer::{BatchError, BatchWriter, Done, Job, JobResult};
@@ -32,8 +31,6 @@ use crate::store::committer::{BatchError, BatchWriter, Done, Job, JobResult};
 const AGAIN: u32 = 20;
 /// Pause before such a try, and before a look whether a standby is back.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Which of some orders can be had at once.
-const FREE: &str = "SELECT id FROM orders WHERE id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED";
 /// How much longer than the server a client waits for the end of a statement.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -79,8 +76,9 @@ impl PostgresWriter {
         }
     }
 
-    /// Writes until the end is known, for as long as the patience lasts.
-    async fn commit(&mut self, commits: &[&Commit]) -> Result<Results, BatchError> {
+    /// Writes until the end is known, for as long as the patience lasts. Where another transaction holds rows of some, the
+    /// others are written without them.
+    async fn commit(&mut self, commits: &[&Commit], may_split: bool) -> Result<Results, BatchError> {
         let started = Instant::now();
         let mut strict = !self.pooled && commits.iter().all(|commit| is_plain(commit));
         let (mut doubt, mut again) = (None, 0u32);
@@ -122,6 +120,7 @@ impl PostgresWriter {
                 }
                 Err(fault) => fault,
             };
+            let is_held = matches!(fault, Fault::Held(_));
             match fault {
                 Fault::Unknown(why) => {
                     metrics::counter!("order_store_doubts_total", "why" => "unanswered").increment(1);
@@ -143,63 +142,39 @@ impl PostgresWriter {
                     // Halves would not know of the doubt; without one the lane finds out which job is to blame.
                     return Err(self.give_up(commits, doubt, BatchError::Suspect(what)));
                 }
-                Fault::Again(what) => {
+                Fault::Again(what) | Fault::Held(what) => {
+                    // In doubt, what was asked for has to be settled as a whole.
+                    if is_held && may_split && doubt.is_none() {
+                        let orders = commits.iter().map(|commit| commit.order.id);
+                        match held(&mut connection, orders, self.timeout, !self.pooled).await {
+                            Ok(held) if (1..commits.len()).contains(&held.len()) => {
+                                self.link.put(connection);
+                                let free: Vec<&Commit> = commits
+                                    .iter()
+                                    .filter(|one| !held.contains(&one.order.id))
+                                    .copied()
+                                    .collect();
+                                let mut results = Box::pin(self.commit(&free, false)).await?;
+                                results.extend(refused(held, &what));
+                                return Ok(results);
+                            }
+                            Ok(_) => {}
+                            Err(why) => {
+                                self.link.lose(Some(connection), &why);
+                                continue;
+                            }
+                        }
+                    }
+                    self.link.put(connection);
                     again = again.saturating_add(1);
                     metrics::counter!("order_store_retries_total").increment(1);
                     if again > AGAIN || started.elapsed() >= self.patience {
-                        // In doubt, what was asked for has to be settled as a whole.
-                        let free = match doubt {
-                            None => self.free(&mut connection, commits).await,
-                            Some(_) => Vec::new(),
-                        };
-                        self.link.put(connection);
-                        if free.is_empty() || free.len() == commits.len() {
-                            return Err(self.give_up(commits, doubt, BatchError::Refused(what)));
-                        }
-                        return self.without_held(commits, &free, &what).await;
+                        return Err(self.give_up(commits, doubt, BatchError::Refused(what)));
                     }
-                    self.link.put(connection);
                     tokio::time::sleep(PAUSE).await;
                 }
             }
         }
-    }
-
-    /// Those whose rows nobody else holds right now; none when that cannot be found out.
-    async fn free<'a>(&self, connection: &mut PgConnection, commits: &[&'a Commit]) -> Vec<&'a Commit> {
-        let there: Vec<Uuid> = commits
-            .iter()
-            .filter(|commit| commit.guard.version != 0)
-            .map(|commit| commit.order.id.0)
-            .collect();
-        let asked = sqlx::query(FREE).bind(there).persistent(!self.pooled).fetch_all(connection);
-        let Ok(Ok(rows)) = tokio::time::timeout(self.timeout, asked).await else { return Vec::new() };
-        let free: HashSet<Uuid> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
-        let is_free = |commit: &&&Commit| commit.guard.version == 0 || free.contains(&commit.order.id.0);
-        commits.iter().filter(is_free).copied().collect()
-    }
-
-    /// Writes the orders of a batch that nobody holds. The others have had all the patience there is: their neighbors
-    /// shall not be refused for their sake.
-    fn without_held<'a>(
-        &'a mut self,
-        commits: &'a [&Commit],
-        free: &'a [&Commit],
-        why: &'a str,
-    ) -> BoxFuture<'a, Result<Results, BatchError>> {
-        Box::pin(async move {
-            tracing::warn!(
-                orders = commits.len().saturating_sub(free.len()),
-                why,
-                "changes of orders whose rows another transaction holds are refused"
-            );
-            let mut results = self.commit(free).await?;
-            for commit in commits {
-                let held = || Err(CommitError::NotCommitted(why.to_owned()));
-                results.entry(commit.order.id).or_insert_with(held);
-            }
-            Ok(results)
-        })
     }
 
     /// The error that ends a batch; where its end is in doubt it stays so until the orders are claimed again.
@@ -306,7 +281,7 @@ impl PostgresWriter {
     }
 
     /// Makes the orders the askers' own. Repeating it is harmless, so its end is never in doubt for long.
-    async fn claim(&mut self, claims: &[(OrderId, Owner)]) -> Result<Results, BatchError> {
+    async fn claim(&mut self, claims: &[(OrderId, Owner)], may_split: bool) -> Result<Results, BatchError> {
         let started = Instant::now();
         let (mut all_doubtful, mut again) = (false, 0u32);
         loop {
@@ -327,7 +302,23 @@ impl PostgresWriter {
                     all_doubtful = true;
                     String::from("the server warned of its commit, or another claim was faster")
                 }
-                Err(Fault::Again(why)) => {
+                Err(Fault::Held(why)) if may_split && !all_doubtful => {
+                    let orders = claims.iter().map(|(id, _)| *id);
+                    match held(&mut connection, orders, self.timeout, !self.pooled).await {
+                        Ok(held) if (1..claims.len()).contains(&held.len()) => {
+                            self.link.put(connection);
+                            let free: Vec<_> =
+                                claims.iter().filter(|(id, _)| !held.contains(id)).copied().collect();
+                            let mut results = Box::pin(self.claim(&free, false)).await?;
+                            results.extend(refused(held, &why));
+                            return Ok(results);
+                        }
+                        Ok(_) => self.link.put(connection),
+                        Err(why) => self.link.lose(Some(connection), &why),
+                    }
+                    why
+                }
+                Err(Fault::Again(why) | Fault::Held(why)) => {
                     self.link.put(connection);
                     why
                 }
@@ -409,7 +400,7 @@ impl BatchWriter for PostgresWriter {
         }
         let mut results = Results::with_capacity(jobs.len());
         if !claims.is_empty() {
-            match self.claim(&claims).await {
+            match self.claim(&claims, true).await {
                 Ok(done) => results.extend(done),
                 Err(error @ BatchError::Suspect(_)) if jobs.len() > 1 => return Err(error),
                 // Commits have nothing to do with a row that could not be claimed.
@@ -420,7 +411,7 @@ impl BatchWriter for PostgresWriter {
             }
         }
         if !commits.is_empty() {
-            match self.commit(&commits).await {
+            match self.commit(&commits, true).await {
                 Ok(done) => results.extend(done),
                 Err(error @ BatchError::Suspect(_)) if commits.len() > 1 => return Err(error),
                 // Claims that are made stay made.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use order_service::domain::event::OrderEvent;
 use order_service::domain::status::OrderStatus;
-use order_service::ports::store::OrderStore;
+use order_service::ports::store::{OrderStore, StoreError};
 use order_service::store::Applied;
 use order_service::store::postgres::{OpenError, Pooler, PostgresConfig, PostgresStore, migrate};
 use tokio::time::Instant;
@@ -253,4 +253,28 @@ async fn a_database_or_role_that_is_not_there_is_named() {
     config.target.user = String::from("no_such_role");
     let refusal = open_error(config).await.to_string();
     assert!(refusal.contains("role \"no_such_role\" does not exist (28000)"), "{refusal}");
+}
+
+#[tokio::test]
+async fn an_order_that_fails_a_read_fails_alone() {
+    let (url, config) = migrated().await;
+    let store = PostgresStore::open(config).await.unwrap();
+    for n in 1..=20 {
+        store.commit(creation(order(n))).await.unwrap();
+    }
+    // No number of microseconds, so the statement that reads it fails, whoever else it reads.
+    let broken = format!("UPDATE order_items SET created_at = 'infinity' WHERE order_id = '{}'", id(7));
+    query(&url, &broken).await.unwrap();
+    let all = join_all((1..=20).map(|n| store.load(id(n)))).await;
+    for (n, loaded) in (1..=20).zip(all) {
+        if n == 7 {
+            assert!(
+                matches!(&loaded, Err(StoreError::Corrupt { order, .. }) if *order == id(7)),
+                "{loaded:?}"
+            );
+        } else {
+            assert_eq!(*loaded.unwrap().unwrap().order, order(n));
+        }
+    }
+    store.close().await;
 }
