@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::Timestamp;
 use super::address::Address;
 use super::ids::{OrderId, OrderNumber, UserId};
 use super::item::OrderItem;
@@ -121,6 +122,18 @@ pub enum OrderCommand {
         notes: String,
         /// Carrier and number, when shipping.
         tracking: Option<Tracking>,
+    },
+    /// Stop its forward moves. One that is held already is held for the new reason from now on.
+    Hold {
+        /// Why, 1..=200 characters.
+        reason: String,
+        /// Until when; none = until released.
+        until: Option<Timestamp>,
+    },
+    /// Let it move again.
+    Release {
+        /// Free text, kept in the history.
+        notes: String,
     },
 }
 

@@ -11,6 +11,7 @@ use super::payment::money_may_be_here;
 use super::react::{CouponChange, Policy, Reaction, Work};
 use super::saga::{Direction, SagaKind, SagaMove, SagaProgress, Turn};
 use super::status::{CancelReason, OrderStatus, PaymentStatus, Rule};
+use super::text::Violation;
 
 /// A new order: stored as PENDING with the intent of its first call.
 pub(super) fn create(draft: &Draft, ask: &Ask, now: Timestamp, policy: &Policy) -> Reaction {
@@ -43,7 +44,10 @@ pub(super) fn decide(
     let creation = match &ask.command {
         OrderCommand::Create(draft) => Some((draft.user_id, draft.request_hash)),
         OrderCommand::Rejoin { user_id, request_hash } => Some((*user_id, *request_hash)),
-        OrderCommand::Cancel { .. } | OrderCommand::SetStatus { .. } => None,
+        OrderCommand::Cancel { .. }
+        | OrderCommand::SetStatus { .. }
+        | OrderCommand::Hold { .. }
+        | OrderCommand::Release { .. } => None,
     };
     if let Some(creation) = creation {
         // The id is a hash of user and request id, so this is a repeat, or a request id with other content.
@@ -55,6 +59,10 @@ pub(super) fn decide(
     {
         if known.hash != repeatable.hash {
             return Err(OrderError::RequestIdReused);
+        }
+        // Their answer waited for no saga, so that of a repeat does not either.
+        if matches!(ask.command, OrderCommand::Hold { .. } | OrderCommand::Release { .. }) {
+            return Ok(Reaction::Unchanged);
         }
         // Once a cancel is taken, the saga that runs is the one that carries it out: wait for the first's answer.
         let cancels = matches!(
@@ -77,7 +85,51 @@ pub(super) fn decide(
         OrderCommand::SetStatus { to, notes, tracking } => {
             set_status(order, saga, ask, (*to, notes, tracking.as_ref()), now, policy)
         }
+        OrderCommand::Hold { reason, until } => {
+            if !order.status.can_hold() {
+                return Err(OrderError::NotAllowed { status: order.status, what: "put on hold" });
+            }
+            // Not checked before: a repeat that comes after that moment is still a repeat.
+            if until.is_some_and(|until| until <= now) {
+                let violation = Violation::invalid("until", "expected a time in the future");
+                return Err(OrderError::Invalid(vec![violation]));
+            }
+            let (reason, by) = (reason.clone(), ask.caller.principal.to_string());
+            let event = OrderEvent::OrderHeld { reason, by, until: *until };
+            Ok(note(order, saga, ask, event, calling, now, policy))
+        }
+        OrderCommand::Release { notes } => {
+            if order.hold.is_none() {
+                return Ok(Reaction::Unchanged);
+            }
+            let event = OrderEvent::OrderReleased { notes: notes.clone() };
+            Ok(note(order, saga, ask, event, calling, now, policy))
+        }
     }
+}
+
+/// Records what no saga has to do anything for. Whatever is under way goes on.
+fn note(
+    order: &Order,
+    saga: Option<&SagaProgress>,
+    ask: &Ask,
+    event: OrderEvent,
+    calling: bool,
+    now: Timestamp,
+    policy: &Policy,
+) -> Reaction {
+    let mut work = begin(order, saga, ask, now, policy);
+    if !calling {
+        doubt(&mut work);
+    }
+    work.emit(event);
+    let act = match saga {
+        None => SagaMove::Settled,
+        Some(_) if calling => SagaMove::Keep,
+        Some(_) => advance(&mut work),
+    };
+    let request = record(ask, None);
+    work.commit(request, None, act)
 }
 
 fn cancel(
@@ -149,7 +201,7 @@ fn set_status(
         }
     }
     if let Some(hold) = &order.hold
-        && hold.until.is_none_or(|until| until > now)
+        && hold.is_on(now)
         && to != OrderStatus::Returned
     {
         return Err(OrderError::OnHold { status: from, reason: hold.reason.clone() });

@@ -41,6 +41,14 @@ pub enum OrderError {
         /// What is missing, when the table would allow it.
         missing: Option<&'static str>,
     },
+    /// What was asked for is not done to an order in this status.
+    #[error("an order that is {status} cannot be {what}")]
+    NotAllowed {
+        /// Now.
+        status: OrderStatus,
+        /// What was asked for, as a participle.
+        what: &'static str,
+    },
     /// Only a saga sets this status.
     #[error("{to} is set by the order itself, never by a caller")]
     StatusManagedBySaga {

@@ -1,7 +1,7 @@
 //! What happened to an order, in the past tense: the audit trail, the watch stream and the outbox in one.
 //!
-//! Events hold no names, addresses or secrets; those stay in the order's own rows. The one free text is the note of a
-//! status change, which its writer must keep free of them.
+//! Events hold no names, addresses or secrets; those stay in the order's own rows. The only free texts are the notes and
+//! reasons that callers give, which they must keep free of them.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,22 @@ pub enum OrderEvent {
         /// Why, when the order is cancelled.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         reason: Option<CancelReason>,
+    },
+    /// Forward moves are stopped; an earlier hold ends.
+    OrderHeld {
+        /// Why.
+        reason: String,
+        /// Who.
+        by: String,
+        /// Until when; none = until released.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        until: Option<Timestamp>,
+    },
+    /// The hold is over.
+    OrderReleased {
+        /// What the caller noted.
+        #[serde(skip_serializing_if = "String::is_empty", default)]
+        notes: String,
     },
     /// A saga began.
     SagaStarted {
@@ -233,6 +249,8 @@ impl OrderEvent {
         match self {
             Self::OrderCreated { .. } => "order_created",
             Self::StatusChanged { .. } => "status_changed",
+            Self::OrderHeld { .. } => "order_held",
+            Self::OrderReleased { .. } => "order_released",
             Self::SagaStarted { .. } => "saga_started",
             Self::SagaTurned { .. } => "saga_turned",
             Self::SagaSettled { .. } => "saga_settled",

@@ -8,7 +8,7 @@ use super::Timestamp;
 use super::command::Draft;
 use super::event::OrderEvent;
 use super::ids::CallKey;
-use super::order::{LabelState, Order, Reservation, Shipment, StockState};
+use super::order::{Hold, LabelState, Order, Reservation, Shipment, StockState};
 use super::payment::{EntryKind, EntryState, LedgerEntry, payment_status};
 use super::status::{OrderStatus, PaymentStatus};
 
@@ -126,6 +126,10 @@ pub fn evolve(order: &mut Order, event: &OrderEvent, at: Timestamp) {
                 _ => {}
             }
         }
+        OrderEvent::OrderHeld { reason, by, until } => {
+            order.hold = Some(Hold { reason: reason.clone(), by: by.clone(), until: *until, since: at });
+        }
+        OrderEvent::OrderReleased { .. } => order.hold = None,
         OrderEvent::SagaStarted { saga, .. } => order.saga_no = *saga,
         OrderEvent::SagaTurned { reason, .. } => {
             if order.cancel_reason.is_none() {

@@ -79,7 +79,7 @@ pub struct Shipment {
     pub updated_at: Timestamp,
 }
 
-/// A stop on forward moves. Set by a later capability; stored and shown from the first day.
+/// A stop on forward moves. It ends at `until` by itself, and is shown until it is released or replaced.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Hold {
     /// Why.
@@ -90,6 +90,13 @@ pub struct Hold {
     pub until: Option<Timestamp>,
     /// Since when.
     pub since: Timestamp,
+}
+
+impl Hold {
+    /// Whether it still stops anything at `now`.
+    pub fn is_on(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| until > now)
+    }
 }
 
 /// A request id that changed this order, with the hash of what it asked.

@@ -148,6 +148,9 @@ fn tell(error: &OrderError) -> Told {
                 .with("requested_status", to)
                 .with_some("missing", missing.as_ref())
         }
+        OrderError::NotAllowed { status, .. } => {
+            Told::new(Code::FailedPrecondition, "ILLEGAL_TRANSITION").with_state(*status)
+        }
         OrderError::StatusManagedBySaga { from, to } => {
             Told::new(Code::FailedPrecondition, "STATUS_MANAGED_BY_SAGA")
                 .with_state(*from)

@@ -26,6 +26,9 @@ const NAME_CHARS: usize = 50;
 /// Longest carrier or tracking number, in characters.
 const TRACKING_CHARS: usize = 100;
 
+/// Longest reason of a hold, in characters.
+const HOLD_REASON_CHARS: usize = 200;
+
 /// Limits of a request's content.
 #[derive(Clone, Debug)]
 pub struct RequestLimits {
@@ -88,6 +91,10 @@ impl Checker {
 
     pub(super) fn note(&mut self, field: &str, text: &str, max_chars: usize) -> String {
         self.line(field, text, false, max_chars)
+    }
+
+    pub(super) fn hold_reason(&mut self, field: &str, text: &str) -> String {
+        self.line(field, text, true, HOLD_REASON_CHARS)
     }
 
     /// A request id, and the hash of what it stands for.

@@ -25,6 +25,7 @@ mod errors;
 mod harness;
 mod harness_postgres;
 mod harness_proxy;
+mod hold_order;
 mod limits;
 mod postgres_contention;
 mod postgres_doubt;

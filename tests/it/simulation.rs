@@ -60,6 +60,7 @@ fn simulation() {
         "DELIVERED",
         "RETURNED",
         "attention",
+        "held",
         "ahead",
         "crash",
     ] {
@@ -431,6 +432,9 @@ impl Run {
             self.store.order.iter().map(|order| order.status.as_str().to_owned()).collect();
         if self.store.events.iter().any(|event| event.event.kind() == "attention_needed") {
             marks.push("attention".to_owned());
+        }
+        if self.store.events.iter().any(|event| event.event.kind() == "order_held") {
+            marks.push("held".to_owned());
         }
         if self.runs_ahead > 1 {
             marks.push("ahead".to_owned());

@@ -4,6 +4,7 @@ mod cancel;
 mod create;
 mod get;
 mod history;
+mod hold;
 mod list;
 mod payments;
 mod report;
@@ -83,6 +84,10 @@ enum OrderCommand {
     List(list::ListArgs),
     /// Cancel an order: refund, give the stock back.
     Cancel(cancel::CancelArgs),
+    /// Put an order on hold: stop its forward moves.
+    Hold(hold::HoldArgs),
+    /// End a hold.
+    Release(hold::ReleaseArgs),
     /// Ask for a new status.
     Status(status::StatusArgs),
     /// Show everything that happened to an order, oldest first.
@@ -203,6 +208,8 @@ async fn dispatch(session: &Session, command: OrderCommand) -> Result<(), Client
         OrderCommand::Get(arguments) => get::run(session, arguments).await,
         OrderCommand::List(arguments) => list::run(session, arguments).await,
         OrderCommand::Cancel(arguments) => cancel::run(session, arguments).await,
+        OrderCommand::Hold(arguments) => hold::hold(session, arguments).await,
+        OrderCommand::Release(arguments) => hold::release(session, arguments).await,
         OrderCommand::Status(arguments) => status::run(session, arguments).await,
         OrderCommand::History(arguments) => history::run(session, arguments).await,
         OrderCommand::Watch(arguments) => watch::run(session, arguments).await,

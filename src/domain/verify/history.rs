@@ -88,6 +88,7 @@ fn blank(order: &Order) -> Order {
         reservation: Reservation { state: StockState::None, id: None, key: None },
         shipments: Arc::default(),
         payments: Arc::default(),
+        hold: None,
         failures: Arc::default(),
         cancel_reason: None,
         saga_no: 0,
@@ -125,8 +126,16 @@ impl Walk {
                 findings.expect(now == *from && from.may_become(*to), invariant, || {
                     format!("event {seq} goes from {from} to {to} where the order is {now}")
                 });
+                // Sagas that are under way finish what they began.
+                let forward = matches!(to, OrderStatus::Shipped | OrderStatus::Delivered);
+                findings.expect(!(forward && self.is_held(event)), "I7", || {
+                    format!("event {seq} goes to {to} while the order is on hold")
+                });
             }
             OrderEvent::SagaStarted { saga, kind } => {
+                findings.expect(*kind != SagaKind::Fulfil || !self.is_held(event), "I7", || {
+                    format!("saga {saga} begins at event {seq} while the order is on hold")
+                });
                 let next = self.order.saga_no.saturating_add(1);
                 findings.expect(self.running.is_none() && *saga == next, "I9", || {
                     format!("saga {saga} begins at event {seq} after {}", named(self.running))
@@ -145,6 +154,10 @@ impl Walk {
         if let OrderEvent::StatusChanged { to, .. } = &event.event {
             self.arrive(findings, *to, seq);
         }
+    }
+
+    fn is_held(&self, event: &RecordedEvent) -> bool {
+        self.order.hold.as_ref().is_some_and(|hold| hold.is_on(event.at))
     }
 
     /// What must hold when a status is entered, even where later events have covered it up.
@@ -197,6 +210,7 @@ fn compare(findings: &mut Findings, stored: &Order, told: &Order) {
     findings.expect(stored.shipments == told.shipments, "I7", || {
         String::from("the shipments are not those of history")
     });
+    findings.expect(stored.hold == told.hold, "I7", || String::from("the hold is not that of history"));
     let ends = (stored.cancel_reason, stored.cancelled_at, stored.completed_at);
     findings.expect(ends == (told.cancel_reason, told.cancelled_at, told.completed_at), "I8", || {
         String::from("why or when the order ended is not what history says")
