@@ -163,6 +163,16 @@ impl OrdersClient {
         self.plain(answer)
     }
 
+    /// `RefundOrder`.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn refund(&mut self, content: order::RefundOrderRequest) -> Result<order::Order, ApiError> {
+        let request = self.request(content);
+        let answer = self.inner.refund_order(request).await;
+        self.plain(answer)
+    }
+
     /// `HoldOrder`.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use super::item::OrderItem;
 use super::money::Currency;
 use super::payment::PaymentToken;
 use super::pricing::{CouponUse, Totals};
+use super::refund::Wish;
 use super::status::OrderStatus;
 
 /// What a caller may do, coarsely. Fine-grained rules come with authorization.
@@ -122,6 +123,13 @@ pub enum OrderCommand {
         notes: String,
         /// Carrier and number, when shipping.
         tracking: Option<Tracking>,
+    },
+    /// Give money back while it lives on.
+    Refund {
+        /// What.
+        wish: Wish,
+        /// Free text, kept in the history.
+        reason: String,
     },
     /// Stop its forward moves. One that is held already is held for the new reason from now on.
     Hold {

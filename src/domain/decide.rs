@@ -9,6 +9,7 @@ use super::evolve;
 use super::order::{LabelState, Order, RequestRecord, StockState};
 use super::payment::money_may_be_here;
 use super::react::{CouponChange, Policy, Reaction, Work};
+use super::refund::{Grant, Wish, grant};
 use super::saga::{Direction, SagaKind, SagaMove, SagaProgress, Turn};
 use super::status::{CancelReason, OrderStatus, PaymentStatus, Rule};
 use super::text::Violation;
@@ -46,6 +47,7 @@ pub(super) fn decide(
         OrderCommand::Rejoin { user_id, request_hash } => Some((*user_id, *request_hash)),
         OrderCommand::Cancel { .. }
         | OrderCommand::SetStatus { .. }
+        | OrderCommand::Refund { .. }
         | OrderCommand::Hold { .. }
         | OrderCommand::Release { .. } => None,
     };
@@ -85,6 +87,7 @@ pub(super) fn decide(
         OrderCommand::SetStatus { to, notes, tracking } => {
             set_status(order, saga, ask, (*to, notes, tracking.as_ref()), now, policy)
         }
+        OrderCommand::Refund { wish, reason } => refund(order, saga, ask, (wish, reason), now, policy),
         OrderCommand::Hold { reason, until } => {
             if !order.status.can_hold() {
                 return Err(OrderError::NotAllowed { status: order.status, what: "put on hold" });
@@ -106,6 +109,31 @@ pub(super) fn decide(
             Ok(note(order, saga, ask, event, calling, now, policy))
         }
     }
+}
+
+/// Gives money back and leaves the order as it is.
+fn refund(
+    order: &Order,
+    saga: Option<&SagaProgress>,
+    ask: &Ask,
+    (wish, reason): (&Wish, &str),
+    now: Timestamp,
+    policy: &Policy,
+) -> Result<Reaction, OrderError> {
+    let status = order.status;
+    if !status.can_refund() {
+        return Err(OrderError::NotAllowed { status, what: "refunded" });
+    }
+    if saga.is_some() {
+        return Err(OrderError::Busy { status });
+    }
+    let mut work = begin(order, None, ask, now, policy);
+    let Grant { saga: no, amount, items } = grant(order, wish, order.saga_no.saturating_add(1))?;
+    work.start(SagaKind::Refund, ask, "");
+    work.emit(OrderEvent::RefundGranted { saga: no, amount, items, reason: reason.to_owned() });
+    let act = advance(&mut work);
+    let request = record(ask, Some(no));
+    Ok(work.commit(request, None, act))
 }
 
 /// Records what no saga has to do anything for. Whatever is under way goes on.
@@ -214,7 +242,12 @@ fn set_status(
     let mut saga_no = None;
     let act = match to {
         OrderStatus::Processing => {
-            if order.payment_status != PaymentStatus::Paid {
+            // A part that went back, or did not, changes nothing about the rest.
+            let paid = matches!(
+                order.payment_status,
+                PaymentStatus::Paid | PaymentStatus::PartiallyRefunded | PaymentStatus::RefundFailed
+            );
+            if !paid {
                 return missing("the order is not paid");
             }
             if order.reservation.state != StockState::Committed {

@@ -25,6 +25,12 @@ pub enum OrderError {
         /// Product, and variant where given.
         product: String,
     },
+    /// The order has no such line.
+    #[error("the order has no item {item}")]
+    ItemNotFound {
+        /// The id asked for.
+        item: String,
+    },
     /// The user is unknown.
     #[error("there is no user {user}")]
     UserNotFound {

@@ -11,6 +11,7 @@ use super::Timestamp;
 use super::ids::CallKey;
 use super::item::Shortage;
 use super::pricing::Totals;
+use super::refund::RefundedItem;
 use super::saga::{Direction, Failure, SagaKind, StepName};
 use super::status::{CancelReason, OrderStatus};
 
@@ -181,6 +182,19 @@ pub enum OrderEvent {
         /// The decline code.
         code: String,
     },
+    /// Somebody's wish for money back is carried out by this saga, while the order lives on.
+    RefundGranted {
+        /// The saga's number.
+        saga: u32,
+        /// How much.
+        amount: Decimal,
+        /// What for, where that was said.
+        #[serde(skip_serializing_if = "Vec::is_empty", default)]
+        items: Vec<RefundedItem>,
+        /// What the caller said.
+        #[serde(skip_serializing_if = "String::is_empty", default)]
+        reason: String,
+    },
     /// We are about to refund.
     RefundRequested {
         /// The call's key.
@@ -269,6 +283,7 @@ impl OrderEvent {
             Self::ChargeUnknown { .. } => "charge_unknown",
             Self::Charged { .. } => "charged",
             Self::ChargeFailed { .. } => "charge_failed",
+            Self::RefundGranted { .. } => "refund_granted",
             Self::RefundRequested { .. } => "refund_requested",
             Self::Refunded { .. } => "refunded",
             Self::RefundUnknown { .. } => "refund_unknown",

@@ -393,6 +393,15 @@ impl pb::order_service_server::OrderService for OrderApi {
         begun.end(answer)
     }
 
+    async fn refund_order(
+        &self,
+        request: Request<pb::RefundOrderRequest>,
+    ) -> Result<Response<pb::Order>, Status> {
+        let begun = self.begin("RefundOrder", request.metadata())?;
+        let answer = self.refund(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
     async fn hold_order(
         &self,
         request: Request<pb::HoldOrderRequest>,

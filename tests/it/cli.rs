@@ -13,8 +13,8 @@ use order_service::proto::order::{
     CancelOrderRequest, CreateOrderRequest, GetOrderRequest, GetOrderStatusRequest, GetOrderStatusResponse,
     Hold, HoldOrderRequest, ListOrderEventsRequest, ListOrderEventsResponse, ListOrdersRequest,
     ListOrdersResponse, ListPaymentTransactionsRequest, ListPaymentTransactionsResponse, Order, OrderEvent,
-    OrderStatus, PaymentTransaction, ReleaseOrderRequest, UpdateOrderStatusRequest, WatchOrderRequest,
-    WatchOrderResponse, get_order_request::Key,
+    OrderStatus, PaymentTransaction, RefundOrderRequest, ReleaseOrderRequest, UpdateOrderStatusRequest,
+    WatchOrderRequest, WatchOrderResponse, get_order_request::Key,
 };
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -96,6 +96,10 @@ impl OrderService for Scripted {
 
     async fn cancel_order(&self, request: Request<CancelOrderRequest>) -> Result<Response<Order>, Status> {
         Ok(Response::new(order(OrderStatus::Cancelled, format!("{:?}", request.into_inner()))))
+    }
+
+    async fn refund_order(&self, request: Request<RefundOrderRequest>) -> Result<Response<Order>, Status> {
+        Ok(Response::new(order(OrderStatus::Confirmed, format!("{:?}", request.into_inner()))))
     }
 
     async fn hold_order(&self, request: Request<HoldOrderRequest>) -> Result<Response<Order>, Status> {
@@ -304,6 +308,23 @@ async fn a_hold_is_set_shown_and_released() {
     assert!(done.out.contains("notes: \\\"checked\\\""), "{}", done.out);
     for line in [format!("hold {NUMBER}"), format!("hold {NUMBER} --reason x --until tomorrow")] {
         assert_eq!(order_cli(&line, "").await.code, Some(2), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_refund_is_of_an_amount_of_items_or_of_all() {
+    for (line, expected) in [
+        ("", &["amount: \"\"", "items: []"][..]),
+        ("--amount 1.50 --reason late", &["amount: \"1.50\"", "reason: \"late\""]),
+        ("--item a:2 --item b:1", &["item_id: \"a\", quantity: 2", "item_id: \"b\", quantity: 1"]),
+        ("--expected-version 3 --request-id r", &["expected_version: 3", "request_id: \"r\"", ID]),
+    ] {
+        let done = order_cli(&format!("refund {NUMBER} {line}"), "").await;
+        let asked = done.json()["notes"].as_str().unwrap().to_owned();
+        assert!(expected.iter().all(|part| asked.contains(part)), "{asked}");
+    }
+    for line in ["--amount 1 --item a:1", "--item a", "--item a:0", "--amount"] {
+        assert_eq!(order_cli(&format!("refund {NUMBER} {line}"), "").await.code, Some(2), "{line}");
     }
 }
 

@@ -35,6 +35,7 @@ mod postgres_owner;
 mod postgres_regression;
 mod postgres_replicas;
 mod read_orders;
+mod refund_order;
 mod resume;
 mod saga_failures;
 mod saga_tables;

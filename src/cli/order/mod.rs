@@ -7,6 +7,7 @@ mod history;
 mod hold;
 mod list;
 mod payments;
+mod refund;
 mod report;
 mod request;
 mod status;
@@ -84,6 +85,8 @@ enum OrderCommand {
     List(list::ListArgs),
     /// Cancel an order: refund, give the stock back.
     Cancel(cancel::CancelArgs),
+    /// Give money back; the order goes on.
+    Refund(refund::RefundArgs),
     /// Put an order on hold: stop its forward moves.
     Hold(hold::HoldArgs),
     /// End a hold.
@@ -208,6 +211,7 @@ async fn dispatch(session: &Session, command: OrderCommand) -> Result<(), Client
         OrderCommand::Get(arguments) => get::run(session, arguments).await,
         OrderCommand::List(arguments) => list::run(session, arguments).await,
         OrderCommand::Cancel(arguments) => cancel::run(session, arguments).await,
+        OrderCommand::Refund(arguments) => refund::run(session, arguments).await,
         OrderCommand::Hold(arguments) => hold::hold(session, arguments).await,
         OrderCommand::Release(arguments) => hold::release(session, arguments).await,
         OrderCommand::Status(arguments) => status::run(session, arguments).await,

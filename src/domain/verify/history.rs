@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use rust_decimal::Decimal;
+
 use super::{Entered, Findings};
 use crate::domain::event::{OrderEvent, RecordedEvent};
 use crate::domain::evolve::evolve;
 use crate::domain::order::{LabelState, Order, Reservation, StockState};
 use crate::domain::payment::{EntryKind, money_may_be_here, settled};
+use crate::domain::refund;
 use crate::domain::saga::{SagaKind, SagaProgress};
 use crate::domain::status::{OrderStatus, PaymentStatus};
 
@@ -88,6 +91,7 @@ fn blank(order: &Order) -> Order {
         reservation: Reservation { state: StockState::None, id: None, key: None },
         shipments: Arc::default(),
         payments: Arc::default(),
+        grants: Arc::default(),
         hold: None,
         failures: Arc::default(),
         cancel_reason: None,
@@ -147,6 +151,16 @@ impl Walk {
                     format!("saga {saga} ends at event {seq} while there is {}", named(self.running))
                 });
                 self.running = None;
+            }
+            OrderEvent::RefundGranted { saga, amount, .. } => {
+                let (left, status) = (refund::left(&self.order), self.order.status);
+                findings.expect(*amount > Decimal::ZERO && *amount <= left, "I3", || {
+                    format!("event {seq} grants a refund of {amount} where {left} is left")
+                });
+                let runs = self.running == Some((*saga, SagaKind::Refund));
+                findings.expect(runs && status.can_refund(), "I3", || {
+                    format!("event {seq} grants a refund to {status} with {}", named(self.running))
+                });
             }
             _ => {}
         }
@@ -209,6 +223,9 @@ fn compare(findings: &mut Findings, stored: &Order, told: &Order) {
     });
     findings.expect(stored.shipments == told.shipments, "I7", || {
         String::from("the shipments are not those of history")
+    });
+    findings.expect(stored.grants == told.grants, "I3", || {
+        format!("{} refunds are granted and history tells of {}", stored.grants.len(), told.grants.len())
     });
     findings.expect(stored.hold == told.hold, "I7", || String::from("the hold is not that of history"));
     let ends = (stored.cancel_reason, stored.cancelled_at, stored.completed_at);

@@ -9,7 +9,7 @@ use crate::domain::command::{Ask, OrderCommand};
 use crate::domain::error::OrderError;
 use crate::domain::ids::{OrderId, content_hash};
 use crate::grpc::convert;
-use crate::grpc::validate::Checker;
+use crate::grpc::validate::{self, Checker};
 use crate::proto::order as pb;
 
 impl OrderApi {
@@ -45,6 +45,24 @@ impl OrderApi {
         let repeatable = check.repeatable(&request.request_id, hash);
         check.finish()?;
         let ask = begun.ask(OrderCommand::Cancel { notes }, expected, repeatable);
+        self.change(id, ask, begun.wait).await
+    }
+
+    pub(super) async fn refund(
+        &self,
+        begun: &Begun,
+        request: pb::RefundOrderRequest,
+    ) -> Result<pb::Order, OrderError> {
+        let mut check = Checker::default();
+        let limits = &self.config.limits;
+        let id = check.order_id("id", &request.id);
+        let wish = validate::refund_wish(&mut check, &request, limits);
+        let reason = check.note("reason", &request.reason, limits.notes_chars);
+        let expected = check.expected_version(request.expected_version);
+        let hash = content_hash("RefundOrder", &[&without_id(&request, |r| &mut r.request_id)]);
+        let repeatable = check.repeatable(&request.request_id, hash);
+        check.finish()?;
+        let ask = begun.ask(OrderCommand::Refund { wish, reason }, expected, repeatable);
         self.change(id, ask, begun.wait).await
     }
 

@@ -4,9 +4,12 @@ use chrono::TimeDelta;
 use order_service::domain::Timestamp;
 use order_service::domain::command::OrderCommand;
 use order_service::domain::error::OrderError;
+use order_service::domain::money::format_amount;
 use order_service::domain::order::Order;
 use order_service::domain::react::Input;
-use order_service::domain::status::{OrderStatus, Rule};
+use order_service::domain::refund;
+use order_service::domain::status::{OrderStatus, PaymentStatus, Rule};
+use rust_decimal::Decimal;
 
 use super::{Heard, Next, Run};
 use crate::harness::laws::{Law, law};
@@ -31,6 +34,8 @@ impl Run {
                 OrderCommand::Cancel { notes: "changed my mind".to_owned() }
             } else if self.chance.percent(25) {
                 self.noted()
+            } else if self.chance.percent(20) {
+                self.money_back()
             } else {
                 set_status(self.chance.pick(&[
                     OrderStatus::Processing,
@@ -71,6 +76,23 @@ impl Run {
             let at = dawn() + TimeDelta::milliseconds(self.chance.below(20_000));
             self.at(at, Next::Crash);
         }
+    }
+
+    /// A refund, now and then of more than there is.
+    fn money_back(&mut self) -> OrderCommand {
+        let wish = match self.chance.below(6) {
+            0 => refund::Wish::Rest,
+            1 | 2 => {
+                let part = self.draft.totals.total / Decimal::from(1 + self.chance.below(4));
+                refund::Wish::Amount(format_amount(part, self.draft.currency))
+            }
+            _ => {
+                let count = self.draft.items.len() as i64;
+                let item = &self.draft.items[self.chance.below(count) as usize];
+                refund::Wish::Items(vec![(item.id, 1 + self.chance.below(3) as u32)])
+            }
+        };
+        OrderCommand::Refund { wish, reason: "broken".to_owned() }
     }
 
     /// A hold, or its end.
@@ -133,6 +155,7 @@ impl Seen<'_> {
         match command {
             OrderCommand::Hold { until, .. } => self.fits_note(heard, Some(*until)),
             OrderCommand::Release { .. } => self.fits_note(heard, None),
+            OrderCommand::Refund { wish, .. } => self.fits_refund(heard, wish),
             _ => self.fits_move(command, heard),
         }
     }
@@ -153,6 +176,41 @@ impl Seen<'_> {
             Heard::Unchanged => hold.is_none() && self.order.hold.is_none(),
             Heard::No(NotAllowed { .. }) => hold.is_some() && !can_hold,
             Heard::No(Invalid(_)) => over,
+            _ => false,
+        }
+    }
+
+    fn fits_refund(&self, heard: &Heard, wish: &refund::Wish) -> bool {
+        use OrderError::{Busy, Invalid, NotAllowed, RequestIdReused, VersionMismatch};
+        let (order, can) = (self.order, self.order.status.can_refund());
+        let left = refund::left(order);
+        let fits = match wish {
+            refund::Wish::Rest => left > Decimal::ZERO,
+            refund::Wish::Amount(text) => {
+                let amount: Decimal = text.parse().unwrap();
+                amount > Decimal::ZERO && amount <= left
+            }
+            refund::Wish::Items(items) => {
+                let mut worth = Decimal::ZERO;
+                let fits = items.iter().all(|(id, count)| {
+                    let item = order.items.iter().find(|item| item.id == *id).unwrap();
+                    let (before, paid) = refund::of_line(order, *id);
+                    worth += refund::worth(item, before + count, order.currency).unwrap() - paid;
+                    before + count <= item.quantity
+                });
+                fits && worth > Decimal::ZERO && worth <= left
+            }
+        };
+        match heard {
+            Heard::Died => true,
+            Heard::No(RequestIdReused) => self.known == Some(false),
+            Heard::Repeat(_) => self.known == Some(true),
+            Heard::No(VersionMismatch { .. }) => self.known.is_none() && self.stale,
+            _ if self.known.is_some() || self.stale => false,
+            Heard::No(NotAllowed { .. }) => !can,
+            Heard::No(Busy { .. }) => can && self.running,
+            Heard::No(Invalid(_)) => can && !self.running && !fits,
+            Heard::Done => can && !self.running && fits,
             _ => false,
         }
     }
@@ -184,6 +242,10 @@ impl Seen<'_> {
             Heard::Done => status.rule(to) == Rule::Request && !self.running && !stopped,
             Heard::No(Busy { .. }) => status.rule(to) == Rule::Request && self.running && !stopped,
             Heard::No(StatusManagedBySaga { .. }) => to == OrderStatus::Confirmed,
+            // Nothing is packed for an order whose money went back.
+            Heard::No(IllegalTransition { missing: Some(_), .. }) => {
+                to == OrderStatus::Processing && self.order.payment_status == PaymentStatus::Refunded
+            }
             Heard::No(IllegalTransition { .. }) => status.rule(to) != Rule::Request,
             Heard::No(_) => false,
         };
