@@ -258,7 +258,9 @@ impl OrderActor {
             };
             match self.commit(state, change, None).await {
                 Ok(act) => {
-                    if act == SagaMove::Settled {
+                    let is_noted =
+                        matches!(ask.command, OrderCommand::Hold { .. } | OrderCommand::Release { .. });
+                    if act == SagaMove::Settled || is_noted {
                         if let Some(order) = &state.order {
                             reply.send(answer(order, want));
                         }

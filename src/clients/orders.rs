@@ -163,6 +163,36 @@ impl OrdersClient {
         self.plain(answer)
     }
 
+    /// `RefundOrder`.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn refund(&mut self, content: order::RefundOrderRequest) -> Result<order::Order, ApiError> {
+        let request = self.request(content);
+        let answer = self.inner.refund_order(request).await;
+        self.plain(answer)
+    }
+
+    /// `HoldOrder`.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn hold(&mut self, content: order::HoldOrderRequest) -> Result<order::Order, ApiError> {
+        let request = self.request(content);
+        let answer = self.inner.hold_order(request).await;
+        self.plain(answer)
+    }
+
+    /// `ReleaseOrder`.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn release(&mut self, content: order::ReleaseOrderRequest) -> Result<order::Order, ApiError> {
+        let request = self.request(content);
+        let answer = self.inner.release_order(request).await;
+        self.plain(answer)
+    }
+
     /// `ListOrders`: one page.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use super::ids::CallKey;
 use super::order::{LabelState, StockState};
 use super::payment::{EntryKind, EntryState, captured, in_doubt, money_may_be_here, settled, stories};
 use super::react::Work;
+use super::refund;
 use super::saga::{Direction, SagaKind, SagaMove, StepCall, StepName};
 use super::status::{CancelReason, OrderStatus};
 
@@ -161,13 +162,24 @@ fn fulfil_forward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
 
 /// Undo what was or may have been done, last things first: label, money, stock.
 fn backward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
+    let kind = work.saga.as_ref().map(|saga| saga.kind);
+    if kind == Some(SagaKind::Refund) {
+        // What may have been given back already is made certain before anything else, also when it is cancelled.
+        if let Some(next) = wished(work) {
+            return Some(next);
+        }
+        if work.order.status != OrderStatus::Cancelling {
+            return None;
+        }
+    }
     let refused = stories(&work.order.payments)
         .iter()
         .filter(|story| story.last.kind == EntryKind::Refund && story.last.state == EntryState::Failed)
         .count();
-    let refund_key = work.attempt("refund", u32::try_from(refused).unwrap_or(u32::MAX).saturating_add(1));
+    // That of the wish is another call of the same saga.
+    let name = if kind == Some(SagaKind::Refund) { "refund_rest" } else { "refund" };
+    let refund_key = work.attempt(name, u32::try_from(refused).unwrap_or(u32::MAX).saturating_add(1));
     let order = &work.order;
-    let kind = work.saga.as_ref().map(|saga| saga.kind);
     if kind != Some(SagaKind::Return) {
         let mut live = order.shipments.iter().filter(|shipment| shipment.state != LabelState::Voided);
         if let Some(key) = live.find_map(|shipment| shipment.key.clone()) {
@@ -208,6 +220,23 @@ fn backward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
         }
         _ => None,
     }
+}
+
+/// The refund that the running saga was started for, until it is certain what became of it.
+fn wished(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
+    let no = work.saga.as_ref()?.no;
+    let grant = work.order.grants.iter().find(|grant| grant.saga == no)?;
+    let (key, amount, state) =
+        (refund::key(work.order.id, no), grant.amount, refund::state(&work.order, grant));
+    if matches!(state, Some(EntryState::Succeeded | EntryState::Failed)) {
+        return None;
+    }
+    let transaction_id = captured(&work.order.payments)?.transaction_id.clone();
+    if state.is_none() {
+        let (key, transaction_id) = (key.clone(), transaction_id.clone());
+        work.emit(OrderEvent::RefundRequested { key, transaction_id, amount });
+    }
+    Some((StepName::Charge, StepCall::Refund { key, transaction_id, amount }))
 }
 
 /// Turns the running saga round: from now on it undoes. The event stands already where a caller asked for it.
@@ -251,7 +280,9 @@ fn settle(work: &mut Work<'_>) {
             change_status(work, OrderStatus::Processing, &notes, None);
         }
         (SagaKind::Create | SagaKind::Cancel, Direction::Backward) => end(work, &notes),
-        (SagaKind::Fulfil, Direction::Backward) if work.order.status == OrderStatus::Cancelling => {
+        (SagaKind::Fulfil | SagaKind::Refund, Direction::Backward)
+            if work.order.status == OrderStatus::Cancelling =>
+        {
             end(work, &notes);
         }
         _ => {}

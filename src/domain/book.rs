@@ -6,8 +6,9 @@ use super::item::Shortage;
 use super::order::LabelState;
 use super::payment::{EntryKind, EntryState, in_doubt, stories};
 use super::react::Work;
+use super::refund;
 use super::saga::{Direction, Failure, StepCall, StepResult};
-use super::status::CancelReason;
+use super::status::{CancelReason, OrderStatus};
 
 /// Longest pause after a refusal of what has to happen, in longest waits between retries.
 const LONGEST_PAUSE: u32 = 60;
@@ -162,7 +163,9 @@ fn refused(
         }
         StepCall::Refund { key, .. } => {
             work.emit(OrderEvent::RefundFailed { key: key.clone(), code: reason.clone() });
-            insist(work, call, format!("{dependency} refused: {reason}"));
+            let wished = work.order.grants.iter().any(|grant| refund::key(work.order.id, grant.saga) == *key);
+            let error = format!("{dependency} refused: {reason}");
+            if wished { give_up(work, call, error) } else { insist(work, call, error) }
         }
         StepCall::Release { .. } | StepCall::Restock { .. } | StepCall::VoidLabel { .. } => {
             insist(work, call, format!("{dependency} refused: {reason}"));
@@ -182,6 +185,20 @@ fn fail(work: &mut Work<'_>, failure: Failure, reason: CancelReason) {
     let recorded = turn.is_some();
     let (reason, notes) = turn.map_or((reason, String::new()), |turn| (turn.reason, turn.notes));
     turn_round(work, reason, &notes, recorded);
+}
+
+/// A refusal of what somebody wished for: a person is called, and whether it is tried again is for people to say. Of an
+/// order that is cancelled meanwhile all money has to go back, and that is insisted on.
+fn give_up(work: &mut Work<'_>, call: &StepCall, error: String) {
+    let (step, _) = call.station();
+    let is_cancelled = work.order.status == OrderStatus::Cancelling;
+    let Some(saga) = &mut work.saga else { return };
+    saga.tries = 0;
+    saga.last_error = Some(error.clone());
+    let no = saga.no;
+    if !is_cancelled {
+        work.emit(OrderEvent::AttentionNeeded { saga: no, step, reason: error });
+    }
 }
 
 /// A refusal of something that has to happen: a person is called at once, and it is tried again at leisure. The

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::Timestamp;
 use super::address::Address;
 use super::ids::{OrderId, OrderNumber, UserId};
 use super::item::OrderItem;
 use super::money::Currency;
 use super::payment::PaymentToken;
 use super::pricing::{CouponUse, Totals};
+use super::refund::Wish;
 use super::status::OrderStatus;
 
 /// What a caller may do, coarsely. Fine-grained rules come with authorization.
@@ -121,6 +123,25 @@ pub enum OrderCommand {
         notes: String,
         /// Carrier and number, when shipping.
         tracking: Option<Tracking>,
+    },
+    /// Give money back while it lives on.
+    Refund {
+        /// What.
+        wish: Wish,
+        /// Free text, kept in the history.
+        reason: String,
+    },
+    /// Stop its forward moves. One that is held already is held for the new reason from now on.
+    Hold {
+        /// Why, 1..=200 characters.
+        reason: String,
+        /// Until when; none = until released.
+        until: Option<Timestamp>,
+    },
+    /// Let it move again.
+    Release {
+        /// Free text, kept in the history.
+        notes: String,
     },
 }
 

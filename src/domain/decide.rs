@@ -9,8 +9,10 @@ use super::evolve;
 use super::order::{LabelState, Order, RequestRecord, StockState};
 use super::payment::money_may_be_here;
 use super::react::{CouponChange, Policy, Reaction, Work};
+use super::refund::{Grant, Wish, grant};
 use super::saga::{Direction, SagaKind, SagaMove, SagaProgress, Turn};
 use super::status::{CancelReason, OrderStatus, PaymentStatus, Rule};
+use super::text::Violation;
 
 /// A new order: stored as PENDING with the intent of its first call.
 pub(super) fn create(draft: &Draft, ask: &Ask, now: Timestamp, policy: &Policy) -> Reaction {
@@ -43,7 +45,11 @@ pub(super) fn decide(
     let creation = match &ask.command {
         OrderCommand::Create(draft) => Some((draft.user_id, draft.request_hash)),
         OrderCommand::Rejoin { user_id, request_hash } => Some((*user_id, *request_hash)),
-        OrderCommand::Cancel { .. } | OrderCommand::SetStatus { .. } => None,
+        OrderCommand::Cancel { .. }
+        | OrderCommand::SetStatus { .. }
+        | OrderCommand::Refund { .. }
+        | OrderCommand::Hold { .. }
+        | OrderCommand::Release { .. } => None,
     };
     if let Some(creation) = creation {
         // The id is a hash of user and request id, so this is a repeat, or a request id with other content.
@@ -55,6 +61,10 @@ pub(super) fn decide(
     {
         if known.hash != repeatable.hash {
             return Err(OrderError::RequestIdReused);
+        }
+        // Their answer waited for no saga, so that of a repeat does not either.
+        if matches!(ask.command, OrderCommand::Hold { .. } | OrderCommand::Release { .. }) {
+            return Ok(Reaction::Unchanged);
         }
         // Once a cancel is taken, the saga that runs is the one that carries it out: wait for the first's answer.
         let cancels = matches!(
@@ -77,7 +87,77 @@ pub(super) fn decide(
         OrderCommand::SetStatus { to, notes, tracking } => {
             set_status(order, saga, ask, (*to, notes, tracking.as_ref()), now, policy)
         }
+        OrderCommand::Refund { wish, reason } => refund(order, saga, ask, (wish, reason), now, policy),
+        OrderCommand::Hold { reason, until } => {
+            if !order.status.can_hold() {
+                return Err(OrderError::NotAllowed { status: order.status, what: "put on hold" });
+            }
+            // Not checked before: a repeat that comes after that moment is still a repeat.
+            if until.is_some_and(|until| until <= now) {
+                let violation = Violation::invalid("until", "expected a time in the future");
+                return Err(OrderError::Invalid(vec![violation]));
+            }
+            let (reason, by) = (reason.clone(), ask.caller.principal.to_string());
+            let event = OrderEvent::OrderHeld { reason, by, until: *until };
+            Ok(note(order, saga, ask, event, calling, now, policy))
+        }
+        OrderCommand::Release { notes } => {
+            if order.hold.is_none() {
+                return Ok(Reaction::Unchanged);
+            }
+            let event = OrderEvent::OrderReleased { notes: notes.clone() };
+            Ok(note(order, saga, ask, event, calling, now, policy))
+        }
     }
+}
+
+/// Gives money back and leaves the order as it is.
+fn refund(
+    order: &Order,
+    saga: Option<&SagaProgress>,
+    ask: &Ask,
+    (wish, reason): (&Wish, &str),
+    now: Timestamp,
+    policy: &Policy,
+) -> Result<Reaction, OrderError> {
+    let status = order.status;
+    if !status.can_refund() {
+        return Err(OrderError::NotAllowed { status, what: "refunded" });
+    }
+    if saga.is_some() {
+        return Err(OrderError::Busy { status });
+    }
+    let mut work = begin(order, None, ask, now, policy);
+    let Grant { saga: no, amount, items } = grant(order, wish, order.saga_no.saturating_add(1))?;
+    work.start(SagaKind::Refund, ask, "");
+    work.emit(OrderEvent::RefundGranted { saga: no, amount, items, reason: reason.to_owned() });
+    let act = advance(&mut work);
+    let request = record(ask, Some(no));
+    Ok(work.commit(request, None, act))
+}
+
+/// Records what no saga has to do anything for. Whatever is under way goes on.
+fn note(
+    order: &Order,
+    saga: Option<&SagaProgress>,
+    ask: &Ask,
+    event: OrderEvent,
+    calling: bool,
+    now: Timestamp,
+    policy: &Policy,
+) -> Reaction {
+    let mut work = begin(order, saga, ask, now, policy);
+    if !calling {
+        doubt(&mut work);
+    }
+    work.emit(event);
+    let act = match saga {
+        None => SagaMove::Settled,
+        Some(_) if calling => SagaMove::Keep,
+        Some(_) => advance(&mut work),
+    };
+    let request = record(ask, None);
+    work.commit(request, None, act)
 }
 
 fn cancel(
@@ -149,7 +229,7 @@ fn set_status(
         }
     }
     if let Some(hold) = &order.hold
-        && hold.until.is_none_or(|until| until > now)
+        && hold.is_on(now)
         && to != OrderStatus::Returned
     {
         return Err(OrderError::OnHold { status: from, reason: hold.reason.clone() });
@@ -162,7 +242,12 @@ fn set_status(
     let mut saga_no = None;
     let act = match to {
         OrderStatus::Processing => {
-            if order.payment_status != PaymentStatus::Paid {
+            // A part that went back, or did not, changes nothing about the rest.
+            let paid = matches!(
+                order.payment_status,
+                PaymentStatus::Paid | PaymentStatus::PartiallyRefunded | PaymentStatus::RefundFailed
+            );
+            if !paid {
                 return missing("the order is not paid");
             }
             if order.reservation.state != StockState::Committed {

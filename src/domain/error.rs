@@ -25,6 +25,12 @@ pub enum OrderError {
         /// Product, and variant where given.
         product: String,
     },
+    /// The order has no such line.
+    #[error("the order has no item {item}")]
+    ItemNotFound {
+        /// The id asked for.
+        item: String,
+    },
     /// The user is unknown.
     #[error("there is no user {user}")]
     UserNotFound {
@@ -40,6 +46,14 @@ pub enum OrderError {
         to: OrderStatus,
         /// What is missing, when the table would allow it.
         missing: Option<&'static str>,
+    },
+    /// What was asked for is not done to an order in this status.
+    #[error("an order that is {status} cannot be {what}")]
+    NotAllowed {
+        /// Now.
+        status: OrderStatus,
+        /// What was asked for, as a participle.
+        what: &'static str,
     },
     /// Only a saga sets this status.
     #[error("{to} is set by the order itself, never by a caller")]

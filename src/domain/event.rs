@@ -1,7 +1,7 @@
 //! What happened to an order, in the past tense: the audit trail, the watch stream and the outbox in one.
 //!
-//! Events hold no names, addresses or secrets; those stay in the order's own rows. The one free text is the note of a
-//! status change, which its writer must keep free of them.
+//! Events hold no names, addresses or secrets; those stay in the order's own rows. The only free texts are the notes and
+//! reasons that callers give, which they must keep free of them.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use super::Timestamp;
 use super::ids::CallKey;
 use super::item::Shortage;
 use super::pricing::Totals;
+use super::refund::RefundedItem;
 use super::saga::{Direction, Failure, SagaKind, StepName};
 use super::status::{CancelReason, OrderStatus};
 
@@ -41,6 +42,22 @@ pub enum OrderEvent {
         /// Why, when the order is cancelled.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         reason: Option<CancelReason>,
+    },
+    /// Forward moves are stopped; an earlier hold ends.
+    OrderHeld {
+        /// Why.
+        reason: String,
+        /// Who.
+        by: String,
+        /// Until when; none = until released.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        until: Option<Timestamp>,
+    },
+    /// The hold is over.
+    OrderReleased {
+        /// What the caller noted.
+        #[serde(skip_serializing_if = "String::is_empty", default)]
+        notes: String,
     },
     /// A saga began.
     SagaStarted {
@@ -165,6 +182,19 @@ pub enum OrderEvent {
         /// The decline code.
         code: String,
     },
+    /// Somebody's wish for money back is carried out by this saga, while the order lives on.
+    RefundGranted {
+        /// The saga's number.
+        saga: u32,
+        /// How much.
+        amount: Decimal,
+        /// What for, where that was said.
+        #[serde(skip_serializing_if = "Vec::is_empty", default)]
+        items: Vec<RefundedItem>,
+        /// What the caller said.
+        #[serde(skip_serializing_if = "String::is_empty", default)]
+        reason: String,
+    },
     /// We are about to refund.
     RefundRequested {
         /// The call's key.
@@ -233,6 +263,8 @@ impl OrderEvent {
         match self {
             Self::OrderCreated { .. } => "order_created",
             Self::StatusChanged { .. } => "status_changed",
+            Self::OrderHeld { .. } => "order_held",
+            Self::OrderReleased { .. } => "order_released",
             Self::SagaStarted { .. } => "saga_started",
             Self::SagaTurned { .. } => "saga_turned",
             Self::SagaSettled { .. } => "saga_settled",
@@ -251,6 +283,7 @@ impl OrderEvent {
             Self::ChargeUnknown { .. } => "charge_unknown",
             Self::Charged { .. } => "charged",
             Self::ChargeFailed { .. } => "charge_failed",
+            Self::RefundGranted { .. } => "refund_granted",
             Self::RefundRequested { .. } => "refund_requested",
             Self::Refunded { .. } => "refunded",
             Self::RefundUnknown { .. } => "refund_unknown",

@@ -8,8 +8,9 @@ use super::Timestamp;
 use super::command::Draft;
 use super::event::OrderEvent;
 use super::ids::CallKey;
-use super::order::{LabelState, Order, Reservation, Shipment, StockState};
+use super::order::{Hold, LabelState, Order, Reservation, Shipment, StockState};
 use super::payment::{EntryKind, EntryState, LedgerEntry, payment_status};
+use super::refund::Grant;
 use super::status::{OrderStatus, PaymentStatus};
 
 /// The order a draft becomes, before its first event.
@@ -32,6 +33,7 @@ pub(super) fn open(draft: &Draft, now: Timestamp) -> Order {
         addresses: Arc::new(draft.addresses.clone()),
         shipments: Arc::default(),
         payments: Arc::default(),
+        grants: Arc::default(),
         hold: None,
         cancel_reason: None,
         request_hash: draft.request_hash,
@@ -126,6 +128,10 @@ pub fn evolve(order: &mut Order, event: &OrderEvent, at: Timestamp) {
                 _ => {}
             }
         }
+        OrderEvent::OrderHeld { reason, by, until } => {
+            order.hold = Some(Hold { reason: reason.clone(), by: by.clone(), until: *until, since: at });
+        }
+        OrderEvent::OrderReleased { .. } => order.hold = None,
         OrderEvent::SagaStarted { saga, .. } => order.saga_no = *saga,
         OrderEvent::SagaTurned { reason, .. } => {
             if order.cancel_reason.is_none() {
@@ -170,6 +176,10 @@ pub fn evolve(order: &mut Order, event: &OrderEvent, at: Timestamp) {
         OrderEvent::ChargeFailed { key, code } => {
             let booking = Booking::of(Kind::Charge, State::Failed, key);
             book(order, Booking { code: Some(code), ..booking }, at);
+        }
+        OrderEvent::RefundGranted { saga, amount, items, .. } => {
+            let grant = Grant { saga: *saga, amount: *amount, items: items.clone() };
+            Arc::make_mut(&mut order.grants).push(grant);
         }
         OrderEvent::RefundRequested { key, amount, .. } => {
             let booking = Booking::of(Kind::Refund, State::Requested, key);

@@ -226,6 +226,11 @@ impl CallKey {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The text without the attempt: another attempt is the same intent.
+    pub fn intent(&self) -> &str {
+        self.0.rsplit_once('/').map_or(&self.0, |(intent, _)| intent)
+    }
 }
 
 impl fmt::Display for CallKey {

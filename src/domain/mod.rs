@@ -18,6 +18,7 @@ pub mod order;
 pub mod payment;
 pub mod pricing;
 pub mod react;
+pub mod refund;
 pub mod saga;
 pub mod status;
 pub mod text;

@@ -11,10 +11,11 @@ use super::Timestamp;
 use super::address::Address;
 use super::ids::{CallKey, OrderId, OrderNumber, UserId};
 use super::item::{OrderItem, StockLine};
-use super::money::Currency;
-use super::payment::LedgerEntry;
+use super::money::{Currency, format_amount};
+use super::payment::{LedgerEntry, refused_refund};
 use super::pricing::Totals;
-use super::saga::Failure;
+use super::refund::Grant;
+use super::saga::{Failure, SagaProgress};
 use super::status::{CancelReason, OrderStatus, PaymentStatus, names};
 
 names! {
@@ -79,7 +80,7 @@ pub struct Shipment {
     pub updated_at: Timestamp,
 }
 
-/// A stop on forward moves. Set by a later capability; stored and shown from the first day.
+/// A stop on forward moves. It ends at `until` by itself, and is shown until it is released or replaced.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Hold {
     /// Why.
@@ -90,6 +91,13 @@ pub struct Hold {
     pub until: Option<Timestamp>,
     /// Since when.
     pub since: Timestamp,
+}
+
+impl Hold {
+    /// Whether it still stops anything at `now`.
+    pub fn is_on(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| until > now)
+    }
 }
 
 /// A request id that changed this order, with the hash of what it asked.
@@ -140,6 +148,8 @@ pub struct Order {
     pub shipments: Arc<Vec<Shipment>>,
     /// The ledger, append-only.
     pub payments: Arc<Vec<LedgerEntry>>,
+    /// Refunds that were wished for and granted, whatever became of them.
+    pub grants: Arc<Vec<Grant>>,
     /// A stop on forward moves.
     pub hold: Option<Hold>,
     /// Why it is, or will be, cancelled.
@@ -164,7 +174,7 @@ pub struct Order {
     pub completed_at: Option<Timestamp>,
     /// When it became `CANCELLED`.
     pub cancelled_at: Option<Timestamp>,
-    /// Why a person should look at it: what its running saga says of itself.
+    /// Why a person should look at it, as [`Order::calls_for_a_person`] says.
     pub attention: Option<String>,
 }
 
@@ -196,6 +206,21 @@ impl Order {
             && sum(|item| item.tax_amount) == Some(totals.tax)
             && total == Some(totals.total)
             && totals.total >= Decimal::ZERO
+    }
+
+    /// Why a person should look at it: what its running saga says of itself, or that a refund was refused for good.
+    pub fn calls_for_a_person(&self, saga: Option<&SagaProgress>) -> Option<String> {
+        let running = saga.filter(|saga| !saga.settled);
+        if let Some(attention) = running.and_then(|saga| saga.attention.clone()) {
+            return Some(attention);
+        }
+        if self.payment_status != PaymentStatus::RefundFailed {
+            return None;
+        }
+        let refused = refused_refund(&self.payments)?;
+        let (amount, currency) = (format_amount(refused.amount, self.currency), self.currency.code());
+        let code = refused.code.as_deref().unwrap_or("no reason");
+        Some(format!("payment refused to give {amount} {currency} back: {code}"))
     }
 
     /// The address of `kind`; both always exist.

@@ -142,6 +142,21 @@ pub fn captured(entries: &[LedgerEntry]) -> Option<&LedgerEntry> {
         .find(|last| last.kind == EntryKind::Charge && last.state == EntryState::Succeeded)
 }
 
+/// The refusal of the refund that was intended last, unless some attempt of it was successful.
+pub fn refused_refund(entries: &[LedgerEntry]) -> Option<&LedgerEntry> {
+    let newest = entries.iter().rfind(|entry| entry.kind == EntryKind::Refund)?;
+    let intended = |entry: &&LedgerEntry| entry.key.intent() == newest.key.intent();
+    let mut last = None;
+    for entry in entries.iter().filter(intended) {
+        match entry.state {
+            EntryState::Succeeded => return None,
+            EntryState::Failed => last = Some(entry),
+            _ => {}
+        }
+    }
+    last
+}
+
 /// Whether money of the customer is, or may be, with us.
 pub fn money_may_be_here(entries: &[LedgerEntry]) -> bool {
     in_doubt(entries, EntryKind::Charge).is_some()
@@ -160,7 +175,7 @@ pub fn payment_status(entries: &[LedgerEntry], total: Decimal, status: OrderStat
     if taken > Decimal::ZERO {
         return if returned >= taken {
             PaymentStatus::Refunded
-        } else if last(EntryKind::Refund, EntryState::Failed) {
+        } else if refused_refund(entries).is_some() {
             PaymentStatus::RefundFailed
         } else if [EntryState::Requested, EntryState::Unknown, EntryState::Unsent]
             .into_iter()

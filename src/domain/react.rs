@@ -314,8 +314,7 @@ impl<'a> Work<'a> {
             Some(code) if ended => Some(CouponChange::Release(code.clone())),
             _ => coupon,
         };
-        let saga = self.saga.as_ref().filter(|saga| !saga.settled);
-        self.order.attention = saga.and_then(|saga| saga.attention.clone());
+        self.order.attention = self.order.calls_for_a_person(self.saga.as_ref());
         Reaction::Commit(Box::new(Change {
             order: self.order,
             events: self.events,

@@ -22,6 +22,8 @@ names! {
         Fulfil = "FULFIL",
         /// An order that came back: refund, restock.
         Return = "RETURN",
+        /// A wish for money back that leaves the order as it is: refund.
+        Refund = "REFUND",
     }
 }
 
@@ -58,14 +60,15 @@ impl SagaKind {
             Self::Cancel => &[Reserve, Charge, Label],
             Self::Fulfil => &[Label],
             Self::Return => &[Reserve, Charge],
+            Self::Refund => &[Charge],
         }
     }
 
-    /// Which way it starts: what ends an order undoes from its first moment.
+    /// Which way it starts: what ends an order, or gives back a part of it, undoes from its first moment.
     pub const fn starts(self) -> Direction {
         match self {
             Self::Create | Self::Fulfil => Direction::Forward,
-            Self::Cancel | Self::Return => Direction::Backward,
+            Self::Cancel | Self::Return | Self::Refund => Direction::Backward,
         }
     }
 
@@ -83,6 +86,11 @@ impl SagaKind {
             Self::Fulfil => {
                 let rest = [StepName::Charge, StepName::Reserve].map(|step| (step, Direction::Backward));
                 forward.chain(backward).chain(rest).collect()
+            }
+            // Here too.
+            Self::Refund => {
+                let rest = [StepName::Label, StepName::Reserve].map(|step| (step, Direction::Backward));
+                backward.chain(rest).collect()
             }
         }
     }

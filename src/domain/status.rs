@@ -146,6 +146,16 @@ impl OrderStatus {
         matches!(self, Self::Pending | Self::Confirmed | Self::Processing | Self::Cancelling)
     }
 
+    /// Whether there are forward moves that a hold could stop.
+    pub fn can_hold(self) -> bool {
+        matches!(self, Self::Pending | Self::Confirmed | Self::Processing | Self::Shipped)
+    }
+
+    /// Whether `RefundOrder` is accepted, if there is something left to give back.
+    pub fn can_refund(self) -> bool {
+        matches!(self, Self::Confirmed | Self::Processing | Self::Shipped | Self::Delivered | Self::Returned)
+    }
+
     /// Whether nothing the table allows leaves this status.
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Cancelled | Self::Returned)

@@ -1,5 +1,7 @@
 //! The calls of `order.v1.OrderService`.
 
+mod changes;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -296,42 +298,6 @@ impl OrderApi {
         Ok(pb::ListOrdersResponse { orders, next_page_token })
     }
 
-    async fn update_status(
-        &self,
-        begun: &Begun,
-        request: pb::UpdateOrderStatusRequest,
-    ) -> Result<pb::Order, OrderError> {
-        let mut check = Checker::default();
-        let id = check.order_id("id", &request.id);
-        let to = check.target_status(request.status);
-        let tracking = check.tracking(request.tracking.as_ref(), to);
-        let notes = check.note("notes", &request.notes, self.config.limits.notes_chars);
-        let expected = check.expected_version(request.expected_version);
-        let hash = content_hash("UpdateOrderStatus", &[&without_id(&request, |r| &mut r.request_id)]);
-        let repeatable = check.repeatable(&request.request_id, hash);
-        check.finish()?;
-        let Some(to) = to else { return Err(OrderError::Invalid(Vec::new())) };
-        let ask = begun.ask(OrderCommand::SetStatus { to, notes, tracking }, expected, repeatable);
-        self.change(id, ask, begun.wait).await
-    }
-
-    async fn cancel(&self, begun: &Begun, request: pb::CancelOrderRequest) -> Result<pb::Order, OrderError> {
-        let mut check = Checker::default();
-        let id = check.order_id("id", &request.id);
-        let notes = check.note("reason", &request.reason, self.config.limits.notes_chars);
-        let expected = check.expected_version(request.expected_version);
-        let hash = content_hash("CancelOrder", &[&without_id(&request, |r| &mut r.request_id)]);
-        let repeatable = check.repeatable(&request.request_id, hash);
-        check.finish()?;
-        let ask = begun.ask(OrderCommand::Cancel { notes }, expected, repeatable);
-        self.change(id, ask, begun.wait).await
-    }
-
-    async fn change(&self, id: OrderId, ask: Ask, wait: Duration) -> Result<pb::Order, OrderError> {
-        let order = self.orders.ask(id, ask, wait, false).await?;
-        Ok(convert::order(&order))
-    }
-
     async fn list_events(
         &self,
         request: pb::ListOrderEventsRequest,
@@ -370,12 +336,6 @@ fn creation_hash(request: &pb::CreateOrderRequest) -> [u8; 16] {
     parts.extend(metadata.into_iter().flat_map(|(key, value)| [key.into_bytes(), value.into_bytes()]));
     let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
     content_hash("CreateOrder", &parts)
-}
-
-fn without_id<M: Message + Clone>(request: &M, id: fn(&mut M) -> &mut String) -> Vec<u8> {
-    let mut content = request.clone();
-    id(&mut content).clear();
-    content.encode_to_vec()
 }
 
 #[tonic::async_trait]
@@ -430,6 +390,33 @@ impl pb::order_service_server::OrderService for OrderApi {
     ) -> Result<Response<pb::Order>, Status> {
         let begun = self.begin("CancelOrder", request.metadata())?;
         let answer = self.cancel(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn refund_order(
+        &self,
+        request: Request<pb::RefundOrderRequest>,
+    ) -> Result<Response<pb::Order>, Status> {
+        let begun = self.begin("RefundOrder", request.metadata())?;
+        let answer = self.refund(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn hold_order(
+        &self,
+        request: Request<pb::HoldOrderRequest>,
+    ) -> Result<Response<pb::Order>, Status> {
+        let begun = self.begin("HoldOrder", request.metadata())?;
+        let answer = self.hold(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn release_order(
+        &self,
+        request: Request<pb::ReleaseOrderRequest>,
+    ) -> Result<Response<pb::Order>, Status> {
+        let begun = self.begin("ReleaseOrder", request.metadata())?;
+        let answer = self.release(&begun, request.into_inner()).await;
         begun.end(answer)
     }
 

@@ -92,6 +92,9 @@ pub(super) fn to_status(error: &OrderError) -> Status {
         OrderError::ProductNotFound { product } => {
             details.set_resource_info("product.v1.Product", product, "", "there is no such product");
         }
+        OrderError::ItemNotFound { item } => {
+            details.set_resource_info("order.v1.OrderItem", item, "", "the order has no such item");
+        }
         OrderError::UserNotFound { user } => {
             details.set_resource_info("user.v1.User", user, "", "there is no such user");
         }
@@ -140,6 +143,7 @@ fn tell(error: &OrderError) -> Told {
         OrderError::RequestIdReused => Told::new(Code::InvalidArgument, "REQUEST_ID_REUSED"),
         OrderError::OrderNotFound { .. } => Told::new(Code::NotFound, "ORDER_NOT_FOUND"),
         OrderError::ProductNotFound { .. } => Told::new(Code::NotFound, "PRODUCT_NOT_FOUND"),
+        OrderError::ItemNotFound { .. } => Told::new(Code::NotFound, "ITEM_NOT_FOUND"),
         OrderError::UserNotFound { .. } => Told::new(Code::NotFound, "USER_NOT_FOUND"),
         OrderError::IllegalTransition { from, to, missing } => {
             let missing = missing.map(str::to_owned);
@@ -147,6 +151,9 @@ fn tell(error: &OrderError) -> Told {
                 .with_state(*from)
                 .with("requested_status", to)
                 .with_some("missing", missing.as_ref())
+        }
+        OrderError::NotAllowed { status, .. } => {
+            Told::new(Code::FailedPrecondition, "ILLEGAL_TRANSITION").with_state(*status)
         }
         OrderError::StatusManagedBySaga { from, to } => {
             Told::new(Code::FailedPrecondition, "STATUS_MANAGED_BY_SAGA")

@@ -1,7 +1,7 @@
 //! Requests become wishes and commands here. Every bad field is found before anything is refused.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
@@ -14,6 +14,7 @@ use crate::domain::item::{ProductRef, StockLine};
 use crate::domain::money::{self, Currency, MoneyError};
 use crate::domain::payment::PaymentToken;
 use crate::domain::pricing::Pricing;
+use crate::domain::refund;
 use crate::domain::status::OrderStatus;
 use crate::domain::text::{self, FieldRule, Violation, ViolationReason};
 use crate::proto::order as pb;
@@ -25,6 +26,9 @@ const REQUEST_ID_CHARS: usize = 64;
 const NAME_CHARS: usize = 50;
 /// Longest carrier or tracking number, in characters.
 const TRACKING_CHARS: usize = 100;
+
+/// Longest reason of a hold, in characters.
+const HOLD_REASON_CHARS: usize = 200;
 
 /// Limits of a request's content.
 #[derive(Clone, Debug)]
@@ -88,6 +92,10 @@ impl Checker {
 
     pub(super) fn note(&mut self, field: &str, text: &str, max_chars: usize) -> String {
         self.line(field, text, false, max_chars)
+    }
+
+    pub(super) fn hold_reason(&mut self, field: &str, text: &str) -> String {
+        self.line(field, text, true, HOLD_REASON_CHARS)
     }
 
     /// A request id, and the hash of what it stands for.
@@ -209,7 +217,7 @@ pub(super) fn wish(
         check.bad("payment_token", "expected printable ASCII without blanks");
     }
     let expected_total = request.expected_total.trim();
-    check_total(check, expected_total, currency);
+    check_amount(check, "expected_total", expected_total, currency);
     let coupon = check.line("coupon_code", &request.coupon_code, false, NAME_CHARS).to_uppercase();
     Wish {
         id: OrderId(Uuid::nil()),
@@ -233,8 +241,46 @@ pub(super) fn wish(
     }
 }
 
-/// As far as it can be checked before the currency is certain: it is measured again once the items have prices.
-fn check_total(check: &mut Checker, text: &str, currency: Option<Currency>) {
+/// What a refund is to give back: everything that is left, unless amount or items say less.
+pub(super) fn refund_wish(
+    check: &mut Checker,
+    request: &pb::RefundOrderRequest,
+    limits: &RequestLimits,
+) -> refund::Wish {
+    let amount = request.amount.trim();
+    check_amount(check, "amount", amount, None);
+    if request.items.is_empty() {
+        return if amount.is_empty() { refund::Wish::Rest } else { refund::Wish::Amount(amount.to_owned()) };
+    }
+    if !amount.is_empty() {
+        check.bad("amount", "expected amount or items, not both");
+    }
+    let (most, found) = (limits.items_per_order, request.items.len());
+    if found > most {
+        check.bad("items", format!("expected at most {most} items, found {found}"));
+        return refund::Wish::Rest;
+    }
+    let mut named: BTreeSet<Uuid> = BTreeSet::new();
+    let mut items = Vec::with_capacity(found);
+    for (index, item) in request.items.iter().enumerate() {
+        let field = format!("items[{index}].item_id");
+        let id = check.uuid(&field, &item.item_id);
+        let quantity = u32::try_from(item.quantity).ok().filter(|n| (1..=limits.max_quantity).contains(n));
+        if quantity.is_none() {
+            let expected = format!("expected 1..={}, found {}", limits.max_quantity, item.quantity);
+            check.bad(format!("items[{index}].quantity"), expected);
+        }
+        let (Some(id), Some(quantity)) = (id, quantity) else { continue };
+        if !named.insert(id) {
+            check.bad(field, "expected each item once");
+        }
+        items.push((id, quantity));
+    }
+    refund::Wish::Items(items)
+}
+
+/// As far as it can be checked before the currency is certain: it is measured again once that is known.
+fn check_amount(check: &mut Checker, field: &str, text: &str, currency: Option<Currency>) {
     if text.is_empty() {
         return;
     }
@@ -249,7 +295,7 @@ fn check_total(check: &mut Checker, text: &str, currency: Option<Currency>) {
         (None, None) => money::parse_amount(text, Currency::USD),
     };
     if let Err(error) = parsed {
-        check.bad("expected_total", error);
+        check.bad(field, error);
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) const FIXED: [&str; 11] = [
 ];
 
 /// Written with every change.
-pub(super) const MUTABLE: [&str; 20] = [
+pub(super) const MUTABLE: [&str; 21] = [
     "version",
     "status",
     "total_amount",
@@ -43,6 +43,7 @@ pub(super) const MUTABLE: [&str; 20] = [
     "notes",
     "coupon_code",
     "hold",
+    "refunds_granted",
     "cancel_reason",
     "inventory_reservation_id",
     "reservation_state",
@@ -158,6 +159,7 @@ pub(super) fn bind_mutable(args: &mut impl Bind, order: &Order) -> Bound {
     args.text(&order.notes)?;
     args.maybe_text(order.coupon_code.as_deref())?;
     args.maybe_json(order.hold.as_ref())?;
+    args.maybe_json(Some(order.grants.as_ref()).filter(|grants| !grants.is_empty()))?;
     args.maybe_text(order.cancel_reason.map(|reason| reason.as_str()))?;
     args.maybe_text(order.reservation.id.as_deref())?;
     args.text(order.reservation.state.as_str())?;

@@ -18,6 +18,7 @@ use crate::domain::money::Currency;
 use crate::domain::order::{LabelState, Order, RequestRecord, Reservation, Shipment, StockState};
 use crate::domain::payment::{EntryKind, EntryState, LedgerEntry, PaymentToken};
 use crate::domain::pricing::Totals;
+use crate::domain::refund::Grant;
 use crate::domain::saga::{Direction, Failure, SagaKind, SagaProgress, StepName};
 use crate::domain::status::{CancelReason, OrderStatus, PaymentStatus};
 use crate::ports::store::Stored;
@@ -47,7 +48,8 @@ pub(super) fn stored(row: &impl Source) -> Read<Stored> {
     let (failures, saga) = sagas(row, id)?;
     let currency: Currency = named(row, "currency", Currency::from_code)?;
     let request_hash = fixed(row.bytes("request_hash")?).ok_or("orders.request_hash")?;
-    let order = Order {
+    let grants = maybe(row.maybe_json("refunds_granted")?, |grants| from_json::<Vec<Grant>>(&grants));
+    let mut order = Order {
         id,
         user_id: UserId(row.id("user_id")?),
         order_number: OrderNumber::from_store(row.text("order_number")?),
@@ -75,6 +77,7 @@ pub(super) fn stored(row: &impl Source) -> Read<Stored> {
         addresses: Arc::new(addresses(row)?),
         shipments: Arc::new(shipments(row)?),
         payments: Arc::new(payments(row, currency)?),
+        grants: Arc::new(grants.ok_or("orders.refunds_granted")?.unwrap_or_default()),
         hold: maybe(row.maybe_json("hold")?, |hold| from_json(&hold)).ok_or("orders.hold")?,
         cancel_reason: maybe_named(row, "cancel_reason", CancelReason::parse)?,
         request_hash,
@@ -87,8 +90,9 @@ pub(super) fn stored(row: &impl Source) -> Read<Stored> {
         updated_at: row.time("updated_at")?,
         completed_at: row.maybe_time("completed_at")?,
         cancelled_at: row.maybe_time("cancelled_at")?,
-        attention: saga.as_ref().and_then(|saga| saga.attention.clone()),
+        attention: None,
     };
+    order.attention = order.calls_for_a_person(saga.as_ref());
     Ok(Stored { order: Arc::new(order), saga })
 }
 

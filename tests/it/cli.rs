@@ -11,10 +11,10 @@ use futures::stream;
 use order_service::proto::order::order_service_server::{OrderService, OrderServiceServer};
 use order_service::proto::order::{
     CancelOrderRequest, CreateOrderRequest, GetOrderRequest, GetOrderStatusRequest, GetOrderStatusResponse,
-    ListOrderEventsRequest, ListOrderEventsResponse, ListOrdersRequest, ListOrdersResponse,
-    ListPaymentTransactionsRequest, ListPaymentTransactionsResponse, Order, OrderEvent, OrderStatus,
-    PaymentTransaction, UpdateOrderStatusRequest, WatchOrderRequest, WatchOrderResponse,
-    get_order_request::Key,
+    Hold, HoldOrderRequest, ListOrderEventsRequest, ListOrderEventsResponse, ListOrdersRequest,
+    ListOrdersResponse, ListPaymentTransactionsRequest, ListPaymentTransactionsResponse, Order, OrderEvent,
+    OrderStatus, PaymentTransaction, RefundOrderRequest, ReleaseOrderRequest, UpdateOrderStatusRequest,
+    WatchOrderRequest, WatchOrderResponse, get_order_request::Key,
 };
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -96,6 +96,22 @@ impl OrderService for Scripted {
 
     async fn cancel_order(&self, request: Request<CancelOrderRequest>) -> Result<Response<Order>, Status> {
         Ok(Response::new(order(OrderStatus::Cancelled, format!("{:?}", request.into_inner()))))
+    }
+
+    async fn refund_order(&self, request: Request<RefundOrderRequest>) -> Result<Response<Order>, Status> {
+        Ok(Response::new(order(OrderStatus::Confirmed, format!("{:?}", request.into_inner()))))
+    }
+
+    async fn hold_order(&self, request: Request<HoldOrderRequest>) -> Result<Response<Order>, Status> {
+        let request = request.into_inner();
+        let (reason, until) = (request.reason.clone(), request.until);
+        let hold = Hold { reason, by: "ann".into(), until, since: until };
+        let held = Order { hold: Some(hold), ..order(OrderStatus::Pending, format!("{request:?}")) };
+        Ok(Response::new(held))
+    }
+
+    async fn release_order(&self, request: Request<ReleaseOrderRequest>) -> Result<Response<Order>, Status> {
+        Ok(Response::new(order(OrderStatus::Pending, format!("{:?}", request.into_inner()))))
     }
 
     /// Five orders in pages of two.
@@ -269,6 +285,46 @@ async fn orders_are_named_by_number_too() {
     for expected in ["carrier: \"UPS\"", "tracking_number: \"1Z\"", "notes: \"gone\"", "expected_version: 0"]
     {
         assert!(asked(&done).contains(expected), "{}", done.out);
+    }
+}
+
+#[tokio::test]
+async fn a_hold_is_set_shown_and_released() {
+    let until = "2030-01-02T03:04:05Z";
+    let line = format!("hold {NUMBER} --reason fraud --until {until} --expected-version 3 --request-id r");
+    let done = order_cli(&line, "").await;
+    let shown = done.json();
+    assert_eq!(
+        (shown["hold"]["reason"].as_str(), shown["hold"]["until"].as_str()),
+        (Some("fraud"), Some(until))
+    );
+    let notes = shown["notes"].as_str().unwrap().to_owned();
+    for expected in [ID, "expected_version: 3", "request_id: \"r\""] {
+        assert!(notes.contains(expected), "{notes}");
+    }
+    let done = order_cli(&format!("{line} -o table"), "").await;
+    assert!(done.out.contains(&format!("fraud (by ann, until {until})")), "{}", done.out);
+    let done = order_cli(&format!("release {NUMBER} --note checked"), "").await;
+    assert!(done.out.contains("notes: \\\"checked\\\""), "{}", done.out);
+    for line in [format!("hold {NUMBER}"), format!("hold {NUMBER} --reason x --until tomorrow")] {
+        assert_eq!(order_cli(&line, "").await.code, Some(2), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_refund_is_of_an_amount_of_items_or_of_all() {
+    for (line, expected) in [
+        ("", &["amount: \"\"", "items: []"][..]),
+        ("--amount 1.50 --reason late", &["amount: \"1.50\"", "reason: \"late\""]),
+        ("--item a:2 --item b:1", &["item_id: \"a\", quantity: 2", "item_id: \"b\", quantity: 1"]),
+        ("--expected-version 3 --request-id r", &["expected_version: 3", "request_id: \"r\"", ID]),
+    ] {
+        let done = order_cli(&format!("refund {NUMBER} {line}"), "").await;
+        let asked = done.json()["notes"].as_str().unwrap().to_owned();
+        assert!(expected.iter().all(|part| asked.contains(part)), "{asked}");
+    }
+    for line in ["--amount 1 --item a:1", "--item a", "--item a:0", "--amount"] {
+        assert_eq!(order_cli(&format!("refund {NUMBER} {line}"), "").await.code, Some(2), "{line}");
     }
 }
 

@@ -76,12 +76,17 @@ impl Rig {
         self.seen.lock().unwrap().clone()
     }
 
+    /// Waits until the writer has been given something.
+    async fn busy(&self) {
+        eventually("a busy writer", async || (self.begun.load(Ordering::SeqCst) > 0).then_some(())).await;
+    }
+
     /// Queues all of them while the writer has its hands full, then lets it go on. What came of them, and in which
     /// batches.
     async fn together(&self, orders: impl IntoIterator<Item = u64>) -> (Vec<JobResult>, Vec<Vec<OrderId>>) {
         let mut ahead = Box::pin(self.committer.run(job(999)));
         assert!(futures::poll!(&mut ahead).is_pending());
-        eventually("a busy writer", async || (self.begun.load(Ordering::SeqCst) > 0).then_some(())).await;
+        self.busy().await;
         let mut waiting: Vec<_> = orders.into_iter().map(|n| Box::pin(self.committer.run(job(n)))).collect();
         for one in &mut waiting {
             assert!(futures::poll!(one).is_pending());
@@ -138,9 +143,13 @@ async fn an_error_of_the_database_is_not_tried_job_by_job() {
 #[tokio::test]
 async fn a_full_queue_refuses_at_once() {
     let rig = Rig::new(0, Limits { batch_max: 1, queue_max: 3, gather: Duration::ZERO }, &[], None);
-    let mut waiting: Vec<_> = (1..=3).map(|n| Box::pin(rig.committer.run(job(n)))).collect();
-    for run in &mut waiting {
+    // The writer has its hands full with one; three more wait.
+    let mut waiting: Vec<_> = (0..=3).map(|n| Box::pin(rig.committer.run(job(n)))).collect();
+    for (n, run) in waiting.iter_mut().enumerate() {
         assert!(futures::FutureExt::now_or_never(run).is_none());
+        if n == 0 {
+            rig.busy().await;
+        }
     }
     let refused = rig.committer.run(job(9)).await;
     assert!(matches!(&refused, Err(CommitError::QueueFull)), "{refused:?}");

@@ -8,6 +8,7 @@ use order_service::domain::Timestamp;
 use order_service::domain::command::OrderCommand;
 use order_service::domain::event::OrderEvent;
 use order_service::domain::react::{Change, Input, Policy, Reaction, react};
+use order_service::domain::refund;
 use order_service::domain::saga::{Direction, SagaKind, SagaMove, StepCall, StepName, StepResult};
 use order_service::domain::status::OrderStatus;
 
@@ -56,6 +57,8 @@ struct Path {
     /// A cancel is left.
     cancel: bool,
     cancelled: bool,
+    /// Refunds that are left to be wished for.
+    refunds: u32,
     policy: Policy,
     /// What a saga that runs ahead has not stored yet.
     ahead: Option<Change>,
@@ -72,7 +75,7 @@ struct Seen {
 }
 
 impl Path {
-    fn new(wish: &Wish, troubles: u32, run_ahead: Duration) -> (Self, Input) {
+    fn new(wish: &Wish, troubles: u32, refunds: u32, run_ahead: Duration) -> (Self, Input) {
         let draft = wish.draft(1);
         let lines = draft.items.iter().map(|item| order_service::domain::item::StockLine {
             product: item.product,
@@ -87,6 +90,7 @@ impl Path {
             troubles,
             cancel: true,
             cancelled: false,
+            refunds,
             policy: Policy { run_ahead, ..policy() },
             ahead: None,
             late: None,
@@ -185,6 +189,17 @@ impl Path {
         self.store.at_rest(&self.world, self.cancelled).unwrap_or_else(|what| self.fail(&what));
         let status = self.store.order.as_ref().unwrap().status;
         *seen.ends.entry(status).or_default() += 1;
+        if self.refunds > 0 {
+            let mut next = self.clone();
+            next.refunds -= 1;
+            next.steps.push("asked for a refund".to_owned());
+            let wish =
+                if self.refunds > 1 { refund::Wish::Amount("1.01".to_owned()) } else { refund::Wish::Rest };
+            let asked = ask(OrderCommand::Refund { wish, reason: String::new() }, None, None);
+            if let Some(act) = next.input(Input::Command { ask: asked, calling: false }, seen) {
+                next.go(act, seen);
+            }
+        }
         for to in OrderStatus::ALL {
             let mut next = self.clone();
             next.steps.push(format!("asked for {to}"));
@@ -281,9 +296,9 @@ impl Path {
     }
 }
 
-fn explore(wish: &Wish, troubles: u32, run_ahead: Duration) -> Seen {
+fn explore(wish: &Wish, troubles: u32, refunds: u32, run_ahead: Duration) -> Seen {
     let mut seen = Seen::default();
-    let (mut path, create) = Path::new(wish, troubles, run_ahead);
+    let (mut path, create) = Path::new(wish, troubles, refunds, run_ahead);
     let act = path.input(create, &mut seen).unwrap();
     path.go(act, &mut seen);
     seen
@@ -303,7 +318,7 @@ fn every_walk_of_a_saga_that_runs_ahead_is_in_the_table_and_every_station_is_tri
 }
 
 fn every_walk(run_ahead: Duration) {
-    let seen = explore(&Wish::plain(), 2, run_ahead);
+    let seen = explore(&Wish::plain(), 2, 0, run_ahead);
     println!("{:?}", seen.ends);
     let table: BTreeSet<_> = OrderStatus::ALL
         .iter()
@@ -311,18 +326,28 @@ fn every_walk(run_ahead: Duration) {
         .filter(|(from, to)| from.may_become(*to))
         .collect();
     assert_eq!(seen.walks, table);
-    let stations: BTreeSet<_> = SagaKind::ALL
-        .iter()
-        .flat_map(|kind| kind.stations().into_iter().map(|(step, direction)| (*kind, step, direction)))
-        .collect();
-    assert_eq!(seen.stations, stations);
+    assert_eq!(seen.stations, stations(|kind| kind != SagaKind::Refund));
+}
+
+fn stations(of: fn(SagaKind) -> bool) -> BTreeSet<(SagaKind, StepName, Direction)> {
+    let kinds = SagaKind::ALL.iter().copied().filter(|kind| of(*kind));
+    kinds
+        .flat_map(|kind| kind.stations().into_iter().map(move |(step, direction)| (kind, step, direction)))
+        .collect()
+}
+
+#[test]
+fn every_station_of_refunds_is_tried_in_every_status() {
+    let seen = explore(&Wish::plain(), 1, 2, Duration::ZERO);
+    println!("{:?}", seen.ends);
+    assert_eq!(seen.stations, stations(|_| true));
 }
 
 #[test]
 fn a_free_order_is_never_charged() {
     let free = Wish { shipping_method: "PICKUP", coupon: Some("FREEALL"), ..Wish::plain() };
     for run_ahead in [Duration::ZERO, FOR_LONG] {
-        let seen = explore(&free, 1, run_ahead);
+        let seen = explore(&free, 1, 1, run_ahead);
         assert!(seen.stations.iter().all(|(_, step, _)| *step != StepName::Charge));
         // Without money in doubt there is nothing to refund: it is cancelled from where it stands.
         assert!(seen.walks.contains(&(OrderStatus::Pending, OrderStatus::Cancelled)));

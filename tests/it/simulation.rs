@@ -19,6 +19,8 @@ use order_service::domain::item::StockLine;
 use order_service::domain::react::{Change, Input, Policy, Reaction, react};
 use order_service::domain::saga::{SagaMove, StepCall, StepResult};
 
+use rust_decimal::Decimal;
+
 use self::callers::Wanted;
 use crate::harness::laws::{Calls, Law, Store, law};
 use crate::harness::world::{Mood, World};
@@ -60,6 +62,10 @@ fn simulation() {
         "DELIVERED",
         "RETURNED",
         "attention",
+        "held",
+        "refund_granted",
+        "refund_twice",
+        "refund_cancelled",
         "ahead",
         "crash",
     ] {
@@ -431,6 +437,20 @@ impl Run {
             self.store.order.iter().map(|order| order.status.as_str().to_owned()).collect();
         if self.store.events.iter().any(|event| event.event.kind() == "attention_needed") {
             marks.push("attention".to_owned());
+        }
+        if self.store.events.iter().any(|event| event.event.kind() == "order_held") {
+            marks.push("held".to_owned());
+        }
+        let grants = self.store.order.as_ref().map_or(0, |order| order.grants.len());
+        for (mark, holds) in [
+            ("refund_granted", grants > 0),
+            ("refund_twice", grants > 1),
+            (
+                "refund_cancelled",
+                self.store.wished_back() > Decimal::ZERO && marks.contains(&"CANCELLED".to_owned()),
+            ),
+        ] {
+            marks.extend(holds.then(|| mark.to_owned()));
         }
         if self.runs_ahead > 1 {
             marks.push("ahead".to_owned());

@@ -14,12 +14,14 @@ use order_service::domain::ids::CallKey;
 use order_service::domain::order::{LabelState, Order, StockState};
 use order_service::domain::payment::{LedgerEntry, PaymentToken};
 use order_service::domain::react::{Input, Reaction, react};
+use order_service::domain::refund;
 use order_service::domain::saga::{
     Direction, SagaKind, SagaMove, SagaProgress, StepCall, StepName, StepResult,
 };
 use order_service::domain::status::{CancelReason, OrderStatus, PaymentStatus};
 use order_service::domain::verify::{Entered, Violation, check, check_history};
 use rust_decimal::Decimal;
+use uuid::Uuid;
 
 use crate::harness::{Wish, ask, dawn, policy, set_status};
 
@@ -226,6 +228,57 @@ fn money_kept_is_money_owed() {
     let returned = Life::through(&[OrderStatus::Processing, OrderStatus::Shipped, OrderStatus::Returned]);
     returned.broken(&["I3", "I3", "I3", "I3"], "keeps", |life| {
         Arc::make_mut(&mut life.order.payments).pop();
+    });
+}
+
+#[test]
+fn a_refund_that_was_wished_for_is_granted_and_made() {
+    let mut life = Life::confirmed();
+    let item = life.order.items[0].clone();
+    let wish = refund::Wish::Items(vec![(item.id, 1)]);
+    let command = OrderCommand::Refund { wish, reason: String::new() };
+    let act = life.input(Input::Command { ask: ask(command, None, None), calling: false });
+    assert_eq!(life.order.payment_status, PaymentStatus::RefundPending);
+    life.carry_on(act, |_| false);
+    assert_eq!(life.order.payment_status, PaymentStatus::PartiallyRefunded);
+    life.broken(&["I3", "I3"], "keeps", |life| life.order.grants = Arc::default());
+    life.broken(&["I3", "I3", "I3"], "its parts about", |life| {
+        Arc::make_mut(&mut life.order.grants)[0].items.clear();
+        Arc::make_mut(&mut life.order.grants)[0].items.push(refund::RefundedItem {
+            item_id: Uuid::nil(),
+            quantity: 1,
+            amount: Decimal::ONE,
+        });
+    });
+    life.broken(&["I3", "I3"], "not their share", |life| {
+        Arc::make_mut(&mut life.order.grants)[0].items[0].quantity = 2;
+    });
+    life.broken(&["I3", "I3"], "is left", |life| {
+        let granted = life.event(|event| matches!(event, OrderEvent::RefundGranted { .. }));
+        let OrderEvent::RefundGranted { amount, .. } = &mut granted.event else { panic!() };
+        *amount = cents(1_000_000);
+    });
+    for to in [OrderStatus::Processing, OrderStatus::Shipped] {
+        let act = life.input(Input::Command { ask: ask(set_status(to), None, None), calling: false });
+        life.carry_on(act, |_| false);
+    }
+    assert_eq!(life.order.status, OrderStatus::Shipped);
+}
+
+#[test]
+fn what_is_held_does_not_move_forward() {
+    let mut life = Life::through(&[OrderStatus::Processing]);
+    let hold = OrderCommand::Hold { reason: String::from("fraud?"), until: None };
+    let act = life.input(Input::Command { ask: ask(hold, None, None), calling: false });
+    assert_eq!(act, SagaMove::Settled);
+    life.broken(&["I7"], "the hold is not", |life| life.order.hold = None);
+    let release = OrderCommand::Release { notes: String::new() };
+    life.input(Input::Command { ask: ask(release, None, None), calling: false });
+    life.input(Input::Command { ask: ask(set_status(OrderStatus::Shipped), None, None), calling: false });
+    life.broken(&["I7", "I7"], "goes to SHIPPED while the order is on hold", |life| {
+        let released = life.event(|event| matches!(event, OrderEvent::OrderReleased { .. }));
+        released.event =
+            OrderEvent::OrderHeld { reason: String::from("fraud?"), by: String::from("x"), until: None };
     });
 }
 

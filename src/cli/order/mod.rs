@@ -4,8 +4,10 @@ mod cancel;
 mod create;
 mod get;
 mod history;
+mod hold;
 mod list;
 mod payments;
+mod refund;
 mod report;
 mod request;
 mod status;
@@ -83,6 +85,12 @@ enum OrderCommand {
     List(list::ListArgs),
     /// Cancel an order: refund, give the stock back.
     Cancel(cancel::CancelArgs),
+    /// Give money back; the order goes on.
+    Refund(refund::RefundArgs),
+    /// Put an order on hold: stop its forward moves.
+    Hold(hold::HoldArgs),
+    /// End a hold.
+    Release(hold::ReleaseArgs),
     /// Ask for a new status.
     Status(status::StatusArgs),
     /// Show everything that happened to an order, oldest first.
@@ -203,6 +211,9 @@ async fn dispatch(session: &Session, command: OrderCommand) -> Result<(), Client
         OrderCommand::Get(arguments) => get::run(session, arguments).await,
         OrderCommand::List(arguments) => list::run(session, arguments).await,
         OrderCommand::Cancel(arguments) => cancel::run(session, arguments).await,
+        OrderCommand::Refund(arguments) => refund::run(session, arguments).await,
+        OrderCommand::Hold(arguments) => hold::hold(session, arguments).await,
+        OrderCommand::Release(arguments) => hold::release(session, arguments).await,
         OrderCommand::Status(arguments) => status::run(session, arguments).await,
         OrderCommand::History(arguments) => history::run(session, arguments).await,
         OrderCommand::Watch(arguments) => watch::run(session, arguments).await,

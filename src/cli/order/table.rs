@@ -127,7 +127,10 @@ fn plain() -> Table {
 
 fn facts(order: &OrderJson) -> Table {
     let mut table = plain();
-    let hold = order.hold.as_ref().map(|hold| format!("{} (by {})", hold.reason, hold.by));
+    let hold = order.hold.as_ref().map(|hold| {
+        let until = hold.until.as_ref().map(|until| format!(", until {until}")).unwrap_or_default();
+        format!("{} (by {}{until})", hold.reason, hold.by)
+    });
     let metadata: Vec<String> =
         order.metadata.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let version = if order.version > 0 { order.version.to_string() } else { String::new() };

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use rust_decimal::Decimal;
+
 use super::{Entered, Findings};
 use crate::domain::event::{OrderEvent, RecordedEvent};
 use crate::domain::evolve::evolve;
 use crate::domain::order::{LabelState, Order, Reservation, StockState};
 use crate::domain::payment::{EntryKind, money_may_be_here, settled};
+use crate::domain::refund;
 use crate::domain::saga::{SagaKind, SagaProgress};
 use crate::domain::status::{OrderStatus, PaymentStatus};
 
@@ -88,6 +91,8 @@ fn blank(order: &Order) -> Order {
         reservation: Reservation { state: StockState::None, id: None, key: None },
         shipments: Arc::default(),
         payments: Arc::default(),
+        grants: Arc::default(),
+        hold: None,
         failures: Arc::default(),
         cancel_reason: None,
         saga_no: 0,
@@ -125,8 +130,16 @@ impl Walk {
                 findings.expect(now == *from && from.may_become(*to), invariant, || {
                     format!("event {seq} goes from {from} to {to} where the order is {now}")
                 });
+                // Sagas that are under way finish what they began.
+                let forward = matches!(to, OrderStatus::Shipped | OrderStatus::Delivered);
+                findings.expect(!(forward && self.is_held(event)), "I7", || {
+                    format!("event {seq} goes to {to} while the order is on hold")
+                });
             }
             OrderEvent::SagaStarted { saga, kind } => {
+                findings.expect(*kind != SagaKind::Fulfil || !self.is_held(event), "I7", || {
+                    format!("saga {saga} begins at event {seq} while the order is on hold")
+                });
                 let next = self.order.saga_no.saturating_add(1);
                 findings.expect(self.running.is_none() && *saga == next, "I9", || {
                     format!("saga {saga} begins at event {seq} after {}", named(self.running))
@@ -139,12 +152,26 @@ impl Walk {
                 });
                 self.running = None;
             }
+            OrderEvent::RefundGranted { saga, amount, .. } => {
+                let (left, status) = (refund::left(&self.order), self.order.status);
+                findings.expect(*amount > Decimal::ZERO && *amount <= left, "I3", || {
+                    format!("event {seq} grants a refund of {amount} where {left} is left")
+                });
+                let runs = self.running == Some((*saga, SagaKind::Refund));
+                findings.expect(runs && status.can_refund(), "I3", || {
+                    format!("event {seq} grants a refund to {status} with {}", named(self.running))
+                });
+            }
             _ => {}
         }
         evolve(&mut self.order, &event.event, event.at);
         if let OrderEvent::StatusChanged { to, .. } = &event.event {
             self.arrive(findings, *to, seq);
         }
+    }
+
+    fn is_held(&self, event: &RecordedEvent) -> bool {
+        self.order.hold.as_ref().is_some_and(|hold| hold.is_on(event.at))
     }
 
     /// What must hold when a status is entered, even where later events have covered it up.
@@ -197,6 +224,10 @@ fn compare(findings: &mut Findings, stored: &Order, told: &Order) {
     findings.expect(stored.shipments == told.shipments, "I7", || {
         String::from("the shipments are not those of history")
     });
+    findings.expect(stored.grants == told.grants, "I3", || {
+        format!("{} refunds are granted and history tells of {}", stored.grants.len(), told.grants.len())
+    });
+    findings.expect(stored.hold == told.hold, "I7", || String::from("the hold is not that of history"));
     let ends = (stored.cancel_reason, stored.cancelled_at, stored.completed_at);
     findings.expect(ends == (told.cancel_reason, told.cancelled_at, told.completed_at), "I8", || {
         String::from("why or when the order ended is not what history says")

@@ -67,6 +67,7 @@ pub fn check(
     money::sums(&mut findings, order);
     money::ledger(&mut findings, order, events);
     money::owed(&mut findings, order, saga);
+    money::grants(&mut findings, order);
     standing::stock(&mut findings, order, saga);
     standing::labels(&mut findings, order, saga);
     standing::saga(&mut findings, order, saga, now, patience);

@@ -11,7 +11,8 @@ use crate::domain::order::Order;
 use crate::domain::payment::{
     EntryKind, EntryState, LedgerEntry, in_doubt, money_may_be_here, payment_status, settled, stories,
 };
-use crate::domain::saga::SagaProgress;
+use crate::domain::refund;
+use crate::domain::saga::{SagaKind, SagaProgress};
 use crate::domain::status::OrderStatus;
 
 use super::standing::is_unwinding;
@@ -78,10 +79,7 @@ pub(super) fn ledger(findings: &mut Findings, order: &Order, events: &[RecordedE
     let mut takings: BTreeMap<&str, u32> = BTreeMap::new();
     for story in stories(entries) {
         if story.last.kind == EntryKind::Charge && story.last.state == EntryState::Succeeded {
-            // The key without its attempt: another attempt is the same intent.
-            let key = story.last.key.as_str();
-            let intent = key.rsplit_once('/').map_or(key, |(intent, _)| intent);
-            let count = takings.entry(intent).or_default();
+            let count = takings.entry(story.last.key.intent()).or_default();
             *count = count.saturating_add(1);
         }
     }
@@ -125,8 +123,15 @@ pub(super) fn owed(findings: &mut Findings, order: &Order, saga: Option<&SagaPro
             });
         }
         OrderStatus::Confirmed | OrderStatus::Processing | OrderStatus::Shipped | OrderStatus::Delivered => {
-            findings.expect(kept == order.totals.total && going_back.is_zero(), "I3", || {
-                format!("{status} keeps {kept} ({going_back} being refunded) of {}", order.totals.total)
+            // Nothing goes back but what somebody wished for.
+            let owed = order.totals.total.saturating_sub(refund::given_back(order));
+            let wished = refund::going_back(order);
+            findings.expect(kept == owed && going_back == wished, "I3", || {
+                format!("{status} keeps {kept} ({going_back} being refunded) of {owed} ({wished})")
+            });
+            let at_work = saga.is_some_and(|saga| saga.kind == SagaKind::Refund);
+            findings.expect(wished.is_zero() || at_work, "I3", || {
+                format!("{status} owes a refund of {wished} and no saga makes it")
             });
             findings.expect(!in_doubt, "I6", || format!("{status} while a charge may have happened"));
         }
@@ -139,6 +144,30 @@ pub(super) fn owed(findings: &mut Findings, order: &Order, saga: Option<&SagaPro
             });
         }
         OrderStatus::Cancelling => {}
+    }
+}
+
+/// I3: what was granted is what was asked of the payment service, and the parts of a line make what they cost.
+pub(super) fn grants(findings: &mut Findings, order: &Order) {
+    for grant in order.grants.iter() {
+        let (no, key) = (grant.saga, refund::key(order.id, grant.saga));
+        let asked = order.payments.iter().find(|entry| entry.key == key).map(|entry| entry.amount);
+        findings.expect(asked == Some(grant.amount), "I3", || {
+            format!("refund {no} of {} is granted and {asked:?} was asked for", grant.amount)
+        });
+        let parts = grant.items.iter().fold(Decimal::ZERO, |sum, part| sum.saturating_add(part.amount));
+        findings.expect(grant.items.is_empty() || parts == grant.amount, "I3", || {
+            format!("refund {no} is about {} and its parts about {parts}", grant.amount)
+        });
+        let strange = grant.items.iter().find(|part| order.items.iter().all(|item| item.id != part.item_id));
+        findings.expect(strange.is_none(), "I3", || format!("refund {no} is about a line that is not there"));
+    }
+    for item in order.items.iter() {
+        let (count, paid) = refund::of_line(order, item.id);
+        let due = refund::worth(item, count, order.currency);
+        findings.expect(count <= item.quantity && due == Some(paid), "I3", || {
+            format!("{count} of {} of a line went back for {paid}, which is not their share", item.quantity)
+        });
     }
 }
 

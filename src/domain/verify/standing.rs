@@ -93,6 +93,10 @@ pub(super) fn saga(
         (SagaKind::Create | SagaKind::Fulfil, OrderStatus::Cancelling) => unwinding,
         (SagaKind::Create, OrderStatus::Confirmed) => !unwinding,
         (SagaKind::Fulfil, OrderStatus::Confirmed) => saga.turn.is_none(),
+        (SagaKind::Refund, OrderStatus::Cancelling) => unwinding,
+        (SagaKind::Refund, status) => {
+            saga.direction == Direction::Backward && saga.turn.is_none() && status.can_refund()
+        }
         (SagaKind::Cancel, OrderStatus::Cancelling) | (SagaKind::Return, OrderStatus::Returned) => {
             saga.direction == Direction::Backward
         }

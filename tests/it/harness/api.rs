@@ -196,6 +196,25 @@ impl TestNode {
         Ok(self.client().cancel_order(request).await?.into_inner())
     }
 
+    /// Asks for this much of the money back; for all of it when that is empty.
+    pub async fn refund(&self, id: &str, amount: &str) -> Result<pb::Order, Status> {
+        let request =
+            pb::RefundOrderRequest { id: id.to_owned(), amount: amount.into(), ..Default::default() };
+        Ok(self.client().refund_order(request).await?.into_inner())
+    }
+
+    /// Puts an order on hold until it is released.
+    pub async fn hold(&self, id: &str, reason: &str) -> Result<pb::Order, Status> {
+        let request = pb::HoldOrderRequest { id: id.to_owned(), reason: reason.into(), ..Default::default() };
+        Ok(self.client().hold_order(request).await?.into_inner())
+    }
+
+    /// Ends a hold.
+    pub async fn release(&self, id: &str) -> Result<pb::Order, Status> {
+        let request = pb::ReleaseOrderRequest { id: id.to_owned(), ..Default::default() };
+        Ok(self.client().release_order(request).await?.into_inner())
+    }
+
     /// Waits until an order has this status.
     pub async fn until(&self, id: &str, status: pb::OrderStatus) -> pb::Order {
         let look = || async { Some(self.get(id).await).filter(|order| order.status() == status) };

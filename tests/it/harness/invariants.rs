@@ -260,6 +260,22 @@ fn ended(order: &pb::Order) -> bool {
     matches!(order.status(), pb::OrderStatus::Cancelled | pb::OrderStatus::Returned)
 }
 
+/// What went back because somebody wished so, as the history tells.
+fn wished_back(evidence: &Evidence) -> Decimal {
+    let payload =
+        |event: &pb::OrderEvent| -> serde_json::Value { serde_json::from_str(&event.payload_json).unwrap() };
+    let of = |kind: &str| -> Vec<serde_json::Value> {
+        evidence.events.iter().filter(|event| event.r#type == kind).map(payload).collect()
+    };
+    let made: Vec<String> =
+        of("refunded").iter().map(|event| event["key"].as_str().unwrap().to_owned()).collect();
+    of("refund_granted")
+        .iter()
+        .filter(|grant| made.contains(&format!("{}/{}/refund/1", evidence.order.id, grant["saga"])))
+        .map(|grant| amount(grant["amount"].as_str().unwrap()))
+        .sum()
+}
+
 /// I3, I4, I6: charged once at most, kept exactly what is owed, and the service's own books say so.
 pub fn money(evidence: &Evidence) -> Law {
     let Evidence { order, truth, payments, .. } = evidence;
@@ -273,7 +289,7 @@ pub fn money(evidence: &Evidence) -> Law {
     law!(refunded <= captured, "I3: refunded {refunded} of {captured}");
     let counted: Decimal = taken.iter().map(|(_, _, back)| back).sum();
     law!(counted == refunded, "the simulator refunded {refunded} and counts {counted}");
-    let owed = if ended(order) { Decimal::ZERO } else { total };
+    let owed = if ended(order) { Decimal::ZERO } else { total - wished_back(evidence) };
     law!(captured - refunded == owed, "I3: {:?} keeps {} of {total}", order.status(), captured - refunded);
 
     let booked = |kind: &str| -> Decimal {
@@ -285,8 +301,19 @@ pub fn money(evidence: &Evidence) -> Law {
     let open = payments.iter().find(|one| matches!(one.status.as_str(), "REQUESTED" | "UNKNOWN"));
     law!(open.is_none(), "I3: a payment is in doubt: {open:?}");
     let status = order.payment_status();
+    let last_refund = payments.iter().rfind(|one| one.kind == "REFUND");
     let fits = if captured > Decimal::ZERO {
-        status == if refunded == captured { pb::PaymentStatus::Refunded } else { pb::PaymentStatus::Paid }
+        let due = if refunded == captured {
+            pb::PaymentStatus::Refunded
+        } else if last_refund.is_some_and(|one| one.status == "FAILED") {
+            pb::PaymentStatus::RefundFailed
+        } else if refunded > Decimal::ZERO {
+            pb::PaymentStatus::PartiallyRefunded
+        } else {
+            pb::PaymentStatus::Paid
+        };
+        let flagged = !order.attention_reason.is_empty();
+        status == due && flagged == (due == pb::PaymentStatus::RefundFailed)
     } else if ended(order) {
         matches!(status, pb::PaymentStatus::Pending | pb::PaymentStatus::Failed)
     } else {

@@ -122,9 +122,7 @@ impl Store {
             replayed.event_seq = order.event_seq;
             replayed.updated_at = order.updated_at;
             replayed.requests = order.requests.clone();
-            // What the saga says of itself.
-            let saga = change.saga.as_ref().filter(|saga| !saga.settled);
-            replayed.attention = saga.and_then(|saga| saga.attention.clone());
+            replayed.attention = replayed.calls_for_a_person(change.saga.as_ref());
             law!(replayed == *order, "the events do not make the order");
         }
         self.check_saga(change, now)
@@ -195,6 +193,23 @@ impl Store {
         Ok(())
     }
 
+    /// What went back by wish, told by the history alone.
+    pub fn wished_back(&self) -> Decimal {
+        let Some(order) = &self.order else { return Decimal::ZERO };
+        let granted = self.events.iter().filter_map(|event| match &event.event {
+            OrderEvent::RefundGranted { saga, amount, .. } => {
+                Some((CallKey::new(order.id, *saga, "refund", 1), *amount))
+            }
+            _ => None,
+        });
+        let made = |wanted: &CallKey| {
+            self.events
+                .iter()
+                .any(|event| matches!(&event.event, OrderEvent::Refunded { key, .. } if key == wanted))
+        };
+        granted.filter(|(key, _)| made(key)).map(|(_, amount)| amount).sum()
+    }
+
     /// What must hold when nothing moves any more.
     pub fn at_rest(&self, world: &World, cancelled: bool) -> Law {
         let Some(order) = &self.order else { return Ok(()) };
@@ -224,7 +239,7 @@ impl Store {
         }
         law!(!cancelled || order.status == OrderStatus::Cancelled, "I1: cancelled, yet {}", order.status);
         let ended = matches!(order.status, OrderStatus::Cancelled | OrderStatus::Returned);
-        let owed = if ended { Decimal::ZERO } else { order.totals.total };
+        let owed = if ended { Decimal::ZERO } else { order.totals.total - self.wished_back() };
         let kept = world.captured() - world.refunded();
         law!(kept == owed, "I3: {} keeps {kept} of {}", order.status, order.totals.total);
         let books = settled(&order.payments, EntryKind::Charge) - settled(&order.payments, EntryKind::Refund);

@@ -12,6 +12,7 @@ use order_service::domain::money::Currency;
 use order_service::domain::order::{Hold, LabelState, Order, Reservation, Shipment, StockState};
 use order_service::domain::payment::{EntryKind, EntryState, LedgerEntry, PaymentToken};
 use order_service::domain::pricing::Totals;
+use order_service::domain::refund::{Grant, RefundedItem};
 use order_service::domain::saga::{Direction, Failure, SagaKind, SagaProgress, StepName, Turn};
 use order_service::domain::status::{CancelReason, OrderStatus, PaymentStatus};
 use order_service::ports::store::{Commit, CouponMove, Owner, Touched, WriteGuard};
@@ -132,6 +133,7 @@ pub(crate) fn order(n: u64) -> Order {
         addresses: Arc::new(vec![address(AddressKind::Shipping), address(AddressKind::Billing)]),
         shipments: Arc::default(),
         payments: Arc::default(),
+        grants: Arc::default(),
         hold: None,
         cancel_reason: None,
         request_hash: [n as u8; 16],
@@ -280,6 +282,12 @@ pub(crate) fn change_all(order: &mut Order) {
             .map(|(state, n)| entry(id, n, state))
             .collect(),
     );
+    let part =
+        |n, quantity, amount| RefundedItem { item_id: item(id, n).id, quantity, amount: money(amount) };
+    order.grants = Arc::new(vec![
+        Grant { saga: 2, amount: money("0.30"), items: Vec::new() },
+        Grant { saga: 3, amount: money("23.80"), items: vec![part(5, 1, "11.90"), part(9, 1, "11.90")] },
+    ]);
     order.hold = Some(Hold {
         reason: String::from("fraud?"),
         by: String::from("ops"),

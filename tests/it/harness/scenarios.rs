@@ -25,6 +25,8 @@ pub enum Act {
     Cancel,
     /// An update of the status.
     Become(OrderStatus),
+    /// A part of the money is wished back.
+    Refund,
 }
 
 /// A life. The last of its acts starts the saga that it is about.
@@ -48,7 +50,7 @@ pub struct Scenario {
 
 /// Every saga, forward and back, whichever way it is turned.
 pub const SCENARIOS: &[Scenario] = {
-    use Act::{Become, Cancel, Create, CreateDeclined};
+    use Act::{Become, Cancel, Create, CreateDeclined, Refund};
     use Direction::{Backward, Forward};
     use StepName::{Charge, CommitStock, Label, Reserve};
     const PLAIN: Scenario = Scenario {
@@ -126,6 +128,23 @@ pub const SCENARIOS: &[Scenario] = {
             ends: Returned,
             ..PLAIN
         },
+        Scenario {
+            name: "refund",
+            saga: SagaKind::Refund,
+            stations: &[(Charge, Backward)],
+            acts: &[Create, Refund],
+            ends: Confirmed,
+            ..PLAIN
+        },
+        Scenario {
+            name: "refund, cancelled while the money goes back",
+            saga: SagaKind::Refund,
+            stations: &[(Label, Backward), (Charge, Backward), (Reserve, Backward)],
+            acts: &[Create, Become(Processing), Refund],
+            slow: Some("payment.Refund"),
+            cancel_at: Some("refund_requested"),
+            ends: Cancelled,
+        },
     ]
 };
 
@@ -137,6 +156,7 @@ enum Request {
     Create(pb::CreateOrderRequest),
     Cancel(pb::CancelOrderRequest),
     Update(pb::UpdateOrderStatusRequest),
+    Refund(pb::RefundOrderRequest),
 }
 
 /// One user who lives through a scenario with one order, and remembers what was asked and heard.
@@ -170,6 +190,11 @@ impl Customer {
                 ..sample_order()
             }),
             Act::Cancel => cancel(),
+            Act::Refund => Request::Refund(pb::RefundOrderRequest {
+                amount: "7.01".into(),
+                request_id: request_id(),
+                ..Default::default()
+            }),
             Act::Become(to) => Request::Update(pb::UpdateOrderStatusRequest {
                 status: (*to).into(),
                 request_id: request_id(),
@@ -247,6 +272,7 @@ impl Customer {
             Request::Create(request) => request.notes.push('!'),
             Request::Cancel(request) => request.reason.push('!'),
             Request::Update(request) => request.notes.push('!'),
+            Request::Refund(request) => request.reason.push('!'),
         }
         other.ask(client, other.requests.len() - 1).await
     }
@@ -260,6 +286,7 @@ impl Customer {
         let id = self.order_id.clone().unwrap_or_default();
         let answer = match request {
             Request::Create(request) => client.create_order(request).await,
+            Request::Refund(request) => client.refund_order(pb::RefundOrderRequest { id, ..request }).await,
             Request::Cancel(request) => client.cancel_order(pb::CancelOrderRequest { id, ..request }).await,
             Request::Update(request) => {
                 client.update_order_status(pb::UpdateOrderStatusRequest { id, ..request }).await

@@ -1,11 +1,15 @@
 //! What callers want, when they ask for it, and what they must hear.
 
 use chrono::TimeDelta;
+use order_service::domain::Timestamp;
 use order_service::domain::command::OrderCommand;
 use order_service::domain::error::OrderError;
+use order_service::domain::money::format_amount;
 use order_service::domain::order::Order;
 use order_service::domain::react::Input;
-use order_service::domain::status::{OrderStatus, Rule};
+use order_service::domain::refund;
+use order_service::domain::status::{OrderStatus, PaymentStatus, Rule};
+use rust_decimal::Decimal;
 
 use super::{Heard, Next, Run};
 use crate::harness::laws::{Law, law};
@@ -28,6 +32,10 @@ impl Run {
         for n in 0..wishes {
             let command = if self.chance.percent(cancels) {
                 OrderCommand::Cancel { notes: "changed my mind".to_owned() }
+            } else if self.chance.percent(25) {
+                self.noted()
+            } else if self.chance.percent(20) {
+                self.money_back()
             } else {
                 set_status(self.chance.pick(&[
                     OrderStatus::Processing,
@@ -70,6 +78,32 @@ impl Run {
         }
     }
 
+    /// A refund, now and then of more than there is.
+    fn money_back(&mut self) -> OrderCommand {
+        let wish = match self.chance.below(6) {
+            0 => refund::Wish::Rest,
+            1 | 2 => {
+                let part = self.draft.totals.total / Decimal::from(1 + self.chance.below(4));
+                refund::Wish::Amount(format_amount(part, self.draft.currency))
+            }
+            _ => {
+                let count = self.draft.items.len() as i64;
+                let item = &self.draft.items[self.chance.below(count) as usize];
+                refund::Wish::Items(vec![(item.id, 1 + self.chance.below(3) as u32)])
+            }
+        };
+        OrderCommand::Refund { wish, reason: "broken".to_owned() }
+    }
+
+    /// A hold, or its end.
+    fn noted(&mut self) -> OrderCommand {
+        if self.chance.percent(40) {
+            return OrderCommand::Release { notes: "looked at it".to_owned() };
+        }
+        let until = dawn() + TimeDelta::milliseconds(self.chance.below(240_000));
+        OrderCommand::Hold { reason: "fraud?".to_owned(), until: self.chance.percent(60).then_some(until) }
+    }
+
     pub(super) fn command(&mut self, number: usize) -> Law {
         if !self.up || self.store.order.is_none() || !self.catch_up()? {
             return Ok(());
@@ -87,8 +121,8 @@ impl Run {
         let asked = ask(wanted.command.clone(), request, version);
         let heard = self.input(Input::Command { ask: asked, calling })?;
         self.note(|| format!("  heard {heard:?}"));
-        let seen =
-            Seen { order: &order, running, known, stale: version.is_some_and(|seen| seen != order.version) };
+        let stale = version.is_some_and(|seen| seen != order.version);
+        let seen = Seen { order: &order, running, known, stale, now: self.now };
         law!(
             seen.fits(&wanted.command, &heard),
             "I2: {wanted:?} of an order that is {} was answered {heard:?}",
@@ -112,17 +146,86 @@ struct Seen<'a> {
     /// Its request id changed the order before, by the same content or by other.
     known: Option<bool>,
     stale: bool,
+    now: Timestamp,
 }
 
 impl Seen<'_> {
     /// Whether the contract allows this answer.
     fn fits(&self, command: &OrderCommand, heard: &Heard) -> bool {
-        use OrderError::{Busy, IllegalTransition, RequestIdReused, StatusManagedBySaga, VersionMismatch};
+        match command {
+            OrderCommand::Hold { until, .. } => self.fits_note(heard, Some(*until)),
+            OrderCommand::Release { .. } => self.fits_note(heard, None),
+            OrderCommand::Refund { wish, .. } => self.fits_refund(heard, wish),
+            _ => self.fits_move(command, heard),
+        }
+    }
+
+    /// A hold until then, or a release.
+    fn fits_note(&self, heard: &Heard, hold: Option<Option<Timestamp>>) -> bool {
+        use OrderError::{Invalid, NotAllowed, RequestIdReused, VersionMismatch};
+        let can_hold = self.order.status.can_hold();
+        let over = hold.flatten().is_some_and(|until| until <= self.now);
+        match heard {
+            Heard::Died => true,
+            Heard::No(RequestIdReused) => self.known == Some(false),
+            Heard::Unchanged if self.known.is_some() => self.known == Some(true),
+            Heard::No(VersionMismatch { .. }) => self.known.is_none() && self.stale,
+            _ if self.known.is_some() || self.stale => false,
+            Heard::Done if hold.is_some() => can_hold && !over,
+            Heard::Done => self.order.hold.is_some(),
+            Heard::Unchanged => hold.is_none() && self.order.hold.is_none(),
+            Heard::No(NotAllowed { .. }) => hold.is_some() && !can_hold,
+            Heard::No(Invalid(_)) => over,
+            _ => false,
+        }
+    }
+
+    fn fits_refund(&self, heard: &Heard, wish: &refund::Wish) -> bool {
+        use OrderError::{Busy, Invalid, NotAllowed, RequestIdReused, VersionMismatch};
+        let (order, can) = (self.order, self.order.status.can_refund());
+        let left = refund::left(order);
+        let fits = match wish {
+            refund::Wish::Rest => left > Decimal::ZERO,
+            refund::Wish::Amount(text) => {
+                let amount: Decimal = text.parse().unwrap();
+                amount > Decimal::ZERO && amount <= left
+            }
+            refund::Wish::Items(items) => {
+                let mut worth = Decimal::ZERO;
+                let fits = items.iter().all(|(id, count)| {
+                    let item = order.items.iter().find(|item| item.id == *id).unwrap();
+                    let (before, paid) = refund::of_line(order, *id);
+                    worth += refund::worth(item, before + count, order.currency).unwrap() - paid;
+                    before + count <= item.quantity
+                });
+                fits && worth > Decimal::ZERO && worth <= left
+            }
+        };
+        match heard {
+            Heard::Died => true,
+            Heard::No(RequestIdReused) => self.known == Some(false),
+            Heard::Repeat(_) => self.known == Some(true),
+            Heard::No(VersionMismatch { .. }) => self.known.is_none() && self.stale,
+            _ if self.known.is_some() || self.stale => false,
+            Heard::No(NotAllowed { .. }) => !can,
+            Heard::No(Busy { .. }) => can && self.running,
+            Heard::No(Invalid(_)) => can && !self.running && !fits,
+            Heard::Done => can && !self.running && fits,
+            _ => false,
+        }
+    }
+
+    fn fits_move(&self, command: &OrderCommand, heard: &Heard) -> bool {
+        use OrderError::{
+            Busy, IllegalTransition, OnHold, RequestIdReused, StatusManagedBySaga, VersionMismatch,
+        };
         let (cancel, to) = match command {
             OrderCommand::SetStatus { to, .. } => (false, *to),
             _ => (true, OrderStatus::Cancelled),
         };
         let status = self.order.status;
+        let held = self.order.hold.as_ref().is_some_and(|hold| hold.is_on(self.now));
+        let stopped = held && to != OrderStatus::Returned;
         let by_rule = match heard {
             Heard::Died => return true,
             Heard::No(RequestIdReused) => return self.known == Some(false),
@@ -135,9 +238,14 @@ impl Seen<'_> {
                 !status.can_cancel() && status != OrderStatus::Cancelled
             }
             Heard::Unchanged => status.rule(to) == Rule::Same,
-            Heard::Done => status.rule(to) == Rule::Request && !self.running,
-            Heard::No(Busy { .. }) => status.rule(to) == Rule::Request && self.running,
+            Heard::No(OnHold { .. }) => status.rule(to) == Rule::Request && stopped,
+            Heard::Done => status.rule(to) == Rule::Request && !self.running && !stopped,
+            Heard::No(Busy { .. }) => status.rule(to) == Rule::Request && self.running && !stopped,
             Heard::No(StatusManagedBySaga { .. }) => to == OrderStatus::Confirmed,
+            // Nothing is packed for an order whose money went back.
+            Heard::No(IllegalTransition { missing: Some(_), .. }) => {
+                to == OrderStatus::Processing && self.order.payment_status == PaymentStatus::Refunded
+            }
             Heard::No(IllegalTransition { .. }) => status.rule(to) != Rule::Request,
             Heard::No(_) => false,
         };
