@@ -5,7 +5,9 @@
 
 pub mod address;
 mod advance;
+pub mod amend;
 mod book;
+mod calls;
 pub mod command;
 pub mod decide;
 pub mod error;
@@ -21,6 +23,7 @@ pub mod react;
 pub mod refund;
 pub mod saga;
 pub mod status;
+pub mod stock;
 pub mod text;
 pub mod verify;
 

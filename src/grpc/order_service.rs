@@ -1,6 +1,7 @@
 //! The calls of `order.v1.OrderService`.
 
 mod changes;
+mod edits;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -211,11 +212,7 @@ impl OrderApi {
         {
             return Ok(convert::order(&order));
         }
-        let context = CallContext {
-            request_id: begun.context.request_id.to_string(),
-            trace_parent: begun.context.trace_parent.as_deref().map(str::to_owned),
-            timeout: self.config.call_timeout,
-        };
+        let context = self.call_context(begun);
         let prepared = prepare(&self.collaborators, &*self.pricing, &self.key, &context, wish, now);
         let draft = match prepared.await {
             Ok(draft) => draft,
@@ -234,6 +231,14 @@ impl OrderApi {
         let wait = begun.wait.saturating_sub(begun.started.elapsed());
         let order = self.orders.ask(id, ask, wait, true).await?;
         Ok(convert::order(&order))
+    }
+
+    fn call_context(&self, begun: &Begun) -> CallContext {
+        CallContext {
+            request_id: begun.context.request_id.to_string(),
+            trace_parent: begun.context.trace_parent.as_deref().map(str::to_owned),
+            timeout: self.config.call_timeout,
+        }
     }
 
     async fn look_up(&self, key: OrderKey, may_be_stale: bool) -> Result<Arc<Order>, OrderError> {
@@ -399,6 +404,33 @@ impl pb::order_service_server::OrderService for OrderApi {
     ) -> Result<Response<pb::Order>, Status> {
         let begun = self.begin("RefundOrder", request.metadata())?;
         let answer = self.refund(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn add_order_item(
+        &self,
+        request: Request<pb::AddOrderItemRequest>,
+    ) -> Result<Response<pb::Order>, Status> {
+        let begun = self.begin("AddOrderItem", request.metadata())?;
+        let answer = self.add_item(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn update_order_item(
+        &self,
+        request: Request<pb::UpdateOrderItemRequest>,
+    ) -> Result<Response<pb::Order>, Status> {
+        let begun = self.begin("UpdateOrderItem", request.metadata())?;
+        let answer = self.update_item(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn remove_order_item(
+        &self,
+        request: Request<pb::RemoveOrderItemRequest>,
+    ) -> Result<Response<pb::Order>, Status> {
+        let begun = self.begin("RemoveOrderItem", request.metadata())?;
+        let answer = self.remove_item(&begun, request.into_inner()).await;
         begun.end(answer)
     }
 

@@ -14,7 +14,7 @@ use order_service::domain::status::OrderStatus;
 
 use crate::harness::laws::{Calls, Store};
 use crate::harness::world::{Mood, World};
-use crate::harness::{CALL_TIMEOUT, PROVIDER_LAG, Wish, ask, dawn, policy, set_status};
+use crate::harness::{CALL_TIMEOUT, NOVELTY, PROVIDER_LAG, Wish, ask, dawn, edited, policy, set_status};
 
 /// How one call may go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +59,8 @@ struct Path {
     cancelled: bool,
     /// Refunds that are left to be wished for.
     refunds: u32,
+    /// Edits that are left to be wished for.
+    edits: u32,
     policy: Policy,
     /// What a saga that runs ahead has not stored yet.
     ahead: Option<Change>,
@@ -75,13 +77,14 @@ struct Seen {
 }
 
 impl Path {
-    fn new(wish: &Wish, troubles: u32, refunds: u32, run_ahead: Duration) -> (Self, Input) {
+    fn new(wish: &Wish, troubles: u32, (refunds, edits): (u32, u32), run_ahead: Duration) -> (Self, Input) {
         let draft = wish.draft(1);
         let lines = draft.items.iter().map(|item| order_service::domain::item::StockLine {
             product: item.product,
             quantity: item.quantity,
         });
-        let world = World::new(lines.collect(), draft.totals.total, true);
+        let mut world = World::new(&lines.collect::<Vec<_>>(), true, 5);
+        world.stock(NOVELTY, 5);
         let path = Self {
             store: Store::default(),
             world,
@@ -91,6 +94,7 @@ impl Path {
             cancel: true,
             cancelled: false,
             refunds,
+            edits,
             policy: Policy { run_ahead, ..policy() },
             ahead: None,
             late: None,
@@ -150,6 +154,21 @@ impl Path {
         self.input(Input::Command { ask: ask(command, None, None), calling }, seen)
     }
 
+    /// More of a line and a new one while two edits are left, less of everything afterwards.
+    fn ask_edit(&mut self, seen: &mut Seen) -> Option<SagaMove> {
+        let order = self.store.order.clone()?;
+        let quantities: Vec<_> = if self.edits > 1 {
+            vec![(order.items[0].product, order.items[0].quantity + 1), (NOVELTY, 2)]
+        } else {
+            vec![(order.items[0].product, 1), (order.items.last()?.product, 0)]
+        };
+        self.edits -= 1;
+        let edit = edited(&order, &quantities)?;
+        self.steps.push(format!("asked for {quantities:?}"));
+        let asked = ask(OrderCommand::Edit(Box::new(edit)), None, None);
+        self.input(Input::Command { ask: asked, calling: false }, seen)
+    }
+
     fn execute_late(&mut self) {
         if let Some((call, _)) = self.late.take() {
             self.steps.push(format!("late: {call:?}"));
@@ -168,6 +187,12 @@ impl Path {
                 if self.cancel {
                     let mut other = self.clone();
                     if let Some(act) = other.ask_cancel(false, seen) {
+                        other.go(act, seen);
+                    }
+                }
+                if self.edits > 0 {
+                    let mut other = self.clone();
+                    if let Some(act) = other.ask_edit(seen) {
                         other.go(act, seen);
                     }
                 }
@@ -197,6 +222,12 @@ impl Path {
                 if self.refunds > 1 { refund::Wish::Amount("1.01".to_owned()) } else { refund::Wish::Rest };
             let asked = ask(OrderCommand::Refund { wish, reason: String::new() }, None, None);
             if let Some(act) = next.input(Input::Command { ask: asked, calling: false }, seen) {
+                next.go(act, seen);
+            }
+        }
+        if self.edits > 0 {
+            let mut next = self.clone();
+            if let Some(act) = next.ask_edit(seen) {
                 next.go(act, seen);
             }
         }
@@ -296,9 +327,9 @@ impl Path {
     }
 }
 
-fn explore(wish: &Wish, troubles: u32, refunds: u32, run_ahead: Duration) -> Seen {
+fn explore(wish: &Wish, troubles: u32, wishes: (u32, u32), run_ahead: Duration) -> Seen {
     let mut seen = Seen::default();
-    let (mut path, create) = Path::new(wish, troubles, refunds, run_ahead);
+    let (mut path, create) = Path::new(wish, troubles, wishes, run_ahead);
     let act = path.input(create, &mut seen).unwrap();
     path.go(act, &mut seen);
     seen
@@ -318,7 +349,7 @@ fn every_walk_of_a_saga_that_runs_ahead_is_in_the_table_and_every_station_is_tri
 }
 
 fn every_walk(run_ahead: Duration) {
-    let seen = explore(&Wish::plain(), 2, 0, run_ahead);
+    let seen = explore(&Wish::plain(), 2, (0, 0), run_ahead);
     println!("{:?}", seen.ends);
     let table: BTreeSet<_> = OrderStatus::ALL
         .iter()
@@ -326,7 +357,7 @@ fn every_walk(run_ahead: Duration) {
         .filter(|(from, to)| from.may_become(*to))
         .collect();
     assert_eq!(seen.walks, table);
-    assert_eq!(seen.stations, stations(|kind| kind != SagaKind::Refund));
+    assert_eq!(seen.stations, stations(|kind| !matches!(kind, SagaKind::Refund | SagaKind::Amend)));
 }
 
 fn stations(of: fn(SagaKind) -> bool) -> BTreeSet<(SagaKind, StepName, Direction)> {
@@ -338,16 +369,29 @@ fn stations(of: fn(SagaKind) -> bool) -> BTreeSet<(SagaKind, StepName, Direction
 
 #[test]
 fn every_station_of_refunds_is_tried_in_every_status() {
-    let seen = explore(&Wish::plain(), 1, 2, Duration::ZERO);
+    let seen = explore(&Wish::plain(), 1, (2, 0), Duration::ZERO);
     println!("{:?}", seen.ends);
-    assert_eq!(seen.stations, stations(|_| true));
+    assert_eq!(seen.stations, stations(|kind| kind != SagaKind::Amend));
+}
+
+#[test]
+fn every_station_of_edits_is_tried() {
+    let seen = explore(&Wish::plain(), 1, (0, 2), Duration::ZERO);
+    println!("{:?}", seen.ends);
+    assert_eq!(seen.stations, stations(|kind| kind != SagaKind::Refund));
+}
+
+#[test]
+fn a_refund_after_edits_is_of_all_charges() {
+    let seen = explore(&Wish::plain(), 1, (1, 1), Duration::ZERO);
+    assert!(seen.ends.keys().any(|status| *status == OrderStatus::Returned));
 }
 
 #[test]
 fn a_free_order_is_never_charged() {
     let free = Wish { shipping_method: "PICKUP", coupon: Some("FREEALL"), ..Wish::plain() };
     for run_ahead in [Duration::ZERO, FOR_LONG] {
-        let seen = explore(&free, 1, 1, run_ahead);
+        let seen = explore(&free, 1, (1, 0), run_ahead);
         assert!(seen.stations.iter().all(|(_, step, _)| *step != StepName::Charge));
         // Without money in doubt there is nothing to refund: it is cancelled from where it stands.
         assert!(seen.walks.contains(&(OrderStatus::Pending, OrderStatus::Cancelled)));

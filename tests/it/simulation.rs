@@ -15,16 +15,19 @@ use chrono::TimeDelta;
 use order_service::domain::Timestamp;
 use order_service::domain::command::{Draft, OrderCommand};
 use order_service::domain::error::OrderError;
+use order_service::domain::event::{OrderEvent, RecordedEvent};
 use order_service::domain::item::StockLine;
+use order_service::domain::order::Order;
 use order_service::domain::react::{Change, Input, Policy, Reaction, react};
-use order_service::domain::saga::{SagaMove, StepCall, StepResult};
+use order_service::domain::refund;
+use order_service::domain::saga::{Failure, SagaMove, StepCall, StepResult};
 
 use rust_decimal::Decimal;
 
 use self::callers::Wanted;
 use crate::harness::laws::{Calls, Law, Store, law};
 use crate::harness::world::{Mood, World};
-use crate::harness::{Chance, Wish, ask, dawn, policy};
+use crate::harness::{Chance, NOVELTY, Wish, ask, dawn, policy};
 
 /// Seeds of a plain test run.
 const SEEDS: u64 = 6_000;
@@ -66,6 +69,12 @@ fn simulation() {
         "refund_granted",
         "refund_twice",
         "refund_cancelled",
+        "edited",
+        "edited_in_place",
+        "edited_twice",
+        "edit_failed",
+        "edit_cancelled",
+        "refund_of_several_charges",
         "ahead",
         "crash",
     ] {
@@ -178,7 +187,9 @@ impl Run {
         let enough = !chance.percent(8);
         let order_lines =
             draft.items.iter().map(|item| StockLine { product: item.product, quantity: item.quantity });
-        let world = World::new(order_lines.collect(), draft.totals.total, enough);
+        let spare = [0, 2, 50][chance.below(3) as usize];
+        let mut world = World::new(&order_lines.collect::<Vec<_>>(), enough, spare);
+        world.stock(NOVELTY, spare);
         let mut run = Self {
             chance,
             weather,
@@ -449,6 +460,29 @@ impl Run {
                 "refund_cancelled",
                 self.store.wished_back() > Decimal::ZERO && marks.contains(&"CANCELLED".to_owned()),
             ),
+        ] {
+            marks.extend(holds.then(|| mark.to_owned()));
+        }
+        let count = |kind: &str| self.store.events.iter().filter(|event| event.event.kind() == kind).count();
+        let failed = |cancelled: bool| {
+            self.store.events.iter().any(|event| match &event.event {
+                OrderEvent::SagaSettled { saga, failure: Some(failure) } => {
+                    let amends = |event: &RecordedEvent| {
+                        matches!(&event.event, OrderEvent::AmendmentBegun { saga: no, .. } if no == saga)
+                    };
+                    self.store.events.iter().any(amends) && cancelled == (*failure == Failure::Cancelled)
+                }
+                _ => false,
+            })
+        };
+        let several = |order: &Order| order.grants.iter().any(|grant| refund::parts(order, grant).len() > 1);
+        for (mark, holds) in [
+            ("edited", count("items_changed") > 0),
+            ("edited_in_place", count("items_changed") > 0 && count("amendment_begun") == 0),
+            ("edited_twice", count("items_changed") > 1),
+            ("edit_failed", failed(false)),
+            ("edit_cancelled", failed(true)),
+            ("refund_of_several_charges", self.store.order.as_ref().is_some_and(several)),
         ] {
             marks.extend(holds.then(|| mark.to_owned()));
         }
