@@ -37,6 +37,7 @@ mod postgres_replicas;
 mod read_orders;
 mod refund_order;
 mod resume;
+mod saga_calls;
 mod saga_failures;
 mod saga_tables;
 mod simulation;
