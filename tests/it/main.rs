@@ -26,6 +26,7 @@ mod harness;
 mod harness_postgres;
 mod harness_proxy;
 mod hold_order;
+mod lifecycle;
 mod limits;
 mod postgres_contention;
 mod postgres_doubt;
