@@ -258,9 +258,7 @@ impl OrderActor {
             };
             match self.commit(state, change, None).await {
                 Ok(act) => {
-                    let is_noted =
-                        matches!(ask.command, OrderCommand::Hold { .. } | OrderCommand::Release { .. });
-                    if act == SagaMove::Settled || is_noted {
+                    if act == SagaMove::Settled || ask.command.is_noted() {
                         if let Some(order) = &state.order {
                             reply.send(answer(order, want));
                         }

@@ -7,7 +7,7 @@ use super::order::LabelState;
 use super::payment::{EntryKind, EntryState, in_doubt, stories};
 use super::react::Work;
 use super::refund;
-use super::saga::{Direction, Failure, StepCall, StepResult};
+use super::saga::{Direction, Failure, StepCall, StepResult, refusal};
 use super::status::{CancelReason, OrderStatus};
 
 /// Longest pause after a refusal of what has to happen, in longest waits between retries.
@@ -164,11 +164,11 @@ fn refused(
         StepCall::Refund { key, .. } => {
             work.emit(OrderEvent::RefundFailed { key: key.clone(), code: reason.clone() });
             let wished = work.order.grants.iter().any(|grant| refund::key(work.order.id, grant.saga) == *key);
-            let error = format!("{dependency} refused: {reason}");
+            let error = refusal(dependency, &reason);
             if wished { give_up(work, call, error) } else { insist(work, call, error) }
         }
         StepCall::Release { .. } | StepCall::Restock { .. } | StepCall::VoidLabel { .. } => {
-            insist(work, call, format!("{dependency} refused: {reason}"));
+            insist(work, call, refusal(dependency, &reason));
         }
     }
 }

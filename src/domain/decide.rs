@@ -10,6 +10,7 @@ use super::order::{LabelState, Order, RequestRecord, StockState};
 use super::payment::money_may_be_here;
 use super::react::{CouponChange, Policy, Reaction, Work};
 use super::refund::{Grant, Wish, grant};
+use super::repair;
 use super::saga::{Direction, SagaKind, SagaMove, SagaProgress, Turn};
 use super::status::{CancelReason, OrderStatus, PaymentStatus, Rule};
 use super::text::Violation;
@@ -49,7 +50,8 @@ pub(super) fn decide(
         | OrderCommand::SetStatus { .. }
         | OrderCommand::Refund { .. }
         | OrderCommand::Hold { .. }
-        | OrderCommand::Release { .. } => None,
+        | OrderCommand::Release { .. }
+        | OrderCommand::Repair(_) => None,
     };
     if let Some(creation) = creation {
         // The id is a hash of user and request id, so this is a repeat, or a request id with other content.
@@ -63,7 +65,7 @@ pub(super) fn decide(
             return Err(OrderError::RequestIdReused);
         }
         // Their answer waited for no saga, so that of a repeat does not either.
-        if matches!(ask.command, OrderCommand::Hold { .. } | OrderCommand::Release { .. }) {
+        if ask.command.is_noted() {
             return Ok(Reaction::Unchanged);
         }
         // Once a cancel is taken, the saga that runs is the one that carries it out: wait for the first's answer.
@@ -108,6 +110,7 @@ pub(super) fn decide(
             let event = OrderEvent::OrderReleased { notes: notes.clone() };
             Ok(note(order, saga, ask, event, calling, now, policy))
         }
+        OrderCommand::Repair(wanted) => repair::decide(order, saga, ask, wanted, calling, now, policy),
     }
 }
 
@@ -298,7 +301,7 @@ fn set_tracking(work: &mut Work<'_>, tracking: &Tracking) {
     });
 }
 
-fn begin<'a>(
+pub(super) fn begin<'a>(
     order: &Order,
     saga: Option<&SagaProgress>,
     ask: &Ask,
@@ -309,7 +312,7 @@ fn begin<'a>(
     Work::on(order, saga, principal, Some(ask.context.request_id.to_string()), now, policy)
 }
 
-fn record(ask: &Ask, saga_no: Option<u32>) -> Option<RequestRecord> {
+pub(super) fn record(ask: &Ask, saga_no: Option<u32>) -> Option<RequestRecord> {
     ask.repeatable.as_ref().map(|repeatable| RequestRecord {
         request_id: repeatable.request_id.clone(),
         hash: repeatable.hash,
