@@ -62,6 +62,11 @@ impl Entry {
         self.busy.store(busy, Ordering::Release);
     }
 
+    /// Whether a call is under way.
+    pub(super) fn is_calling(&self) -> bool {
+        self.busy.load(Ordering::Acquire)
+    }
+
     /// Whether stopping now would interrupt something.
     pub(super) fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Acquire) || self.gate.load(Ordering::Acquire) & !CLOSED != 0
