@@ -75,9 +75,9 @@ impl Orders {
                 let Some(stored) = shared.store.load(id).await.map_err(refuse)? else { return Ok(None) };
                 let (order, saga) = (stored.order, stored.saga);
                 let events = self.newest(&order).await?;
-                let calling = entry.as_ref().is_some_and(|entry| entry.is_calling());
+                let running = entry.as_ref().and_then(|entry| entry.running());
                 let now = shared.clock.now();
-                let why = explain(&order, saga.as_ref(), &events, calling, now, &shared.policy);
+                let why = explain(&order, saga.as_ref(), &events, running.as_deref(), now, &shared.policy);
                 Some((order, saga, why))
             }
         };

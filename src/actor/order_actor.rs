@@ -403,6 +403,9 @@ impl OrderActor {
                 state.stop_timer();
                 state.ticket = state.ticket.wrapping_add(1);
                 state.calling = true;
+                if let Some(entry) = &state.entry {
+                    entry.set_running(Some(&call));
+                }
                 let order = match &state.ahead {
                     Some(change) => Some(Arc::new(change.order.clone())),
                     None => state.order.clone(),
@@ -432,6 +435,9 @@ impl OrderActor {
         }
         if let Some(entry) = &state.entry {
             entry.set_busy(state.calling);
+            if !state.calling {
+                entry.set_running(None);
+            }
         }
     }
 

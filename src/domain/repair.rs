@@ -231,6 +231,11 @@ fn settle(
         return Err(OrderError::Busy { status: work.order.status });
     }
     let entry = in_question(work, outcome.kind(), key)?;
+    // What comes before it is made certain first: an order is not paid before its stock is known to be held.
+    let next = work.saga.as_ref().and_then(|saga| next_call(&work.order, saga, work.now, work.policy));
+    if let Some(next) = next.filter(|next| *next.key() != entry.key) {
+        return refuse(work, format!("{} comes before it; retry that step first", method(&next)));
+    }
     let reference = reference.unwrap_or_default();
     if outcome.happened() && reference.is_empty() {
         let expected = "expected the payment service's reference of what happened";

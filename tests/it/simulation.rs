@@ -7,6 +7,7 @@
 
 mod callers;
 mod network;
+mod operators;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -68,6 +69,9 @@ fn simulation() {
         "refund_cancelled",
         "ahead",
         "crash",
+        "retry_step",
+        "skip_step",
+        "resolve_payment",
     ] {
         assert!(ends.get(mark).is_some_and(|count| *count > 10), "{mark} is hardly ever reached: {ends:?}");
     }
@@ -89,6 +93,8 @@ struct Weather {
     expires: bool,
     /// Questions on the way back close the charge's key, and calls may be later than any bound.
     closes: bool,
+    /// Somebody looks after a saga that waits.
+    operators: u32,
     /// Until then.
     until: Timestamp,
 }
@@ -139,6 +145,8 @@ struct Run {
     /// Versions whose commands were acknowledged.
     acknowledged: Vec<i64>,
     cancel_acknowledged: bool,
+    /// Repairs that were taken, by kind.
+    repairs: BTreeMap<String, u32>,
     /// What happened, when somebody wants to read it.
     trace: Option<Vec<String>>,
 }
@@ -170,6 +178,7 @@ impl Run {
             no_refunds: chance.percent(5),
             expires: chance.percent(15),
             closes: chance.percent(30),
+            operators: if chance.percent(50) { 80 } else { 0 },
             until: dawn() + seconds(5 + chance.below(120)),
         };
         let run_ahead = Duration::from_millis([0, 300, 4_000, 30_000][chance.below(4) as usize]);
@@ -200,6 +209,7 @@ impl Run {
             wanted: Vec::new(),
             acknowledged: Vec::new(),
             cancel_acknowledged: false,
+            repairs: BTreeMap::new(),
             trace: traced.then(Vec::new),
         };
         run.at(dawn(), Next::Create);
@@ -408,6 +418,7 @@ impl Run {
             SagaMove::Run(call) => self.send(call),
             SagaMove::Wait(at) => {
                 self.at(at, Next::Timer(self.timer));
+                self.look_after(at);
                 Ok(())
             }
             SagaMove::Keep => {
@@ -455,6 +466,7 @@ impl Run {
         if self.runs_ahead > 1 {
             marks.push("ahead".to_owned());
         }
+        marks.extend(self.repairs.keys().cloned());
         if self.crashes > 0 {
             marks.push("crash".to_owned());
         }

@@ -83,17 +83,18 @@ pub struct Explanation {
     pub choices: Vec<Choice>,
 }
 
-/// Explains an order as of `now`. `events` are its newest ones, in order; `calling` says that a call is under way.
+/// Explains an order as of `now`. `events` are its newest ones, in order; `running` is the call that is under way.
 pub fn explain(
     order: &Order,
     saga: Option<&SagaProgress>,
     events: &[RecordedEvent],
-    calling: bool,
+    running: Option<&StepCall>,
     now: Timestamp,
     policy: &Policy,
 ) -> Explanation {
     let saga = saga.filter(|saga| !saga.settled);
-    let call = saga.and_then(|saga| next_call(order, saga, now, policy));
+    let calling = running.is_some();
+    let call = running.cloned().or_else(|| saga.and_then(|saga| next_call(order, saga, now, policy)));
     let next_at = saga.and_then(|saga| saga.next_at).filter(|at| *at > now && !calling);
     let name = call.as_ref().map_or("the end of the saga", method);
     let (waits, mut summary) = match (saga, next_at) {
@@ -173,14 +174,17 @@ fn attempts(saga: Option<&SagaProgress>, events: &[RecordedEvent], next: Option<
         _ => false,
     };
     let from = events.iter().rposition(starts).unwrap_or_default();
+    // What was tried since the order came on last, was the call that is made now.
+    let came_on = events.iter().rfind(|event| brings_on(&event.event)).map_or(0, |event| event.seq);
     let mut found: Vec<Attempt> = Vec::new();
     for event in events.iter().skip(from) {
         let Some(mut attempt) = attempt(event) else { continue };
+        if attempt.key.is_none() && attempt.seq > came_on {
+            attempt.key = next.map(|call| call.key().clone());
+        }
         if attempt.key.is_none() {
             let same = |other: &&Attempt| (other.step, other.direction) == (attempt.step, attempt.direction);
-            let known = found.iter().rfind(same).and_then(|other| other.key.clone());
-            let upcoming = next.filter(|call| call.station() == (attempt.step, attempt.direction));
-            attempt.key = known.or_else(|| upcoming.map(|call| call.key().clone()));
+            attempt.key = found.iter().rfind(same).and_then(|other| other.key.clone());
         }
         found.push(attempt);
     }

@@ -187,6 +187,22 @@ impl World {
         }
     }
 
+    /// Does by hand what a call is for that undoes a label or a sale.
+    pub fn by_hand(&mut self, call: &StepCall) {
+        match call {
+            StepCall::VoidLabel { key } => {
+                self.labels.insert(key.clone(), false);
+            }
+            StepCall::Restock { reservation_id, .. } => {
+                let place = place(reservation_id);
+                if self.holds[place] == Hold::Committed {
+                    self.give_back(place, Hold::Restocked);
+                }
+            }
+            other => panic!("nobody does {other:?} by hand"),
+        }
+    }
+
     fn reserve(&mut self, key: &CallKey, mood: Mood, now: Timestamp) -> StepResult {
         if !self.reserves.contains_key(key) {
             let mut needs: BTreeMap<ProductRef, i64> = BTreeMap::new();

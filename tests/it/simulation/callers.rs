@@ -18,9 +18,9 @@ use crate::harness::{ask, dawn, set_status};
 /// A command that somebody will give.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
-    command: OrderCommand,
-    request: Option<(String, u8)>,
-    stale: bool,
+    pub(super) command: OrderCommand,
+    pub(super) request: Option<(String, u8)>,
+    pub(super) stale: bool,
 }
 
 impl Run {
@@ -109,6 +109,9 @@ impl Run {
             return Ok(());
         }
         let wanted = self.wanted[number].clone();
+        if let OrderCommand::Repair(repair) = &wanted.command {
+            return self.operate(repair);
+        }
         let order = self.store.order.clone().unwrap();
         let version = wanted.stale.then(|| order.version - self.chance.below(2));
         let request = wanted.request.as_ref().map(|(id, content)| (id.as_str(), *content));
