@@ -35,6 +35,7 @@ mod postgres_outage;
 mod postgres_owner;
 mod postgres_regression;
 mod postgres_replicas;
+mod quarantine;
 mod read_orders;
 mod refund_order;
 mod repairs;

@@ -70,7 +70,6 @@ fn simulation() {
         "ahead",
         "crash",
         "retry_step",
-        "skip_step",
         "resolve_payment",
     ] {
         assert!(ends.get(mark).is_some_and(|count| *count > 10), "{mark} is hardly ever reached: {ends:?}");
