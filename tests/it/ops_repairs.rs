@@ -389,16 +389,17 @@ struct Run {
     err: String,
 }
 
-async fn cli(server: &str, line: &str) -> Run {
+fn cli(server: &str, line: &str) -> Run {
     let mut command = Command::new(env!("CARGO_BIN_EXE_order-service"));
     let words = line.split(' ').map(|word| word.replace('_', " "));
     command.args(words).args(["--server", server]).env_clear().stdin(Stdio::null());
-    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    // Blocks: nothing that it waits for runs on this thread.
+    let output = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Run { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_line_repairs_an_order_of_a_node() {
     let simulate = Simulate::start().await;
     let settings = quick(&[("ORDER__SAGA__RETRY_INITIAL", "10m"), ("ORDER__SAGA__RETRY_MAX", "10m")]);
@@ -414,7 +415,7 @@ async fn the_command_line_repairs_an_order_of_a_node() {
     });
     let number = order.order_number.clone();
     let why: Value = eventually("the wait", || async {
-        let done = cli(&server, &format!("ops explain {number} -o json")).await;
+        let done = cli(&server, &format!("ops explain {number} -o json"));
         assert_eq!((done.code, done.err.as_str()), (Some(0), ""));
         let why: Value = serde_json::from_str(&done.out).unwrap();
         (why["waits_for"] == "RETRY").then_some(why)
@@ -424,32 +425,31 @@ async fn the_command_line_repairs_an_order_of_a_node() {
         (&why["saga"]["step"], &why["call"]),
         (&Value::from("CHARGE"), &Value::from("payment.Refund"))
     );
-    let done = cli(&server, &format!("ops explain {number} -o table")).await;
+    let done = cli(&server, &format!("ops explain {number} -o table"));
     assert!(done.out.contains("Waits for the next try of payment.Refund"), "{}", done.out);
 
-    let done = cli(&server, "ops stuck --older-than 0s -o json").await;
+    let done = cli(&server, "ops stuck --older-than 0s -o json");
     let stuck: Value = serde_json::from_str(&done.out).unwrap();
     assert_eq!(stuck["orders"][0]["order_number"], number.as_str());
-    let done = cli(&server, "ops stuck --older-than 0s -o table").await;
+    let done = cli(&server, "ops stuck --older-than 0s -o table");
     assert!(done.out.contains("CANCEL CHARGE BACKWARD"), "{}", done.out);
 
-    let done = cli(&server, &format!("ops skip-step {number} --reason done_by_hand -o table")).await;
+    let done = cli(&server, &format!("ops skip-step {number} --reason done_by_hand -o table"));
     assert_eq!((done.code, done.out.as_str()), (Some(1), ""));
     assert!(done.err.starts_with("error: a step that moves money is never skipped"), "{}", done.err);
     assert!(done.err.contains("(REPAIR_REFUSED)"), "{}", done.err);
     let line = format!("ops resolve-payment {number} --outcome charged --reference ch --evidence e -o json");
-    let done = cli(&server, &line).await;
+    let done = cli(&server, &line);
     let body: Value = serde_json::from_str(&done.err).unwrap();
     assert_eq!((done.code, &body["error"]["code"]), (Some(1), &Value::from("REPAIR_REFUSED")));
-    assert_eq!(cli(&server, &format!("ops skip-step {number}")).await.code, Some(2));
-    let done = cli(&server, &format!("ops unquarantine {} --reason r -o table", order.id)).await;
+    assert_eq!(cli(&server, &format!("ops skip-step {number}")).code, Some(2));
+    let done = cli(&server, &format!("ops unquarantine {} --reason r -o table", order.id));
     assert!(done.code == Some(1) && done.err.contains("not quarantined"), "{}", done.err);
-    let done = cli(&server, "ops explain ORD-0000000000 -o table").await;
+    let done = cli(&server, "ops explain ORD-0000000000 -o table");
     assert!(done.code == Some(1) && done.err.contains("(ORDER_NOT_FOUND)"), "{}", done.err);
 
     simulate.set_faults(Vec::new()).await;
-    let done =
-        cli(&server, &format!("ops retry-step {number} --by ada --reason gateway_is_back -o table")).await;
+    let done = cli(&server, &format!("ops retry-step {number} --by ada --reason gateway_is_back -o table"));
     assert_eq!((done.code, done.err.as_str()), (Some(0), ""));
     assert!(done.out.starts_with(&format!("Order {number}  CANCELLING")), "{}", done.out);
     assert_eq!(asked.await.unwrap().unwrap().into_inner().status(), Cancelled);
@@ -458,6 +458,6 @@ async fn the_command_line_repairs_an_order_of_a_node() {
     assert!(told.payload_json.contains("\"gateway is back\"") && told.payload_json.contains("\"ada\""));
 
     // The public port does not know these calls, and the message says which does.
-    let done = cli(node.url(), &format!("ops explain {number} -o table")).await;
+    let done = cli(node.url(), &format!("ops explain {number} -o table"));
     assert!(done.code == Some(1) && done.err.contains("ops.listen"), "{}", done.err);
 }

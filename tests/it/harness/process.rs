@@ -241,8 +241,8 @@ impl NodeProcess {
     /// The URL of its listener for operators, as it says at its start.
     pub fn ops_url(&self) -> String {
         let log = self.process.log();
-        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let ops = lines.filter_map(|line| line["ops"].as_str().map(str::to_owned)).last();
+        let mut lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let ops = lines.find_map(|line| line["ops"].as_str().map(str::to_owned));
         format!("http://{}", ops.unwrap())
     }
 
