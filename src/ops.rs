@@ -1,4 +1,5 @@
-//! The listener for operators: health, readiness, version and metrics. Loopback unless configured otherwise.
+//! The listener for operators: health, readiness, version and metrics over HTTP, and the service for operators over gRPC on
+//! the same port. Loopback unless configured otherwise.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::grpc::AdminRoutes;
 use crate::ports::store::OrderStore;
 use crate::telemetry::Telemetry;
 
@@ -27,6 +29,7 @@ struct Ops {
 pub async fn serve(
     listener: TcpListener,
     store: Arc<dyn OrderStore>,
+    admin: AdminRoutes,
     telemetry: Telemetry,
     stopping: CancellationToken,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -37,7 +40,9 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route("/version", get(|| async { concat!(env!("CARGO_PKG_VERSION"), "\n") }))
         .route("/metrics", get(|State(ops): State<Ops>| async move { ops.telemetry.render() }))
-        .with_state(Ops { store, telemetry, stopping });
+        .with_state(Ops { store, telemetry, stopping })
+        // Without its answer to what it does not know: to HTTP that would be a success.
+        .merge(admin.into_axum_router().reset_fallback());
     axum::serve(listener, routes)
         .with_graceful_shutdown(shutdown)
         .await

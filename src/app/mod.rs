@@ -26,7 +26,7 @@ use crate::domain::Timestamp;
 use crate::domain::ids::IdKey;
 use crate::domain::pricing::Pricing;
 use crate::domain::react::Policy;
-use crate::grpc::{self, GrpcConfig, InFlight, OrderApi, OrderApiConfig, RequestLimits};
+use crate::grpc::{self, AdminApi, GrpcConfig, InFlight, OrderApi, OrderApiConfig, RequestLimits};
 use crate::ops;
 use crate::ports::Collaborators;
 use crate::ports::cache::OrderCache;
@@ -110,6 +110,7 @@ impl Node {
         .await
         .map_err(|error| anyhow!("the order actors cannot be started: {error}"))?;
         let stopping = CancellationToken::new();
+        let admin = AdminApi::new(Arc::clone(&orders), Arc::clone(&clock), key.clone(), api_config(&config));
         let api = OrderApi::new(
             Arc::clone(&orders),
             collaborators,
@@ -135,6 +136,7 @@ impl Node {
         let ops = tokio::spawn(ops::serve(
             ops_listener,
             store,
+            admin.into_routes(config.grpc.max_message_bytes),
             telemetry.clone(),
             stopping.clone(),
             ops_stopping.clone().cancelled_owned(),

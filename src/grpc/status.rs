@@ -185,6 +185,13 @@ fn tell(error: &OrderError) -> Told {
             .with("expected_version", expected)
             .with("current_version", current),
         OrderError::Busy { status } => Told::new(Code::Aborted, "ORDER_BUSY").with_state(*status),
+        OrderError::RepairRefused { status, .. } => {
+            let told = Told::new(Code::FailedPrecondition, "REPAIR_REFUSED");
+            match status {
+                Some(status) => told.with_state(*status),
+                None => told,
+            }
+        }
         OrderError::StorageUnavailable => Told::new(Code::Unavailable, "STORAGE_UNAVAILABLE"),
         OrderError::Quarantined => {
             Told::new(Code::Unavailable, "STORAGE_UNAVAILABLE").with("quarantined", true)

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::coupons::Coupons;
 use super::guard::Guard;
-use super::read::{EVENTS, Key, load_statement, statement, unfinished_statement};
+use super::read::{EVENTS, Key, STUCK, load_statement, statement, unfinished_statement};
 use super::scan;
 use crate::domain::ids::UserId;
 use crate::domain::status::OrderStatus;
@@ -121,6 +121,14 @@ async fn unfinished_sagas_are_a_range_of_their_index() {
         assert!(plan.contains("USING COVERING INDEX sagas_due"), "{plan}");
         assert!(plan.contains(range), "{plan}");
     }
+}
+
+#[tokio::test]
+async fn what_is_stuck_is_found_by_two_small_indexes() {
+    let mut connection = empty().await;
+    let plan = plan(&mut connection, STUCK).await;
+    assert!(plan.contains("sagas USING INDEX sagas_due"), "{plan}");
+    assert!(plan.contains("orders USING COVERING INDEX orders_refund_failed (id>?)"), "{plan}");
 }
 
 #[tokio::test]
