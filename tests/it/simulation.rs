@@ -39,7 +39,7 @@ const REST: TimeDelta = TimeDelta::minutes(10);
 fn simulation() {
     let number = |name| std::env::var(name).ok().map(|text: String| text.parse::<u64>().unwrap());
     if let Some(seed) = number("ORDER_SIM_SEED") {
-        let (run, end) = Run::play(seed, true);
+        let (_run, end) = Run::play(seed, true);
 
         end.unwrap_or_else(|what| panic!("seed {seed}: {what}"));
         return;
