@@ -16,7 +16,7 @@ use crate::harness::laws::{Law, law};
 use crate::harness::world::Charge;
 
 /// Nobody is asked for more in one run: retries of what is refused for good would never end.
-const MOST_WANTED: usize = 60;
+const MOST_WANTED: usize = 40;
 
 impl Run {
     /// While a saga waits until then, somebody may come and repair.
