@@ -2,19 +2,19 @@
 
 mod told;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::auth::{self, Authenticator};
 use super::order_service::{Begun, MARGIN, OrderApiConfig};
 use super::page;
-use super::status::to_status;
+use super::status::{forbidden, to_status};
 use super::validate::Checker;
 use crate::actor::Orders;
 use crate::domain::command::{OrderCommand, Repeatable};
@@ -38,21 +38,40 @@ const KEY_CHARS: usize = 200;
 /// The service as routes, for the listener that serves it.
 pub type AdminRoutes = tonic::service::Routes;
 
+/// From whom a request came, as the listener noted it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peer(pub IpAddr);
+
+impl Peer {
+    fn is_here(self) -> bool {
+        self.0.to_canonical().is_loopback()
+    }
+}
+
 /// The service.
 pub struct AdminApi {
     orders: Arc<Orders>,
     clock: Arc<dyn Clock>,
     key: IdKey,
     config: OrderApiConfig,
+    /// Only requests from this machine are taken.
+    only_here: bool,
     authenticator: Authenticator,
     requests: Arc<Semaphore>,
 }
 
 impl AdminApi {
-    /// Builds the service; `config` is that of the public one.
-    pub fn new(orders: Arc<Orders>, clock: Arc<dyn Clock>, key: IdKey, config: OrderApiConfig) -> Self {
+    /// Builds the service; `config` is that of the public one. With `only_here`, requests without a [`Peer`] on this
+    /// machine are refused.
+    pub fn new(
+        orders: Arc<Orders>,
+        clock: Arc<dyn Clock>,
+        key: IdKey,
+        config: OrderApiConfig,
+        only_here: bool,
+    ) -> Self {
         let requests = Arc::new(Semaphore::new(IN_FLIGHT));
-        Self { orders, clock, key, config, authenticator: Authenticator::dev(), requests }
+        Self { orders, clock, key, config, only_here, authenticator: Authenticator::dev(), requests }
     }
 
     /// The service as routes; requests are at most so large.
@@ -61,7 +80,14 @@ impl AdminApi {
         AdminRoutes::new(service)
     }
 
-    fn begin(&self, method: &'static str, metadata: &MetadataMap) -> Result<Begun, Status> {
+    fn begin<T>(&self, method: &'static str, request: &Request<T>) -> Result<Begun, Status> {
+        let is_here = request.extensions().get::<Peer>().is_some_and(|peer| peer.is_here());
+        if self.only_here && !is_here {
+            let what =
+                "repairs are taken from the node's own machine only; call from there, or set ops.repairs";
+            return Err(forbidden(what));
+        }
+        let metadata = request.metadata();
         let permit = Arc::clone(&self.requests).try_acquire_owned().map_err(|_full| {
             to_status(&OrderError::Overloaded { what: "this node has too many calls of operators in flight" })
         })?;
@@ -289,7 +315,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         &self,
         request: Request<pb::ExplainOrderRequest>,
     ) -> Result<Response<pb::OrderExplanation>, Status> {
-        let begun = self.begin("ExplainOrder", request.metadata())?;
+        let begun = self.begin("ExplainOrder", &request)?;
         let answer = self.explain(request.into_inner()).await;
         begun.end(answer)
     }
@@ -298,7 +324,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         &self,
         request: Request<pb::ListStuckOrdersRequest>,
     ) -> Result<Response<pb::ListStuckOrdersResponse>, Status> {
-        let begun = self.begin("ListStuckOrders", request.metadata())?;
+        let begun = self.begin("ListStuckOrders", &request)?;
         let answer = self.stuck(request.into_inner()).await;
         begun.end(answer)
     }
@@ -307,7 +333,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         &self,
         request: Request<pb::RetryStepRequest>,
     ) -> Result<Response<pb::RepairedOrder>, Status> {
-        let begun = self.begin("RetryStep", request.metadata())?;
+        let begun = self.begin("RetryStep", &request)?;
         let answer = self.retry(&begun, request.into_inner()).await;
         begun.end(answer)
     }
@@ -316,7 +342,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         &self,
         request: Request<pb::SkipStepRequest>,
     ) -> Result<Response<pb::RepairedOrder>, Status> {
-        let begun = self.begin("SkipStep", request.metadata())?;
+        let begun = self.begin("SkipStep", &request)?;
         let answer = self.skip(&begun, request.into_inner()).await;
         begun.end(answer)
     }
@@ -325,7 +351,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         &self,
         request: Request<pb::ResolvePaymentRequest>,
     ) -> Result<Response<pb::RepairedOrder>, Status> {
-        let begun = self.begin("ResolvePayment", request.metadata())?;
+        let begun = self.begin("ResolvePayment", &request)?;
         let answer = self.resolve(&begun, request.into_inner()).await;
         begun.end(answer)
     }
@@ -334,8 +360,23 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         &self,
         request: Request<pb::UnquarantineOrderRequest>,
     ) -> Result<Response<pb::RepairedOrder>, Status> {
-        let begun = self.begin("UnquarantineOrder", request.metadata())?;
+        let begun = self.begin("UnquarantineOrder", &request)?;
         let answer = self.unquarantine(&begun, request.into_inner()).await;
         begun.end(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_told_from_others() {
+        for here in ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(Peer(here.parse().unwrap()).is_here(), "{here}");
+        }
+        for elsewhere in ["10.0.0.1", "0.0.0.0", "fe80::1", "::ffff:10.0.0.1"] {
+            assert!(!Peer(elsewhere.parse().unwrap()).is_here(), "{elsewhere}");
+        }
     }
 }

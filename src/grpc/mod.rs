@@ -10,7 +10,7 @@ mod status;
 mod validate;
 mod watch;
 
-pub use admin_service::{AdminApi, AdminRoutes};
+pub use admin_service::{AdminApi, AdminRoutes, Peer};
 pub use order_service::{InFlight, OrderApi, OrderApiConfig};
 pub use server::{GrpcConfig, serve};
 pub use validate::RequestLimits;

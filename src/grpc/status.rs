@@ -116,6 +116,12 @@ pub(super) fn to_status(error: &OrderError) -> Status {
     }
 }
 
+/// A caller who may not ask for this at all.
+pub(super) fn forbidden(what: &str) -> Status {
+    let details = ErrorDetails::with_error_info("ROLE_FORBIDS", DOMAIN, HashMap::new());
+    Status::with_error_details(Code::PermissionDenied, what, details)
+}
+
 /// A request that could not even be read is refused in the same form as one with bad fields.
 pub(super) fn unreadable(response: http::Response<Body>) -> http::Response<Body> {
     let Some(status) = Status::from_header_map(response.headers()) else { return response };

@@ -111,6 +111,10 @@ async fn the_service_for_operators_is_on_their_listener_alone() {
         stream.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with(expected), "{path}: {answer}");
     }
+    // Where they are turned off, that listener does not know them either.
+    let node = TestNode::start_in(node.stop().await, &[("ORDER__OPS__REPAIRS", "none")]).await;
+    let status = operator(&node).await.retry_step(retry(&order.id)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
     node.stop().await;
 }
 

@@ -186,7 +186,7 @@ impl Run {
             no_refunds: chance.percent(5),
             expires: chance.percent(15),
             closes: chance.percent(30),
-            operators: if chance.percent(50) { 80 } else { 0 },
+            operators: if chance.percent(15) { 60 } else { 0 },
             until: dawn() + seconds(5 + chance.below(120)),
         };
         let run_ahead = Duration::from_millis([0, 300, 4_000, 30_000][chance.below(4) as usize]);

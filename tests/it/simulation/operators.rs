@@ -15,10 +15,13 @@ use crate::harness::ask;
 use crate::harness::laws::{Law, law};
 use crate::harness::world::Charge;
 
+/// Nobody is asked for more in one run: retries of what is refused for good would never end.
+const MOST_WANTED: usize = 40;
+
 impl Run {
     /// While a saga waits until then, somebody may come and repair.
     pub(super) fn look_after(&mut self, until: Timestamp) {
-        if !self.chance.percent(self.weather.operators) {
+        if !self.chance.percent(self.weather.operators) || self.wanted.len() > MOST_WANTED {
             return;
         }
         let saga = self.store.saga.as_ref();
