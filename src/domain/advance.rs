@@ -14,6 +14,7 @@ use super::react::Work;
 use super::refund;
 use super::saga::{Direction, SagaKind, SagaMove, StepCall, StepName};
 use super::status::{CancelReason, OrderStatus};
+use super::waiting;
 
 /// Brings the saga to its next call, wait or end, recording intents and status changes on the way.
 pub(super) fn advance(work: &mut Work<'_>) -> SagaMove {
@@ -25,8 +26,12 @@ pub(super) fn advance(work: &mut Work<'_>) -> SagaMove {
     if let Some(at) = saga.next_at
         && at > work.now
     {
-        return SagaMove::Wait(at);
+        return waiting::until(work, at);
     }
+    if let Some(act) = waiting::before_payment(work) {
+        return act;
+    }
+    let Some(saga) = &work.saga else { return SagaMove::Settled };
     let (kind, direction) = (saga.kind, saga.direction);
     let next = match (kind, direction) {
         (SagaKind::Create, Direction::Forward) => create_forward(work),
@@ -58,7 +63,8 @@ pub(super) fn advance(work: &mut Work<'_>) -> SagaMove {
 fn create_forward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
     match work.order.reservation.state {
         StockState::None | StockState::Requested => {
-            let key = work.key("reserve");
+            // One that was asked for anew has a later attempt's key.
+            let key = work.order.reservation.key.clone().unwrap_or_else(|| work.key("reserve"));
             let fresh = work.order.reservation.state == StockState::None;
             if fresh {
                 work.emit(OrderEvent::StockRequested { key: key.clone() });
@@ -95,7 +101,8 @@ fn create_forward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
     }
     match (work.order.reservation.state, work.order.reservation.id.clone()) {
         (state @ (StockState::Held | StockState::Committing), Some(reservation_id)) => {
-            let key = work.key("commit_stock");
+            let attempt = work.order.reservation.key.as_ref().map_or(1, CallKey::attempt);
+            let key = work.attempt("commit_stock", attempt);
             if state == StockState::Held && !work.ahead {
                 work.emit(OrderEvent::StockCommitRequested { key: key.clone() });
             }

@@ -4,11 +4,12 @@ use super::advance::{intend, retry_at, spread, turn_round};
 use super::event::OrderEvent;
 use super::item::Shortage;
 use super::order::LabelState;
-use super::payment::{EntryKind, EntryState, in_doubt, stories};
+use super::payment::{EntryState, money_may_be_here, stories};
 use super::react::Work;
 use super::refund;
 use super::saga::{Direction, Failure, StepCall, StepResult};
 use super::status::{CancelReason, OrderStatus};
+use super::waiting;
 
 /// Longest pause after a refusal of what has to happen, in longest waits between retries.
 const LONGEST_PAUSE: u32 = 60;
@@ -49,7 +50,15 @@ pub(super) fn book(work: &mut Work<'_>, call: &StepCall, result: StepResult) {
 fn success(work: &mut Work<'_>, call: &StepCall, result: StepResult) -> Option<Setback> {
     match (call, result) {
         (StepCall::Reserve { .. }, StepResult::Reserved { reservation_id }) => {
-            work.emit(OrderEvent::StockReserved { reservation_id });
+            if waiting::is_held_by_inventory(&work.order) {
+                work.emit(OrderEvent::StockRenewed { reservation_id });
+                if money_may_be_here(&work.order.payments) {
+                    // The tries are those of what is more urgent.
+                    return None;
+                }
+            } else {
+                work.emit(OrderEvent::StockReserved { reservation_id });
+            }
         }
         (
             StepCall::Charge { key, .. } | StepCall::QueryCharge { key },
@@ -136,6 +145,11 @@ fn refused(
     shortages: Vec<Shortage>,
 ) {
     match call {
+        StepCall::Reserve { .. } | StepCall::CommitStock { .. } if waiting::reserve_anew(work, &reason) => {}
+        StepCall::Reserve { .. } if waiting::is_held_by_inventory(&work.order) => {
+            // It says nothing about what is held, so that is kept.
+            set_back(work, call, Setback { dependency, error: reason, unsent: true });
+        }
         StepCall::Reserve { .. } => {
             work.emit(OrderEvent::StockRefused { shortages: shortages.clone() });
             let failure = if reason == "OUT_OF_STOCK" {
@@ -151,7 +165,7 @@ fn refused(
             fail(work, Failure::PaymentDeclined { code: reason }, CancelReason::PaymentDeclined);
         }
         StepCall::CommitStock { .. } => {
-            // The reservation lapsed between charge and commit: give the money back.
+            // The reservation is lost for good: give the money back.
             fail(work, Failure::OutOfStock { shortages }, CancelReason::OutOfStock);
         }
         StepCall::CreateLabel { .. } => {
@@ -253,7 +267,9 @@ fn set_back(work: &mut Work<'_>, call: &StepCall, setback: Setback) {
     let may_give_up = direction == Direction::Forward
         && match call {
             // A saga that ran ahead and was interrupted asks again for stock, and it may have been paid by then.
-            StepCall::Reserve { .. } => in_doubt(&work.order.payments, EntryKind::Charge).is_none(),
+            StepCall::Reserve { .. } => {
+                !money_may_be_here(&work.order.payments) && !waiting::is_held_by_inventory(&work.order)
+            }
             StepCall::CreateLabel { .. } => true,
             StepCall::Charge { .. } => certain,
             _ => false,
@@ -264,9 +280,11 @@ fn set_back(work: &mut Work<'_>, call: &StepCall, setback: Setback) {
         return;
     }
     let next_at = retry_at(work, call.key(), tries);
+    let is_unknown_for_long = waiting::is_unknown_for_long(work);
     let Some(saga) = &mut work.saga else { return };
     saga.next_at = Some(next_at);
-    let attention = !may_give_up && tries >= policy.attention_after_tries && saga.attention.is_none();
+    let long = tries >= policy.attention_after_tries || is_unknown_for_long;
+    let attention = !may_give_up && long && saga.attention.is_none();
     if attention {
         saga.attention = Some(error.clone());
     }

@@ -28,7 +28,7 @@ pub(super) fn open(draft: &Draft, now: Timestamp) -> Order {
         notes: draft.notes.clone(),
         coupon_code: draft.coupon.as_ref().map(|coupon| coupon.code.clone()),
         metadata: Arc::new(draft.metadata.clone()),
-        reservation: Reservation { state: StockState::None, id: None, key: None },
+        reservation: Reservation::none(),
         items: Arc::new(draft.items.clone()),
         addresses: Arc::new(draft.addresses.clone()),
         shipments: Arc::default(),
@@ -144,8 +144,8 @@ pub fn evolve(order: &mut Order, event: &OrderEvent, at: Timestamp) {
             }
         }
         OrderEvent::StockRequested { key } => {
-            order.reservation =
-                Reservation { state: StockState::Requested, id: None, key: Some(key.clone()) };
+            let (state, key) = (StockState::Requested, Some(key.clone()));
+            order.reservation = Reservation { state, id: None, key, renewed_at: None };
         }
         OrderEvent::StockUnsent { .. } | OrderEvent::StockRefused { .. } => {
             order.reservation.state = StockState::None;
@@ -153,6 +153,11 @@ pub fn evolve(order: &mut Order, event: &OrderEvent, at: Timestamp) {
         OrderEvent::StockReserved { reservation_id } => {
             order.reservation.state = StockState::Held;
             order.reservation.id = Some(reservation_id.clone());
+            order.reservation.renewed_at = Some(at);
+        }
+        OrderEvent::StockRenewed { .. } => order.reservation.renewed_at = Some(at),
+        OrderEvent::StockLapsed { .. } => {
+            (order.reservation.state, order.reservation.id) = (StockState::None, None);
         }
         OrderEvent::StockCommitRequested { .. } => order.reservation.state = StockState::Committing,
         OrderEvent::StockCommitted { .. } => order.reservation.state = StockState::Committed,

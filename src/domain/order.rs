@@ -57,6 +57,15 @@ pub struct Reservation {
     pub id: Option<String>,
     /// The key of the reserve call, to release by when the id never came.
     pub key: Option<CallKey>,
+    /// When inventory last said that it holds it: its time to live counts from about then.
+    pub renewed_at: Option<Timestamp>,
+}
+
+impl Reservation {
+    /// That of an order for which nothing was asked yet.
+    pub fn none() -> Self {
+        Self { state: StockState::None, id: None, key: None, renewed_at: None }
+    }
 }
 
 /// One parcel.
@@ -80,7 +89,7 @@ pub struct Shipment {
     pub updated_at: Timestamp,
 }
 
-/// A stop on forward moves. It ends at `until` by itself, and is shown until it is released or replaced.
+/// A stop on forward moves. It ends at `until` by itself; that it is over is recorded by a timer soon after.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Hold {
     /// Why.
@@ -97,6 +106,18 @@ impl Hold {
     /// Whether it still stops anything at `now`.
     pub fn is_on(&self, now: Timestamp) -> bool {
         self.until.is_none_or(|until| until > now)
+    }
+}
+
+impl Order {
+    /// When somebody has to look at it although no saga may be under way: at the end of its hold.
+    pub fn timer(&self) -> Option<Timestamp> {
+        self.hold.as_ref().and_then(|hold| hold.until)
+    }
+
+    /// Whether a hold stops its forward moves at `now`.
+    pub fn is_held(&self, now: Timestamp) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.is_on(now))
     }
 }
 

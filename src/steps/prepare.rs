@@ -269,5 +269,6 @@ fn draft(
         coupon: quote.coupon,
         metadata: wish.metadata,
         request_hash: wish.request_hash,
+        risk: None,
     }
 }

@@ -31,7 +31,7 @@ pub(super) const FIXED: [&str; 11] = [
 ];
 
 /// Written with every change.
-pub(super) const MUTABLE: [&str; 21] = [
+pub(super) const MUTABLE: [&str; 22] = [
     "version",
     "status",
     "total_amount",
@@ -48,6 +48,7 @@ pub(super) const MUTABLE: [&str; 21] = [
     "inventory_reservation_id",
     "reservation_state",
     "reservation_key",
+    "reservation_renewed_at",
     "saga_no",
     "event_seq",
     "updated_at",
@@ -97,6 +98,8 @@ table!(REQUESTS, "order_requests", 2, order_id request_id hash saga_no version);
 table!(EVENTS, "order_events", 2, order_id seq version type payload principal request_id at);
 table!(SAGAS, "sagas", 2, order_id saga_no kind direction step tries resend turn next_at due_at started_at sent_at
     attention last_error failure settled notes principal request_id trace_parent payment_token ahead);
+
+table!(TIMERS, "order_timers", 1, order_id due_at);
 
 /// A row that belongs to an order, with its place among its like.
 pub(super) type Numbered<'a, T> = (&'a Order, usize, &'a T);
@@ -164,6 +167,7 @@ pub(super) fn bind_mutable(args: &mut impl Bind, order: &Order) -> Bound {
     args.maybe_text(order.reservation.id.as_deref())?;
     args.text(order.reservation.state.as_str())?;
     args.maybe_text(order.reservation.key.as_ref().map(|key| key.as_str()))?;
+    args.maybe_time(order.reservation.renewed_at)?;
     args.int(order.saga_no)?;
     args.int(order.event_seq)?;
     args.time(order.updated_at)?;
@@ -269,6 +273,11 @@ pub(super) fn bind_history(args: &mut impl Bind, entered: &Entered<'_>) -> Bound
     args.text(notes)?;
     args.text(&event.principal)?;
     args.time(event.at)
+}
+
+pub(super) fn bind_timer(args: &mut impl Bind, order: &&Order) -> Bound {
+    args.id(order.id.0)?;
+    args.maybe_time(order.timer())
 }
 
 pub(super) fn bind_saga(args: &mut impl Bind, saga: &SagaProgress) -> Bound {

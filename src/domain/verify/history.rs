@@ -88,7 +88,7 @@ fn blank(order: &Order) -> Order {
     Order {
         status: OrderStatus::Pending,
         payment_status: PaymentStatus::Pending,
-        reservation: Reservation { state: StockState::None, id: None, key: None },
+        reservation: Reservation::none(),
         shipments: Arc::default(),
         payments: Arc::default(),
         grants: Arc::default(),

@@ -98,6 +98,9 @@ pub fn policy() -> Policy {
         attention_after_tries: 5,
         charge_settle_lag: SEND_LAG + CALL_TIMEOUT + PROVIDER_LAG,
         run_ahead: Duration::ZERO,
+        reservation_ttl: Duration::from_secs(60),
+        expire_after: Duration::from_secs(300),
+        unknown_attention_after: Duration::from_secs(60),
     }
 }
 
@@ -223,6 +226,7 @@ impl Wish {
             coupon: quote.coupon,
             metadata: BTreeMap::new(),
             request_hash: [1; 16],
+            risk: None,
         }
     }
 }

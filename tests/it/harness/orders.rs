@@ -128,7 +128,7 @@ pub(crate) fn order(n: u64) -> Order {
         notes: String::from("ring twice\nplease"),
         coupon_code: None,
         metadata: Arc::new(BTreeMap::from([(String::from("channel"), String::from("web \"1\""))])),
-        reservation: Reservation { state: StockState::None, id: None, key: None },
+        reservation: Reservation::none(),
         items: Arc::new((1..=2).map(|n| item(id, n)).collect()),
         addresses: Arc::new(vec![address(AddressKind::Shipping), address(AddressKind::Billing)]),
         shipments: Arc::default(),
@@ -219,7 +219,7 @@ pub(crate) fn creation(order: Order) -> Commit {
     let started = OrderEvent::SagaStarted { saga: 1, kind: SagaKind::Create };
     Commit {
         guard: WriteGuard { version: 0, owner: OWNER },
-        touched: Touched { items: true, addresses: true, shipments: true, payments_from: 0 },
+        touched: Touched { items: true, addresses: true, shipments: true, payments_from: 0, timer: false },
         events: vec![event(1, 1, created), event(2, 1, started)],
         saga: Some(saga(order.id)),
         request: None,
@@ -243,6 +243,7 @@ pub(crate) fn update(before: &Order, change: impl FnOnce(&mut Order)) -> Commit 
             addresses: false,
             shipments: false,
             payments_from: before.payments.len(),
+            timer: false,
         },
         events: vec![event(after.event_seq, after.version, happened)],
         saga: None,
@@ -268,6 +269,7 @@ pub(crate) fn change_all(order: &mut Order) {
         state: StockState::Committed,
         id: Some(String::from("res-1")),
         key: Some(CallKey::new(id, 1, "reserve", 0)),
+        renewed_at: Some(at(66)),
     };
     // Out of the order of their ids, which are hashes: the store has to keep the order given here.
     order.items = Arc::new([5, 2, 9, 1, 7].into_iter().map(|n| item(id, n)).collect());
