@@ -18,6 +18,7 @@ use order_service::domain::error::OrderError;
 use order_service::domain::item::StockLine;
 use order_service::domain::react::{Change, Input, Policy, Reaction, react};
 use order_service::domain::saga::{SagaMove, StepCall, StepResult};
+use order_service::domain::status::CancelReason;
 
 use rust_decimal::Decimal;
 
@@ -66,6 +67,10 @@ fn simulation() {
         "refund_granted",
         "refund_twice",
         "refund_cancelled",
+        "order_released",
+        "stock_renewed",
+        "stock_lapsed",
+        "EXPIRED",
         "ahead",
         "crash",
     ] {
@@ -173,7 +178,9 @@ impl Run {
             until: dawn() + seconds(5 + chance.below(120)),
         };
         let run_ahead = Duration::from_millis([0, 300, 4_000, 30_000][chance.below(4) as usize]);
-        let policy = Policy { run_ahead, ..policy() };
+        let reservation_ttl = Duration::from_secs([20, 90, 600][chance.below(3) as usize]);
+        let expire_after = Duration::from_secs([20, 120, 1_200][chance.below(3) as usize]);
+        let policy = Policy { run_ahead, reservation_ttl, expire_after, ..policy() };
         let draft = Wish::any(&mut chance).draft(seed);
         let enough = !chance.percent(8);
         let order_lines =
@@ -307,7 +314,7 @@ impl Run {
                 if self.store.saga.as_ref().is_some_and(|saga| !saga.settled) {
                     return self.input(Input::Resume).map(|_| ());
                 }
-                Ok(())
+                self.act(SagaMove::Settled)
             }
             Next::Restart(_) => Ok(()),
         }
@@ -406,7 +413,7 @@ impl Run {
         self.timer += 1;
         match act {
             SagaMove::Run(call) => self.send(call),
-            SagaMove::Wait(at) => {
+            SagaMove::Wait(at) | SagaMove::Held(at) => {
                 self.at(at, Next::Timer(self.timer));
                 Ok(())
             }
@@ -414,7 +421,12 @@ impl Run {
                 law!(self.flying.is_some(), "nothing is under way that could go on");
                 Ok(())
             }
-            SagaMove::Settled => Ok(()),
+            SagaMove::Settled => {
+                if let Some(at) = self.store.order.as_ref().and_then(|order| order.timer()) {
+                    self.at(at, Next::Timer(self.timer));
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -441,6 +453,13 @@ impl Run {
         if self.store.events.iter().any(|event| event.event.kind() == "order_held") {
             marks.push("held".to_owned());
         }
+        for kind in ["order_released", "stock_renewed", "stock_lapsed"] {
+            if self.store.events.iter().any(|event| event.event.kind() == kind) {
+                marks.push(kind.to_owned());
+            }
+        }
+        let reason = self.store.order.as_ref().and_then(|order| order.cancel_reason);
+        marks.extend(reason.filter(|reason| *reason == CancelReason::Expired).map(|_| "EXPIRED".to_owned()));
         let grants = self.store.order.as_ref().map_or(0, |order| order.grants.len());
         for (mark, holds) in [
             ("refund_granted", grants > 0),

@@ -32,7 +32,9 @@ pub(super) fn stock(findings: &mut Findings, order: &Order, saga: Option<&SagaPr
             });
         }
         OrderStatus::Confirmed if creating => {
-            let promised = matches!(held, StockState::Held | StockState::Committing | StockState::Committed);
+            // One that inventory lost is asked for anew.
+            let promised = held == StockState::Requested
+                || matches!(held, StockState::Held | StockState::Committing | StockState::Committed);
             findings.expect(promised, "I6", || format!("{status} with stock {held}"));
         }
         OrderStatus::Confirmed | OrderStatus::Processing | OrderStatus::Shipped | OrderStatus::Delivered => {

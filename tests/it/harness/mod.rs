@@ -98,8 +98,8 @@ pub fn policy() -> Policy {
         attention_after_tries: 5,
         charge_settle_lag: SEND_LAG + CALL_TIMEOUT + PROVIDER_LAG,
         run_ahead: Duration::ZERO,
-        reservation_ttl: Duration::from_secs(60),
-        expire_after: Duration::from_secs(300),
+        reservation_ttl: Duration::from_secs(600),
+        expire_after: Duration::from_secs(1_200),
         unknown_attention_after: Duration::from_secs(60),
     }
 }

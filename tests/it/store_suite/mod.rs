@@ -63,6 +63,8 @@ macro_rules! store_suite {
                 a_saga_comes_back_while_it_is_unsettled
                 a_dropped_token_is_gone
                 unfinished_sagas_come_by_due_time
+                timers_come_by_due_time_until_they_end
+                orders_of_a_user_are_counted_up_to_a_limit
                 a_spoiled_order_spoils_nothing_else
                 what_was_stored_outlives_the_process
             }
