@@ -64,15 +64,18 @@ pub(super) fn before_payment(work: &mut Work<'_>) -> Option<SagaMove> {
     }
     let (now, policy) = (work.now, work.policy);
     let expires_at = expires_at(work);
-    if work.order.status == OrderStatus::Pending && captured(&work.order.payments).is_none() {
+    if work.order.status == OrderStatus::Pending {
+        if captured(&work.order.payments).is_some() {
+            // Confirmed first of all.
+            return None;
+        }
         let is_over = expires_at.is_some_and(|at| at <= now);
-        let doubt = in_doubt(&work.order.payments, EntryKind::Charge).map(|entry| entry.key.clone());
-        match doubt {
+        match in_doubt(&work.order.payments, EntryKind::Charge) {
             None if is_over => {
                 turn_round(work, CancelReason::Expired, "", false);
                 return None;
             }
-            Some(key) if !is_asking(work) && (is_over || is_held(work)) => {
+            Some(_) if !is_asking(work) && (is_over || is_held(work)) => {
                 // The payment service does not know it. An answer counts that was asked for after the last moment at
                 // which the charge can have arrived, and no question is under way for longer than the lag.
                 let saga = work.saga.as_mut()?;
@@ -83,8 +86,7 @@ pub(super) fn before_payment(work: &mut Work<'_>) -> Option<SagaMove> {
                     return Some(SagaMove::Wait(certain_at));
                 }
                 if is_over {
-                    (saga.resend, saga.token) = (false, None);
-                    work.emit(OrderEvent::ChargeFailed { key, code: "NEVER_ARRIVED".to_owned() });
+                    // On the way back it is asked once more, and nothing is sent that could still arrive.
                     turn_round(work, CancelReason::Expired, "", false);
                     return None;
                 }
