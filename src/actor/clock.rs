@@ -54,7 +54,10 @@ impl StoreClock {
             return;
         }
         let seconds = ahead.num_seconds();
-        tracing::warn!(seconds, "the store's clock is ahead of this machine's (behind, if negative); it counts");
+        tracing::warn!(
+            seconds,
+            "the store's clock is ahead of this machine's (behind, if negative); it counts"
+        );
         self.ahead.store(ahead.num_microseconds().unwrap_or_default(), Ordering::Release);
     }
 }

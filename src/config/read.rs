@@ -16,8 +16,8 @@ use super::sections::{
     SimulatorJournal, StoreConfig, StoreUrl, TestingConfig,
 };
 use super::values::{
-    allow_unsafe, amounts, application_name, cache_url, collaborator_url, host_port, parse_duration, show_duration,
-    simulator_journal, store_url,
+    allow_unsafe, amounts, application_name, cache_url, collaborator_url, host_port, parse_duration,
+    show_duration, simulator_journal, store_url,
 };
 use super::{ConfigError, ConfigErrors, PostgresUrl};
 

@@ -83,7 +83,8 @@ pub(super) fn allow_unsafe(text: &str) -> Result<BTreeSet<UnsafeSetting>, String
 
 /// Reads `risk.hold_from_amount`.
 pub(super) fn amounts(text: &str) -> Result<Vec<(Currency, Decimal)>, String> {
-    const FORM: &str = "is not a list of amounts; write it like \"1000.00 USD, 900.00 EUR\", or \"\" for none";
+    const FORM: &str =
+        "is not a list of amounts; write it like \"1000.00 USD, 900.00 EUR\", or \"\" for none";
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
@@ -200,10 +201,13 @@ mod tests {
 
     #[test]
     fn amounts_from_which_on_an_order_is_held() {
-        let of = |text: &str, code: &str| (Currency::from_code(code).unwrap(), text.parse::<Decimal>().unwrap());
+        let of =
+            |text: &str, code: &str| (Currency::from_code(code).unwrap(), text.parse::<Decimal>().unwrap());
         assert_eq!(amounts(" "), Ok(Vec::new()));
         assert_eq!(amounts("1000.00 USD,90000 JPY"), Ok(vec![of("1000.00", "USD"), of("90000", "JPY")]));
-        for bad in ["1000", "USD", "1000 usd", "1,5 EUR", "-1 USD", "1 USD, 2 USD", "1.001 USD", "1 XAU", "1 USD,"] {
+        for bad in
+            ["1000", "USD", "1000 usd", "1,5 EUR", "-1 USD", "1 USD, 2 USD", "1.001 USD", "1 XAU", "1 USD,"]
+        {
             assert!(amounts(bad).is_err(), "{bad}");
         }
     }

@@ -58,7 +58,8 @@ impl RiskCheck for RiskRules {
             let seconds = past.window.as_secs();
             return Some(format!("velocity: {} orders within {seconds} s before it", past.at_most));
         }
-        let country = |kind| draft.addresses.iter().find(|address| address.kind == kind).map(|address| address.country);
+        let country =
+            |kind| draft.addresses.iter().find(|address| address.kind == kind).map(|address| address.country);
         if self.countries && country(AddressKind::Shipping) != country(AddressKind::Billing) {
             return Some("countries: billing and shipping differ".to_owned());
         }
@@ -110,10 +111,7 @@ mod tests {
                 total: amount,
             },
             items: Vec::new(),
-            addresses: vec![
-                address(AddressKind::Shipping, shipping),
-                address(AddressKind::Billing, billing),
-            ],
+            addresses: vec![address(AddressKind::Shipping, shipping), address(AddressKind::Billing, billing)],
             payment_method: String::new(),
             payment_token: None,
             shipping_method: String::new(),

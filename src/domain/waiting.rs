@@ -104,7 +104,8 @@ pub(super) fn before_payment(work: &mut Work<'_>) -> Option<SagaMove> {
         return None;
     }
     let ends_at = work.order.timer();
-    let next = [ends_at, expires_at, renew_at(work)].into_iter().flatten().min().unwrap_or(Timestamp::MAX_UTC);
+    let next =
+        [ends_at, expires_at, renew_at(work)].into_iter().flatten().min().unwrap_or(Timestamp::MAX_UTC);
     if let Some(saga) = &mut work.saga {
         saga.next_at = Some(next);
     }

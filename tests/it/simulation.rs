@@ -181,7 +181,8 @@ impl Run {
         let reservation_ttl = Duration::from_secs([20, 90, 600][chance.below(3) as usize]);
         let expire_after = Duration::from_secs([20, 120, 1_200][chance.below(3) as usize]);
         let policy = Policy { run_ahead, reservation_ttl, expire_after, ..policy() };
-        let draft = Wish::any(&mut chance).draft(seed);
+        let mut draft = Wish::any(&mut chance).draft(seed);
+        draft.risk = chance.percent(5).then(|| "amount".to_owned());
         let enough = !chance.percent(8);
         let order_lines =
             draft.items.iter().map(|item| StockLine { product: item.product, quantity: item.quantity });

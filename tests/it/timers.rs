@@ -232,7 +232,8 @@ async fn counted(node: &TestNode, name: &str) -> u64 {
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
-    let value = text.lines().find_map(|line| line.strip_prefix(name).and_then(|rest| rest.trim().parse().ok()));
+    let value =
+        text.lines().find_map(|line| line.strip_prefix(name).and_then(|rest| rest.trim().parse().ok()));
     value.unwrap_or(0)
 }
 
@@ -303,7 +304,9 @@ async fn a_machine_whose_clock_is_an_hour_ahead_ends_nothing_early() {
     let settings = [OFTEN, HELD, ("ORDER__STORE__URL", &url), ("ORDER__SIMULATOR__JOURNAL", "")];
     let node = TestNode::start_by(TempDir::new().unwrap(), &quick(&settings), Arc::clone(&clock)).await;
     let server = || async {
-        let now = crate::harness::pg_store::value(&url, "SELECT extract(epoch FROM clock_timestamp())::bigint").await;
+        let now =
+            crate::harness::pg_store::value(&url, "SELECT extract(epoch FROM clock_timestamp())::bigint")
+                .await;
         now.parse::<i64>().unwrap()
     };
     let order = node.create(sample_order()).await;

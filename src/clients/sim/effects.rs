@@ -140,7 +140,8 @@ impl Ledger {
             }
             Effect::Renew { reservation_id, expires_at } => {
                 self.held(&reservation_id)?.expires_at = expires_at;
-                let index = self.book(order)?.reservations.iter().position(|found| found.id == reservation_id);
+                let index =
+                    self.book(order)?.reservations.iter().position(|found| found.id == reservation_id);
                 self.expire_at(expires_at, order, index.ok_or_else(|| misfit(NO_RESERVATION))?);
             }
             Effect::Commit { reservation_id } => {

@@ -315,7 +315,7 @@ impl Ledger {
                 self.books.get_mut(order.0.as_u128()).and_then(|book| book.reservations.get_mut(index));
             let Some(reservation) = reservation else { continue };
             // One that was renewed stands farther behind once more.
-            if reservation.state == ReservationState::Held && reservation.expires_at <= now {
+            if reservation.state == ReservationState::Held && reservation.expires_at <= at {
                 reservation.state = ReservationState::Expired;
                 reservation.changed_at = at;
                 let lines = reservation.lines.clone();

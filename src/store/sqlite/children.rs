@@ -6,8 +6,8 @@ use super::statement::Statement;
 use crate::ports::store::Commit;
 use crate::store::bind::Bind;
 use crate::store::fields::{
-    ADDRESSES, EVENTS, HISTORY, ITEMS, LEDGER, REQUESTS, SAGAS, SHIPMENTS, TIMERS, Table, bind_address, bind_entry,
-    bind_event, bind_history, bind_item, bind_request, bind_saga, bind_shipment, bind_timer,
+    ADDRESSES, EVENTS, HISTORY, ITEMS, LEDGER, REQUESTS, SAGAS, SHIPMENTS, TIMERS, Table, bind_address,
+    bind_entry, bind_event, bind_history, bind_item, bind_request, bind_saga, bind_shipment, bind_timer,
 };
 use crate::store::written::Written;
 

@@ -134,8 +134,8 @@ pub(super) fn timers_statement(has_after: bool) -> String {
     )
 }
 
-pub(super) const COUNT_OF_USER: &str = "SELECT count(*) FROM (SELECT 1 FROM orders INDEXED BY orders_by_user \
-     WHERE user_id = ? AND created_at >= ? ORDER BY created_at LIMIT ?)";
+pub(super) const COUNT_OF_USER: &str = "SELECT created_at FROM orders INDEXED BY orders_by_user \
+     WHERE user_id = ? AND created_at >= ? ORDER BY created_at LIMIT ?";
 
 pub(super) async fn count_of_user(
     pool: &SqlitePool,
@@ -143,13 +143,14 @@ pub(super) async fn count_of_user(
     since: Timestamp,
     at_most: u32,
 ) -> Result<u32, StoreError> {
-    query_scalar(COUNT_OF_USER)
+    let found: Vec<i64> = query_scalar(COUNT_OF_USER)
         .bind(user.0)
         .bind(since.timestamp_micros())
         .bind(at_most)
-        .fetch_one(pool)
+        .fetch_all(pool)
         .await
-        .map_err(|error| unavailable(&error))
+        .map_err(|error| unavailable(&error))?;
+    Ok(u32::try_from(found.len()).unwrap_or(u32::MAX))
 }
 
 /// A place in a list: time, then id.
