@@ -20,6 +20,8 @@ const MINUTES: i64 = 60;
 /// Every order in dollars is held before it is paid.
 const HELD: (&str, &str) = ("ORDER__RISK__HOLD_FROM_AMOUNT", "0.01 USD");
 const OFTEN: (&str, &str) = ("ORDER__SAGA__RESUME_EVERY", "10ms");
+/// Nobody is called because of the number of tries.
+const PATIENT: (&str, &str) = ("ORDER__SAGA__ATTENTION_AFTER_TRIES", "1000");
 const NEVER: (&str, &str) = ("ORDER__SAGA__EXPIRE_AFTER", "0s");
 
 /// A node on a machine whose clock can be set.
@@ -187,11 +189,14 @@ async fn stock_that_lapses_between_charge_and_commit_is_reserved_anew_or_the_mon
 /// Expiry against success: a charge that may have happened is made certain first, and then counts.
 #[tokio::test]
 async fn a_charge_that_may_have_happened_does_not_expire() {
-    let (node, clock) = node_with(&[("ORDER__CREATE__WAIT", "10ms")]).await;
+    let (node, clock) = node_with(&[("ORDER__CREATE__WAIT", "10ms"), PATIENT]).await;
     faults(&node, &[("payment.Charge", unknown(true)), ("payment.GetTransaction", down())]);
     let order = node.create(sample_order()).await;
     node.until_event(&order.id, "charge_unknown").await;
-    clock.pass(45 * MINUTES);
+    clock.pass(4 * MINUTES);
+    until_count(&node, &order, "step_delayed", 5).await;
+    assert_eq!(node.get(&order.id).await.attention_reason, "");
+    clock.pass(41 * MINUTES);
     // Somebody is called meanwhile, and the questions go on.
     let flagged = node.until_event(&order.id, "attention_needed").await;
     assert!(flagged.payload_json.contains("CHARGE"), "{}", flagged.payload_json);
@@ -208,7 +213,7 @@ async fn a_charge_that_may_have_happened_does_not_expire() {
 
 #[tokio::test]
 async fn a_charge_that_never_arrived_expires_once_that_is_certain() {
-    let (node, clock) = node_with(&[("ORDER__CREATE__WAIT", "10ms")]).await;
+    let (node, clock) = node_with(&[("ORDER__CREATE__WAIT", "10ms"), PATIENT]).await;
     faults(&node, &[("payment.Charge", unknown(false)), ("payment.GetTransaction", down())]);
     let order = node.create(sample_order()).await;
     node.until_event(&order.id, "charge_unknown").await;

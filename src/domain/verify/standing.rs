@@ -32,8 +32,9 @@ pub(super) fn stock(findings: &mut Findings, order: &Order, saga: Option<&SagaPr
             });
         }
         OrderStatus::Confirmed if creating => {
-            // One that inventory lost is asked for anew.
-            let promised = held == StockState::Requested
+            // One that inventory lost is asked for anew, by the key of a later attempt.
+            let is_anew = order.reservation.key.as_ref().is_some_and(|key| key.attempt() > 1);
+            let promised = (held == StockState::Requested && is_anew)
                 || matches!(held, StockState::Held | StockState::Committing | StockState::Committed);
             findings.expect(promised, "I6", || format!("{status} with stock {held}"));
         }
