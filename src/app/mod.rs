@@ -127,7 +127,6 @@ impl Node {
             collaborators,
             pricing,
             risk(&config),
-            orders.clock(),
             key,
             api_config(&config),
             stopping.clone(),

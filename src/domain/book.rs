@@ -146,7 +146,9 @@ fn refused(
 ) {
     match call {
         StepCall::Reserve { .. } | StepCall::CommitStock { .. } if waiting::reserve_anew(work, &reason) => {}
-        StepCall::Reserve { .. } if waiting::is_held_by_inventory(&work.order) => {
+        StepCall::Reserve { .. }
+            if waiting::is_held_by_inventory(&work.order) && !waiting::is_lost(&reason) =>
+        {
             // It says nothing about what is held, so that is kept.
             set_back(work, call, Setback { dependency, error: reason, unsent: true });
         }

@@ -117,12 +117,17 @@ pub(super) fn is_held_by_inventory(order: &Order) -> bool {
     matches!(order.reservation.state, StockState::Held | StockState::Committing)
 }
 
+/// Whether a refusal says that inventory holds the reservation no more.
+pub(super) fn is_lost(reason: &str) -> bool {
+    LOST.contains(&reason)
+}
+
 /// Books that inventory holds the reservation no more, if that is what `reason` says, and intends to ask for the stock
 /// under a new key, unless the saga is about to turn anyway. False when the reason is another one or it happened too often.
 pub(super) fn reserve_anew(work: &mut Work<'_>, reason: &str) -> bool {
     let attempt = work.order.reservation.key.as_ref().map_or(1, CallKey::attempt).saturating_add(1);
     let Some(saga) = &mut work.saga else { return false };
-    if !LOST.contains(&reason) || attempt > RESERVE_ATTEMPTS {
+    if !is_lost(reason) || attempt > RESERVE_ATTEMPTS {
         return false;
     }
     (saga.tries, saga.last_error) = (0, None);

@@ -142,11 +142,11 @@ impl OrderApi {
         collaborators: Collaborators,
         pricing: Arc<dyn Pricing>,
         risk: Arc<dyn RiskCheck>,
-        clock: Arc<dyn Clock>,
         key: IdKey,
         config: OrderApiConfig,
         stop: CancellationToken,
     ) -> Self {
+        let clock = orders.clock();
         let requests = Arc::new(Semaphore::new(config.max_concurrent_requests));
         let watchers = Arc::new(Semaphore::new(config.max_watchers));
         let authenticator = Authenticator::dev();
