@@ -136,7 +136,8 @@ impl OrderActor {
                 }
             }
             Message::Passivate => {
-                if state.unsettled().is_none() {
+                // One that is held may be so for days; the sweeper brings it back when it is due.
+                if state.unsettled().is_none() || state.held {
                     // Near by before it is gone: a read in between must not find an older one.
                     if let Some(order) = &state.order {
                         self.0.cache.put(Arc::clone(order)).await;
@@ -451,6 +452,7 @@ impl OrderActor {
         }
         if let Some(entry) = &state.entry {
             entry.set_busy(state.calling);
+            entry.set_settled(state.unsettled().is_none() || state.held);
         }
     }
 

@@ -299,6 +299,22 @@ async fn a_creation_goes_on_when_its_hold_ends() {
     node.stop().await;
 }
 
+#[tokio::test]
+async fn a_creation_that_is_held_needs_no_memory_and_goes_on_all_the_same() {
+    let idle = [HELD, ("ORDER__ACTOR__IDLE_AFTER", "10ms"), ("ORDER__ACTOR__SWEEP_EVERY", "10ms")];
+    let (node, clock) = node_with(&idle).await;
+    let (first, second) = (node.create(sample_order()).await, node.create(sample_order()).await);
+    hold_until(&node, &first, after(&first, 10 * MINUTES)).await;
+    let live = || async { (node.node().orders().counts().live == 0).then_some(()) };
+    eventually("an empty memory", live).await;
+    clock.pass(11 * MINUTES);
+    node.until(&first.id, Confirmed).await;
+    eventually("an empty memory", live).await;
+    node.release(&second.id).await.unwrap();
+    node.until(&second.id, Confirmed).await;
+    node.stop().await;
+}
+
 /// The server's clock counts: neither does anything end an hour early, nor is anything put off.
 #[tokio::test]
 async fn a_machine_whose_clock_is_an_hour_ahead_ends_nothing_early() {
