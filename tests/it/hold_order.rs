@@ -148,6 +148,24 @@ async fn an_order_that_is_held_while_it_is_created_is_not_charged_until_it_is_re
 }
 
 #[tokio::test]
+async fn whoever_waits_for_a_creation_is_answered_when_a_hold_stops_it() {
+    let node = TestNode::start_with(&quick(&[("ORDER__CREATE__WAIT", "4m")])).await;
+    fault(&node, "inventory.Reserve", slow(Duration::from_millis(500)));
+    let hold = async {
+        let stored = || async { node.orders().await.pop() };
+        let order = eventually("a stored order", stored).await;
+        node.hold(&order.id, "new customer").await.unwrap()
+    };
+    let (answered, held) = tokio::join!(node.create(sample_order()), hold);
+    assert_eq!((answered.status(), answered.hold), (Pending, held.hold.clone()));
+    assert_eq!(node.ledger(&held).charges.len(), 0);
+    // Whoever cancels it waits for its end, not for the hold's.
+    assert_eq!(node.cancel(&held.id).await.unwrap().status(), Cancelled);
+    node.assert_unwound(&held);
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_label_that_is_being_made_is_made() {
     let node = TestNode::start_with(&quick(&[("ORDER__CREATE__WAIT", "10ms")])).await;
     let order = node.create(sample_order()).await;
@@ -185,7 +203,7 @@ async fn a_hold_ends_by_itself_and_is_replaced() {
     // What is over stops nothing, and soon a timer has taken it off.
     let released = node.until_event(&order.id, "order_released").await;
     assert_eq!(released.principal, "timer");
-    assert_eq!(node.get(&order.id).await.hold, None);
+    eventually("no hold", || async { node.get(&order.id).await.hold.is_none().then_some(()) }).await;
     node.stop().await;
 }
 
@@ -258,10 +276,12 @@ async fn repeats_are_answered_and_versions_are_checked() {
     let repeated = node.client().hold_order(request).await.unwrap().into_inner();
     assert_eq!(repeated.status(), Processing);
 
+    node.until_event(&order.id, "order_released").await;
+    let held = node.hold(&order.id, "again").await.unwrap();
     let release = pb::ReleaseOrderRequest {
         id: order.id.clone(),
         notes: "  looked at it ".into(),
-        expected_version: repeated.version,
+        expected_version: held.version,
         request_id: "release 1".into(),
     };
     let released = node.client().release_order(release.clone()).await.unwrap().into_inner();
@@ -270,9 +290,10 @@ async fn repeats_are_answered_and_versions_are_checked() {
     invalid(node.client().release_order(other).await, "REQUEST_ID_REUSED", &["request_id"]);
     let events = node.events(&order.id).await;
     let noted: Vec<_> = events.iter().filter(|event| event.r#type == "order_released").collect();
-    assert_eq!(noted.len(), 1);
-    assert!(noted[0].payload_json.contains("\"looked at it\""), "{}", noted[0].payload_json);
-    assert_eq!(noted[0].principal, "dev");
+    assert_eq!(noted.len(), 2);
+    assert_eq!(noted[0].principal, "timer");
+    assert!(noted[1].payload_json.contains("\"looked at it\""), "{}", noted[1].payload_json);
+    assert_eq!(noted[1].principal, "dev");
     node.stop().await;
 }
 

@@ -200,9 +200,10 @@ async fn a_charge_that_may_have_happened_does_not_expire() {
     // Somebody is called meanwhile, and the questions go on.
     let flagged = node.until_event(&order.id, "attention_needed").await;
     assert!(flagged.payload_json.contains("CHARGE"), "{}", flagged.payload_json);
-    let waiting = node.get(&order.id).await;
+    let flagged =
+        || async { Some(node.get(&order.id).await).filter(|order| !order.attention_reason.is_empty()) };
+    let waiting = eventually("a flag", flagged).await;
     assert_eq!((waiting.status(), waiting.payment_status()), (Pending, pb::PaymentStatus::Unknown));
-    assert!(!waiting.attention_reason.is_empty());
     no_faults(&node);
     let order = node.until(&order.id, Confirmed).await;
     assert_eq!(order.attention_reason, "");
@@ -277,7 +278,7 @@ async fn holds_end_by_themselves_also_those_that_were_due_while_the_node_was_dow
     for order in &orders {
         let released = node.until_event(&order.id, "order_released").await;
         assert_eq!(released.principal, "timer");
-        assert_eq!(node.get(&order.id).await.hold, None);
+        eventually("no hold", || async { node.get(&order.id).await.hold.is_none().then_some(()) }).await;
     }
     assert_eq!(node.get(&later.id).await, later);
     clock.pass(60 * MINUTES);
