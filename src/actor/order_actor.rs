@@ -18,7 +18,7 @@ use crate::domain::command::{Ask, OrderCommand};
 use crate::domain::error::OrderError;
 use crate::domain::ids::{OrderId, OrderNumber};
 use crate::domain::react::{Change, CouponChange, Input, Reaction, react};
-use crate::domain::saga::{SagaMove, StepCall, StepName, StepResult};
+use crate::domain::saga::{SagaKind, SagaMove, StepCall, StepName, StepResult};
 use crate::domain::status::OrderStatus;
 use crate::domain::text::{Violation, ViolationReason};
 use crate::ports::store::{ClaimError, Commit, CommitError, CouponMove, StoreError, WriteGuard};
@@ -263,13 +263,18 @@ impl OrderActor {
             let saga_no = change.order.saga_no;
             let want = match &ask.command {
                 OrderCommand::Create(_) => Want::Goal(saga_no),
+                OrderCommand::Edit(_) => Want::Goal(saga_no),
                 OrderCommand::SetStatus { to: OrderStatus::Processing, .. } => Want::Processing(saga_no),
                 _ => Want::End,
             };
+            let by_saga = change.saga.as_ref().is_some_and(|saga| saga.kind == SagaKind::Amend);
+            let is_noted = match &ask.command {
+                OrderCommand::Hold { .. } | OrderCommand::Release { .. } => true,
+                OrderCommand::Edit(_) => !by_saga,
+                _ => false,
+            };
             match self.commit(state, change, None).await {
                 Ok(act) => {
-                    let is_noted =
-                        matches!(ask.command, OrderCommand::Hold { .. } | OrderCommand::Release { .. });
                     if act == SagaMove::Settled || is_noted {
                         if let Some(order) = &state.order {
                             reply.send(answer(order, want));

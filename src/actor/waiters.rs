@@ -66,6 +66,10 @@ pub(super) fn answer(order: &Arc<Order>, want: Want) -> Result<Arc<Order>, Order
             let (shortages, order_id) = (shortages.clone(), Some(id()));
             Err(OrderError::InventoryUnavailable { shortages, order_id })
         }
+        Some(Failure::Cancelled) => {
+            let why = "it was cancelled before they were there";
+            Err(OrderError::NotEditable { status: order.status, why })
+        }
         Some(Failure::PaymentDeclined { code }) => {
             Err(OrderError::PaymentDeclined { code: code.clone(), order_id: id() })
         }

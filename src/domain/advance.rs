@@ -5,15 +5,20 @@
 
 use std::time::Duration;
 
+use rust_decimal::Decimal;
+
 use super::Timestamp;
+use super::amend;
+use super::calls::{self, Next};
 use super::event::OrderEvent;
 use super::ids::CallKey;
-use super::order::{LabelState, StockState};
-use super::payment::{EntryKind, EntryState, captured, in_doubt, money_may_be_here, settled, stories};
+use super::order::{LabelState, Reservation, StockState};
+use super::payment::{EDIT_REFUND, EntryState, is_of_edit, money_may_be_here, stories};
 use super::react::Work;
-use super::refund;
-use super::saga::{Direction, SagaKind, SagaMove, StepCall, StepName};
+use super::refund::STEP as REFUND;
+use super::saga::{Direction, Failure, SagaKind, SagaMove, StepCall, StepName};
 use super::status::{CancelReason, OrderStatus};
+use super::stock;
 use super::waiting;
 
 /// Brings the saga to its next call, wait or end, recording intents and status changes on the way.
@@ -36,6 +41,7 @@ pub(super) fn advance(work: &mut Work<'_>) -> SagaMove {
     let next = match (kind, direction) {
         (SagaKind::Create, Direction::Forward) => create_forward(work),
         (SagaKind::Fulfil, Direction::Forward) => fulfil_forward(work),
+        (SagaKind::Amend, Direction::Forward) => amend_forward(work),
         (_, _) => backward(work),
     };
     let Some((step, call)) = next else {
@@ -59,57 +65,111 @@ pub(super) fn advance(work: &mut Work<'_>) -> SagaMove {
     SagaMove::Run(call)
 }
 
-/// Reserve, charge, confirm, commit the reservation.
-fn create_forward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
+/// Reserve, charge, confirm, commit the reservation. An edit before the charge may have left more or less to reserve.
+fn create_forward(work: &mut Work<'_>) -> Option<Next> {
     match work.order.reservation.state {
         StockState::None | StockState::Requested => {
             // One that was asked for anew has a later attempt's key.
             let key = work.order.reservation.key.clone().unwrap_or_else(|| work.key("reserve"));
             let fresh = work.order.reservation.state == StockState::None;
             if fresh {
-                work.emit(OrderEvent::StockRequested { key: key.clone() });
+                work.emit(OrderEvent::StockRequested { key: key.clone(), lines: None });
             }
-            return Some((StepName::Reserve, StepCall::Reserve { key, fresh }));
+            let lines = stock::lines_of(&work.order, &work.order.reservation);
+            return Some((StepName::Reserve, StepCall::Reserve { key, lines, fresh }));
         }
         _ => {}
     }
-    if !work.order.totals.total.is_zero() && captured(&work.order.payments).is_none() {
+    if work.order.status == OrderStatus::Pending {
+        if let Some(next) = calls::reserve_addition(work) {
+            return Some(next);
+        }
+        let missing = stock::missing(&work.order, &work.order.items);
+        if !missing.is_empty() {
+            let number = u32::try_from(work.order.additions.len()).unwrap_or(u32::MAX);
+            let key = work.attempt("reserve_more", number.saturating_add(1));
+            return Some(calls::add_stock(work, key, missing));
+        }
+    }
+    let total = work.order.totals.total;
+    if !total.is_zero() {
         let key = work.key("charge");
-        let state = stories(&work.order.payments)
-            .iter()
-            .find(|story| story.last.key == key)
-            .map(|story| story.last.state);
-        let call = match state {
-            Some(EntryState::Requested | EntryState::Unknown) => {
-                if work.saga.as_ref().is_some_and(|saga| saga.resend) {
-                    StepCall::Charge { key, fresh: false }
-                } else {
-                    StepCall::QueryCharge { key }
-                }
-            }
-            _ => {
-                if !work.ahead {
-                    request_charge(work, &key);
-                }
-                StepCall::Charge { key, fresh: true }
-            }
-        };
-        return Some((StepName::Charge, call));
+        if let Some(next) = calls::charge(work, key, total) {
+            return Some(next);
+        }
     }
     if work.order.status == OrderStatus::Pending {
         change_status(work, OrderStatus::Confirmed, "", None);
     }
-    match (work.order.reservation.state, work.order.reservation.id.clone()) {
-        (state @ (StockState::Held | StockState::Committing), Some(reservation_id)) => {
-            let attempt = work.order.reservation.key.as_ref().map_or(1, CallKey::attempt);
-            let key = work.attempt("commit_stock", attempt);
-            if state == StockState::Held && !work.ahead {
-                work.emit(OrderEvent::StockCommitRequested { key: key.clone() });
-            }
-            Some((StepName::CommitStock, StepCall::CommitStock { key, reservation_id }))
-        }
-        _ => None,
+    calls::commit_stock(work).or_else(|| calls::restock_surplus(work))
+}
+
+/// Reserve what is more, charge or refund the difference, commit; then the order has its new items, and what is too much
+/// of the old ones goes back.
+fn amend_forward(work: &mut Work<'_>) -> Option<Next> {
+    let amendment = work.order.amendment.clone()?;
+    if amendment.applied {
+        return calls::restock_surplus(work);
     }
+    if let Some(next) = calls::reserve_addition(work) {
+        return Some(next);
+    }
+    let missing = stock::missing(&work.order, &amendment.items);
+    if !missing.is_empty() {
+        let key = work.key("reserve");
+        return Some(calls::add_stock(work, key, missing));
+    }
+    let delta = amendment.totals.total.saturating_sub(work.order.totals.total);
+    if delta > Decimal::ZERO {
+        let key = work.key("charge");
+        if let Some(next) = calls::charge(work, key, delta) {
+            return Some(next);
+        }
+    }
+    if let Some(next) = calls::commit_stock(work) {
+        return Some(next);
+    }
+    if delta < Decimal::ZERO
+        && let Some(next) = calls::pay_out(work, EDIT_REFUND, delta.abs(), true)
+    {
+        return Some(next);
+    }
+    let (before, totals) = (work.order.totals, amendment.totals);
+    let changes = amend::changes(&work.order.items, &amendment.items);
+    work.emit(OrderEvent::ItemsChanged { changes, before, totals });
+    calls::restock_surplus(work)
+}
+
+/// The way back of an edit, as far as it is its own: what may have moved is made certain first, also when the whole order is
+/// cancelled; then, unless it is, what was taken for the edit goes back, and the order stands as it stood.
+fn amend_backward(work: &mut Work<'_>) -> Option<Next> {
+    let amendment = work.order.amendment.clone()?;
+    let open = |entry: &EntryState| {
+        matches!(entry, EntryState::Requested | EntryState::Unknown | EntryState::Unsent)
+    };
+    let going = stories(&work.order.payments)
+        .iter()
+        .map(|story| story.last)
+        .find(|last| is_of_edit(&last.key) && last.key.saga() == Some(amendment.saga) && open(&last.state))
+        .map(|last| (last.key.clone(), last.parent.clone().unwrap_or_default(), last.amount));
+    if let Some((key, transaction_id, amount)) = going {
+        return Some((StepName::Charge, StepCall::Refund { key, transaction_id, amount }));
+    }
+    if amendment.applied {
+        return calls::restock_surplus(work);
+    }
+    if work.order.status == OrderStatus::Cancelling {
+        return None;
+    }
+    let charge = work.key("charge");
+    if let Some(next) = calls::clear_up(work, Some(&charge)) {
+        return Some(next);
+    }
+    if let Some(next) = calls::give_back(work, REFUND, Some(&charge)) {
+        return Some(next);
+    }
+    let reserve = work.key("reserve");
+    calls::let_go(work, Some(&reserve))
 }
 
 /// Records what a saga that nobody drives may have called while it ran ahead of what is stored. No call is under way, so
@@ -125,30 +185,30 @@ pub(super) fn doubt(work: &mut Work<'_>) {
     // Whoever was ahead and does not know yet that it lost the order goes on for no longer than this.
     let longest = chrono::Duration::from_std(work.policy.run_ahead).unwrap_or_default();
     saga.sent_at = now.checked_add_signed(longest);
-    let key = work.key("charge");
-    intend(work, &StepCall::Charge { key, fresh: false });
+    let (key, amount) = (work.key("charge"), work.order.totals.total);
+    intend(work, &StepCall::Charge { key, amount, fresh: false });
 }
 
 /// Records the intent of a call that was made ahead of it. The others are always recorded before they are made.
 pub(super) fn intend(work: &mut Work<'_>, call: &StepCall) {
     match call {
-        StepCall::Charge { key, .. } if work.order.payments.iter().all(|entry| entry.key != *key) => {
-            request_charge(work, key);
+        StepCall::Charge { key, amount, .. } if work.order.payments.iter().all(|entry| entry.key != *key) => {
+            work.emit(OrderEvent::ChargeRequested { key: key.clone(), amount: *amount });
         }
-        StepCall::CommitStock { key, .. } if work.order.reservation.state == StockState::Held => {
-            work.emit(OrderEvent::StockCommitRequested { key: key.clone() });
+        StepCall::CommitStock { key, reservation_id } => {
+            let of = stock::name_by_id(&work.order, reservation_id);
+            let is_it = |held: &&Reservation| held.id.as_ref() == Some(reservation_id);
+            let state = stock::reservations(&work.order).find(is_it).map(|held| held.state);
+            if state == Some(StockState::Held) {
+                work.emit(OrderEvent::StockCommitRequested { key: key.clone(), of });
+            }
         }
         _ => {}
     }
 }
 
-fn request_charge(work: &mut Work<'_>, key: &CallKey) {
-    let amount = work.order.totals.total;
-    work.emit(OrderEvent::ChargeRequested { key: key.clone(), amount });
-}
-
 /// Make the label.
-fn fulfil_forward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
+fn fulfil_forward(work: &mut Work<'_>) -> Option<Next> {
     let key = work.key("label");
     let state = work
         .order
@@ -168,7 +228,7 @@ fn fulfil_forward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
 }
 
 /// Undo what was or may have been done, last things first: label, money, stock.
-fn backward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
+fn backward(work: &mut Work<'_>) -> Option<Next> {
     let kind = work.saga.as_ref().map(|saga| saga.kind);
     if kind == Some(SagaKind::Refund) {
         // What may have been given back already is made certain before anything else, also when it is cancelled.
@@ -179,13 +239,14 @@ fn backward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
             return None;
         }
     }
-    let refused = stories(&work.order.payments)
-        .iter()
-        .filter(|story| story.last.kind == EntryKind::Refund && story.last.state == EntryState::Failed)
-        .count();
-    // That of the wish is another call of the same saga.
-    let name = if kind == Some(SagaKind::Refund) { "refund_rest" } else { "refund" };
-    let refund_key = work.attempt(name, u32::try_from(refused).unwrap_or(u32::MAX).saturating_add(1));
+    if kind == Some(SagaKind::Amend) {
+        if let Some(next) = amend_backward(work) {
+            return Some(next);
+        }
+        if work.order.status != OrderStatus::Cancelling {
+            return None;
+        }
+    }
     let order = &work.order;
     if kind != Some(SagaKind::Return) {
         let mut live = order.shipments.iter().filter(|shipment| shipment.state != LabelState::Voided);
@@ -196,54 +257,19 @@ fn backward(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
     if kind == Some(SagaKind::Fulfil) && order.status != OrderStatus::Cancelling {
         return None;
     }
-    if let Some(doubt) = in_doubt(&order.payments, EntryKind::Charge) {
-        return Some((StepName::Charge, StepCall::QueryCharge { key: doubt.key.clone() }));
+    if let Some(next) = calls::clear_up(work, None) {
+        return Some(next);
     }
-    let owed = settled(&order.payments, EntryKind::Charge)
-        .saturating_sub(settled(&order.payments, EntryKind::Refund));
-    if owed > rust_decimal::Decimal::ZERO
-        && let Some(charge) = captured(&order.payments)
-    {
-        let (key, transaction_id, amount) = (refund_key, charge.transaction_id.clone(), owed);
-        if !order.payments.iter().any(|entry| entry.key == key) {
-            let (key, transaction_id) = (key.clone(), transaction_id.clone());
-            work.emit(OrderEvent::RefundRequested { key, transaction_id, amount });
-        }
-        return Some((StepName::Charge, StepCall::Refund { key, transaction_id, amount }));
-    }
-    let reservation = &order.reservation;
-    match (reservation.state, &reservation.id, &reservation.key) {
-        (StockState::Committed, Some(id), _) => {
-            let call = StepCall::Restock { key: work.key("restock"), reservation_id: id.clone() };
-            Some((StepName::Reserve, call))
-        }
-        (StockState::Requested | StockState::Held | StockState::Committing, id, Some(reserve_key)) => {
-            let call = StepCall::Release {
-                key: work.key("release"),
-                reservation_id: id.clone(),
-                reserve_key: reserve_key.clone(),
-            };
-            Some((StepName::Reserve, call))
-        }
-        _ => None,
-    }
+    // That of the wish is another call of the same saga.
+    let step = if kind == Some(SagaKind::Refund) { "refund_rest" } else { REFUND };
+    calls::give_back(work, step, None).or_else(|| calls::let_go(work, None))
 }
 
 /// The refund that the running saga was started for, until it is certain what became of it.
-fn wished(work: &mut Work<'_>) -> Option<(StepName, StepCall)> {
+fn wished(work: &mut Work<'_>) -> Option<Next> {
     let no = work.saga.as_ref()?.no;
-    let grant = work.order.grants.iter().find(|grant| grant.saga == no)?;
-    let (key, amount, state) =
-        (refund::key(work.order.id, no), grant.amount, refund::state(&work.order, grant));
-    if matches!(state, Some(EntryState::Succeeded | EntryState::Failed)) {
-        return None;
-    }
-    let transaction_id = captured(&work.order.payments)?.transaction_id.clone();
-    if state.is_none() {
-        let (key, transaction_id) = (key.clone(), transaction_id.clone());
-        work.emit(OrderEvent::RefundRequested { key, transaction_id, amount });
-    }
-    Some((StepName::Charge, StepCall::Refund { key, transaction_id, amount }))
+    let amount = work.order.grants.iter().find(|grant| grant.saga == no)?.amount;
+    calls::pay_out(work, REFUND, amount, false)
 }
 
 /// Turns the running saga round: from now on it undoes. The event stands already where a caller asked for it.
@@ -260,6 +286,10 @@ pub(super) fn turn_round(work: &mut Work<'_>, reason: CancelReason, notes: &str,
     (saga.step, saga.tries, saga.next_at, saga.resend) = (None, 0, None, false);
     // Nothing is charged on the way back.
     saga.token = None;
+    let applied = work.order.amendment.as_ref().is_some_and(|amendment| amendment.applied);
+    if saga.kind == SagaKind::Amend && saga.failure.is_none() && !applied {
+        saga.failure = Some(Failure::Cancelled);
+    }
     let ends_order = saga.kind == SagaKind::Create || work.order.status == OrderStatus::Cancelling;
     if !ends_order {
         return;
@@ -287,7 +317,7 @@ fn settle(work: &mut Work<'_>) {
             change_status(work, OrderStatus::Processing, &notes, None);
         }
         (SagaKind::Create | SagaKind::Cancel, Direction::Backward) => end(work, &notes),
-        (SagaKind::Fulfil | SagaKind::Refund, Direction::Backward)
+        (SagaKind::Fulfil | SagaKind::Refund | SagaKind::Amend, Direction::Backward)
             if work.order.status == OrderStatus::Cancelling =>
         {
             end(work, &notes);

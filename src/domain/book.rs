@@ -3,12 +3,13 @@
 use super::advance::{intend, retry_at, spread, turn_round};
 use super::event::OrderEvent;
 use super::item::Shortage;
-use super::order::LabelState;
-use super::payment::{EntryState, money_may_be_here, stories};
+use super::order::{LabelState, Reservation};
+use super::payment::{EntryKind, EntryState, in_doubt, is_of_edit, money_may_be_here, stories};
 use super::react::Work;
 use super::refund;
 use super::saga::{Direction, Failure, StepCall, StepResult};
 use super::status::{CancelReason, OrderStatus};
+use super::stock;
 use super::waiting;
 
 /// Longest pause after a refusal of what has to happen, in longest waits between retries.
@@ -49,15 +50,16 @@ pub(super) fn book(work: &mut Work<'_>, call: &StepCall, result: StepResult) {
 /// Books an answer that brings the saga on; gives back what turns out to be a setback.
 fn success(work: &mut Work<'_>, call: &StepCall, result: StepResult) -> Option<Setback> {
     match (call, result) {
-        (StepCall::Reserve { .. }, StepResult::Reserved { reservation_id }) => {
-            if waiting::is_held_by_inventory(&work.order) {
+        (StepCall::Reserve { key, .. }, StepResult::Reserved { reservation_id }) => {
+            if waiting::renews(&work.order, key) {
                 work.emit(OrderEvent::StockRenewed { reservation_id });
                 if money_may_be_here(&work.order.payments) {
                     // The tries are those of what is more urgent.
                     return None;
                 }
             } else {
-                work.emit(OrderEvent::StockReserved { reservation_id });
+                let of = stock::name_of(&work.order, key);
+                work.emit(OrderEvent::StockReserved { reservation_id, of });
             }
         }
         (
@@ -66,7 +68,11 @@ fn success(work: &mut Work<'_>, call: &StepCall, result: StepResult) -> Option<S
         ) => {
             forget_token(work);
             let requested = work.order.payments.iter().any(|entry| entry.key == *key);
-            let amount = (!requested).then_some(work.order.totals.total);
+            let asked = match call {
+                StepCall::Charge { amount, .. } => *amount,
+                _ => work.order.totals.total,
+            };
+            let amount = (!requested).then_some(asked);
             work.emit(OrderEvent::Charged { key: key.clone(), transaction_id, amount, gateway_response });
         }
         (StepCall::QueryCharge { key }, StepResult::ChargeNotFound) => return not_found(work, key),
@@ -75,17 +81,28 @@ fn success(work: &mut Work<'_>, call: &StepCall, result: StepResult) -> Option<S
             return Some(Setback { dependency: "payment", error, unsent: false });
         }
         (StepCall::CommitStock { reservation_id, .. }, StepResult::Committed) => {
-            work.emit(OrderEvent::StockCommitted { reservation_id: reservation_id.clone() });
+            let of = stock::name_by_id(&work.order, reservation_id);
+            work.emit(OrderEvent::StockCommitted { reservation_id: reservation_id.clone(), of });
         }
         (StepCall::Refund { key, .. }, StepResult::Refunded { refund_id }) => {
             work.emit(OrderEvent::Refunded { key: key.clone(), refund_id });
         }
-        (StepCall::Release { key, .. }, StepResult::Released)
-        | (StepCall::Restock { key, .. }, StepResult::Restocked) => {
-            work.emit(OrderEvent::StockReturned { key: key.clone() });
+        (StepCall::Release { key, reserve_key, .. }, StepResult::Released) => {
+            let of = stock::name_of(&work.order, reserve_key);
+            work.emit(OrderEvent::StockReturned { key: key.clone(), of, lines: None });
         }
-        (StepCall::Release { .. }, StepResult::FoundCommitted { reservation_id }) => {
-            work.emit(OrderEvent::StockFoundCommitted { reservation_id });
+        (StepCall::Restock { key, reservation_id, lines }, StepResult::Restocked) => {
+            let of = stock::name_by_id(&work.order, reservation_id);
+            let is_it = |held: &&Reservation| held.id.as_ref() == Some(reservation_id);
+            let all = stock::reservations(&work.order).find(is_it);
+            let whole = all
+                .is_none_or(|held| stock::units(&stock::lines_of(&work.order, held)) == stock::units(lines));
+            let lines = (!whole).then(|| lines.clone());
+            work.emit(OrderEvent::StockReturned { key: key.clone(), of, lines });
+        }
+        (StepCall::Release { reserve_key, .. }, StepResult::FoundCommitted { reservation_id }) => {
+            let of = stock::name_of(&work.order, reserve_key);
+            work.emit(OrderEvent::StockFoundCommitted { reservation_id, of });
         }
         (StepCall::CreateLabel { .. }, StepResult::LabelCreated { carrier, tracking_number, label_url }) => {
             if let Some(shipment_id) = shipment_of(work, call) {
@@ -145,15 +162,15 @@ fn refused(
     shortages: Vec<Shortage>,
 ) {
     match call {
-        StepCall::Reserve { .. } | StepCall::CommitStock { .. } if waiting::reserve_anew(work, &reason) => {}
-        StepCall::Reserve { .. }
-            if waiting::is_held_by_inventory(&work.order) && !waiting::is_lost(&reason) =>
-        {
+        StepCall::Reserve { .. } | StepCall::CommitStock { .. }
+            if waiting::reserve_anew(work, call, &reason) => {}
+        StepCall::Reserve { key, .. } if waiting::renews(&work.order, key) && !waiting::is_lost(&reason) => {
             // It says nothing about what is held, so that is kept.
             set_back(work, call, Setback { dependency, error: reason, unsent: true });
         }
-        StepCall::Reserve { .. } => {
-            work.emit(OrderEvent::StockRefused { shortages: shortages.clone() });
+        StepCall::Reserve { key, .. } => {
+            let of = stock::name_of(&work.order, key);
+            work.emit(OrderEvent::StockRefused { shortages: shortages.clone(), of });
             let failure = if reason == "OUT_OF_STOCK" {
                 Failure::OutOfStock { shortages }
             } else {
@@ -179,13 +196,33 @@ fn refused(
         }
         StepCall::Refund { key, .. } => {
             work.emit(OrderEvent::RefundFailed { key: key.clone(), code: reason.clone() });
-            let wished = work.order.grants.iter().any(|grant| refund::key(work.order.id, grant.saga) == *key);
+            if is_of_edit(key) {
+                return edit_refused(work, call, dependency, reason);
+            }
+            let wished = refund::is_of_grant(&work.order, key);
             let error = format!("{dependency} refused: {reason}");
             if wished { give_up(work, call, error) } else { insist(work, call, error) }
         }
         StepCall::Release { .. } | StepCall::Restock { .. } | StepCall::VoidLabel { .. } => {
             insist(work, call, format!("{dependency} refused: {reason}"));
         }
+    }
+}
+
+/// The payment service does not give back what an edit leaves over: then the edit is not made. Where a part of it went back
+/// already, the rest has to follow.
+fn edit_refused(work: &mut Work<'_>, call: &StepCall, dependency: &str, reason: String) {
+    let Some(saga) = &work.saga else { return };
+    let (no, forward) = (saga.no, saga.direction == Direction::Forward && saga.turn.is_none());
+    let returned = stories(&work.order.payments).iter().any(|story| {
+        let key = &story.last.key;
+        is_of_edit(key) && key.saga() == Some(no) && story.last.state == EntryState::Succeeded
+    });
+    if forward && returned {
+        insist(work, call, format!("{dependency} refused: {reason}"));
+    } else if forward {
+        let failure = Failure::Refused { dependency: dependency.to_owned(), reason };
+        fail(work, failure, CancelReason::DependencyUnavailable);
     }
 }
 
@@ -238,11 +275,11 @@ fn set_back(work: &mut Work<'_>, call: &StepCall, setback: Setback) {
     let Setback { dependency, error, unsent } = setback;
     let mut certain = false;
     match call {
-        StepCall::Reserve { key, fresh } if unsent && *fresh => {
+        StepCall::Reserve { key, fresh, .. } if unsent && *fresh => {
             certain = true;
             work.emit(OrderEvent::StockUnsent { key: key.clone() });
         }
-        StepCall::Charge { key, fresh } => {
+        StepCall::Charge { key, fresh, .. } => {
             if unsent && *fresh {
                 certain = true;
                 work.emit(OrderEvent::ChargeUnsent { key: key.clone() });
@@ -270,7 +307,7 @@ fn set_back(work: &mut Work<'_>, call: &StepCall, setback: Setback) {
         && match call {
             // A saga that ran ahead and was interrupted asks again for stock, and it may have been paid by then.
             StepCall::Reserve { .. } => {
-                !money_may_be_here(&work.order.payments) && !waiting::is_held_by_inventory(&work.order)
+                in_doubt(&work.order.payments, EntryKind::Charge).is_none() && !waiting::is_bound(work)
             }
             StepCall::CreateLabel { .. } => true,
             StepCall::Charge { .. } => certain,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Timestamp;
 use super::address::Address;
+use super::amend::Edit;
 use super::ids::{OrderId, OrderNumber, UserId};
 use super::item::OrderItem;
 use super::money::Currency;
@@ -133,6 +134,8 @@ pub enum OrderCommand {
         /// Free text, kept in the history.
         reason: String,
     },
+    /// Give it other items.
+    Edit(Box<Edit>),
     /// Stop its forward moves. One that is held already is held for the new reason from now on.
     Hold {
         /// Why, 1..=200 characters.

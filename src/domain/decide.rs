@@ -6,12 +6,13 @@ use super::command::{Ask, Draft, OrderCommand, Tracking};
 use super::error::OrderError;
 use super::event::OrderEvent;
 use super::evolve;
-use super::order::{LabelState, Order, RequestRecord, StockState};
+use super::order::{LabelState, Order, RequestRecord, Reservation, StockState};
 use super::payment::money_may_be_here;
 use super::react::{CouponChange, Policy, Reaction, Work};
 use super::refund::{Grant, Wish, grant};
 use super::saga::{Direction, SagaKind, SagaMove, SagaProgress, Turn};
 use super::status::{CancelReason, OrderStatus, PaymentStatus, Rule};
+use super::stock;
 use super::text::Violation;
 use super::{risk, waiting};
 
@@ -53,6 +54,7 @@ pub(super) fn decide(
         OrderCommand::Cancel { .. }
         | OrderCommand::SetStatus { .. }
         | OrderCommand::Refund { .. }
+        | OrderCommand::Edit(_)
         | OrderCommand::Hold { .. }
         | OrderCommand::Release { .. } => None,
     };
@@ -68,7 +70,12 @@ pub(super) fn decide(
             return Err(OrderError::RequestIdReused);
         }
         // Their answer waited for no saga, so that of a repeat does not either.
-        if matches!(ask.command, OrderCommand::Hold { .. } | OrderCommand::Release { .. }) {
+        let waited = match &ask.command {
+            OrderCommand::Hold { .. } | OrderCommand::Release { .. } => false,
+            OrderCommand::Edit(_) => known.saga_no.is_some(),
+            _ => true,
+        };
+        if !waited {
             return Ok(Reaction::Unchanged);
         }
         // Once a cancel is taken, the saga that runs is the one that carries it out: wait for the first's answer.
@@ -93,6 +100,7 @@ pub(super) fn decide(
             set_status(order, saga, ask, (*to, notes, tracking.as_ref()), now, policy)
         }
         OrderCommand::Refund { wish, reason } => refund(order, saga, ask, (wish, reason), now, policy),
+        OrderCommand::Edit(edit) => super::amend::edit(order, saga, ask, edit, calling, now, policy),
         OrderCommand::Hold { reason, until } => {
             if !order.status.can_hold() {
                 return Err(OrderError::NotAllowed { status: order.status, what: "put on hold" });
@@ -258,7 +266,8 @@ fn set_status(
             if !paid {
                 return missing("the order is not paid");
             }
-            if order.reservation.state != StockState::Committed {
+            let committed = |held: &Reservation| !held.is_live() || held.state == StockState::Committed;
+            if !stock::reservations(order).all(committed) || !stock::covers(order) {
                 return missing("the stock reservation is not committed");
             }
             work.start(SagaKind::Fulfil, ask, notes);
@@ -306,7 +315,7 @@ fn set_tracking(work: &mut Work<'_>, tracking: &Tracking) {
     });
 }
 
-fn begin<'a>(
+pub(super) fn begin<'a>(
     order: &Order,
     saga: Option<&SagaProgress>,
     ask: &Ask,
@@ -317,7 +326,7 @@ fn begin<'a>(
     Work::on(order, saga, principal, Some(ask.context.request_id.to_string()), now, policy)
 }
 
-fn record(ask: &Ask, saga_no: Option<u32>) -> Option<RequestRecord> {
+pub(super) fn record(ask: &Ask, saga_no: Option<u32>) -> Option<RequestRecord> {
     ask.repeatable.as_ref().map(|repeatable| RequestRecord {
         request_id: repeatable.request_id.clone(),
         hash: repeatable.hash,

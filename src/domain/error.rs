@@ -55,6 +55,14 @@ pub enum OrderError {
         /// What was asked for, as a participle.
         what: &'static str,
     },
+    /// Its items cannot be changed.
+    #[error("the items of this order cannot be changed: {why}")]
+    NotEditable {
+        /// Now.
+        status: OrderStatus,
+        /// What is in the way.
+        why: &'static str,
+    },
     /// Only a saga sets this status.
     #[error("{to} is set by the order itself, never by a caller")]
     StatusManagedBySaga {

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Timestamp;
+use super::amend::LineChange;
 use super::ids::CallKey;
-use super::item::Shortage;
+use super::item::{Shortage, StockLine};
 use super::pricing::Totals;
 use super::refund::RefundedItem;
 use super::saga::{Direction, Failure, SagaKind, StepName};
@@ -105,10 +106,31 @@ pub enum OrderEvent {
         /// What went wrong.
         reason: String,
     },
+    /// Other items are to replace the order's, once stock and money are there.
+    AmendmentBegun {
+        /// The saga's number.
+        saga: u32,
+        /// What changes.
+        changes: Vec<LineChange>,
+        /// The amounts afterwards.
+        totals: Totals,
+    },
+    /// The order has other items.
+    ItemsChanged {
+        /// What changed.
+        changes: Vec<LineChange>,
+        /// The amounts before.
+        before: Totals,
+        /// The amounts now.
+        totals: Totals,
+    },
     /// We are about to reserve stock.
     StockRequested {
         /// The call's key.
         key: CallKey,
+        /// What it is about, where that is more than what is held already; none = the order's first reservation.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        lines: Option<Vec<StockLine>>,
     },
     /// The reserve call surely did not reach inventory.
     StockUnsent {
@@ -119,6 +141,9 @@ pub enum OrderEvent {
     StockReserved {
         /// Inventory's id.
         reservation_id: String,
+        /// The key of the reserve call, where it is not the order's first reservation.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        of: Option<CallKey>,
     },
     /// Inventory goes on holding stock for us: its time to live begins anew.
     StockRenewed {
@@ -135,26 +160,44 @@ pub enum OrderEvent {
     StockRefused {
         /// What is short.
         shortages: Vec<Shortage>,
+        /// The key of the reserve call, where it is not the order's first reservation.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        of: Option<CallKey>,
     },
     /// We are about to commit the reservation.
     StockCommitRequested {
         /// The call's key.
         key: CallKey,
+        /// The key of the reserve call, where it is not the order's first reservation.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        of: Option<CallKey>,
     },
     /// The reservation is committed.
     StockCommitted {
         /// Inventory's id.
         reservation_id: String,
+        /// The key of the reserve call, where it is not the order's first reservation.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        of: Option<CallKey>,
     },
     /// Inventory says that the stock we are unwinding is committed: it has to be restocked.
     StockFoundCommitted {
         /// Inventory's id.
         reservation_id: String,
+        /// The key of the reserve call, where it is not the order's first reservation.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        of: Option<CallKey>,
     },
     /// The stock went back, or was never held.
     StockReturned {
         /// The call's key.
         key: CallKey,
+        /// The key of the reserve call, where it is not the order's first reservation.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        of: Option<CallKey>,
+        /// What went back, where that is a part of it.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        lines: Option<Vec<StockLine>>,
     },
     /// We are about to charge.
     ChargeRequested {
@@ -281,6 +324,8 @@ impl OrderEvent {
             Self::SagaSettled { .. } => "saga_settled",
             Self::StepDelayed { .. } => "step_delayed",
             Self::AttentionNeeded { .. } => "attention_needed",
+            Self::AmendmentBegun { .. } => "amendment_begun",
+            Self::ItemsChanged { .. } => "items_changed",
             Self::StockRequested { .. } => "stock_requested",
             Self::StockUnsent { .. } => "stock_unsent",
             Self::StockReserved { .. } => "stock_reserved",

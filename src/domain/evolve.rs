@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rust_decimal::Decimal;
 
 use super::Timestamp;
+use super::amend::{self, Amendment};
 use super::command::Draft;
 use super::event::OrderEvent;
 use super::ids::CallKey;
@@ -12,6 +13,7 @@ use super::order::{Hold, LabelState, Order, Reservation, Shipment, StockState};
 use super::payment::{EntryKind, EntryState, LedgerEntry, payment_status};
 use super::refund::Grant;
 use super::status::{OrderStatus, PaymentStatus};
+use super::stock;
 
 /// The order a draft becomes, before its first event.
 pub(super) fn open(draft: &Draft, now: Timestamp) -> Order {
@@ -29,6 +31,8 @@ pub(super) fn open(draft: &Draft, now: Timestamp) -> Order {
         coupon_code: draft.coupon.as_ref().map(|coupon| coupon.code.clone()),
         metadata: Arc::new(draft.metadata.clone()),
         reservation: Reservation::none(),
+        additions: Arc::default(),
+        amendment: None,
         items: Arc::new(draft.items.clone()),
         addresses: Arc::new(draft.addresses.clone()),
         shipments: Arc::default(),
@@ -58,27 +62,38 @@ struct Booking<'a> {
     /// None = as the first entry of this key says.
     amount: Option<Decimal>,
     transaction_id: Option<&'a str>,
+    /// None = as the first entry of this key says.
+    parent: Option<&'a str>,
     code: Option<&'a str>,
     gateway_response: Option<&'a String>,
 }
 
 impl<'a> Booking<'a> {
     fn of(kind: EntryKind, state: EntryState, key: &'a CallKey) -> Self {
-        Self { kind, state, key, amount: None, transaction_id: None, code: None, gateway_response: None }
+        Self {
+            kind,
+            state,
+            key,
+            amount: None,
+            transaction_id: None,
+            parent: None,
+            code: None,
+            gateway_response: None,
+        }
     }
 }
 
 fn book(order: &mut Order, booking: Booking<'_>, at: Timestamp) {
-    let amount = booking
-        .amount
-        .or_else(|| order.payments.iter().find(|entry| entry.key == *booking.key).map(|entry| entry.amount))
-        .unwrap_or_default();
+    let first = order.payments.iter().find(|entry| entry.key == *booking.key);
+    let amount = booking.amount.or_else(|| first.map(|entry| entry.amount)).unwrap_or_default();
+    let parent = booking.parent.map(str::to_owned).or_else(|| first.and_then(|entry| entry.parent.clone()));
     let entry = LedgerEntry {
         id: order.id.part("payment", order.payments.len() as u64),
         kind: booking.kind,
         state: booking.state,
         key: booking.key.clone(),
         transaction_id: booking.transaction_id.unwrap_or_default().to_owned(),
+        parent,
         method: order.payment_method.clone(),
         amount,
         code: booking.code.map(str::to_owned),
@@ -110,6 +125,21 @@ fn shipment(order: &mut Order, id: uuid::Uuid, at: Timestamp) -> &mut Shipment {
     shipment
 }
 
+/// The reservation with that name; the first one where there is none.
+fn reservation<'a>(order: &'a mut Order, of: Option<&CallKey>) -> &'a mut Reservation {
+    let place =
+        of.and_then(|key| order.additions.iter().position(|addition| addition.key.as_ref() == Some(key)));
+    match place {
+        Some(place) => {
+            let additions = Arc::make_mut(&mut order.additions);
+            // The place was found right above.
+            #[expect(clippy::indexing_slicing)]
+            &mut additions[place]
+        }
+        None => &mut order.reservation,
+    }
+}
+
 /// Applies one event that happened at `at`.
 pub fn evolve(order: &mut Order, event: &OrderEvent, at: Timestamp) {
     use {EntryKind as Kind, EntryState as State};
@@ -139,33 +169,83 @@ pub fn evolve(order: &mut Order, event: &OrderEvent, at: Timestamp) {
             }
         }
         OrderEvent::SagaSettled { saga, failure } => {
+            order.amendment = None;
+            if order.additions.iter().any(|addition| !addition.is_live()) {
+                Arc::make_mut(&mut order.additions).retain(Reservation::is_live);
+            }
             if let Some(failure) = failure {
                 Arc::make_mut(&mut order.failures).insert(*saga, failure.clone());
             }
         }
-        OrderEvent::StockRequested { key } => {
-            let (state, key) = (StockState::Requested, Some(key.clone()));
-            order.reservation = Reservation { state, id: None, key, renewed_at: None };
+        OrderEvent::AmendmentBegun { saga, changes, totals } => {
+            let items = amend::apply(&order.items, changes);
+            let amendment = Amendment { saga: *saga, items, totals: *totals, applied: false };
+            order.amendment = Some(Arc::new(amendment));
         }
-        OrderEvent::StockUnsent { .. } | OrderEvent::StockRefused { .. } => {
-            order.reservation.state = StockState::None;
-        }
-        OrderEvent::StockReserved { reservation_id } => {
-            order.reservation.state = StockState::Held;
-            order.reservation.id = Some(reservation_id.clone());
-            order.reservation.renewed_at = Some(at);
+        OrderEvent::ItemsChanged { changes, totals, .. } => {
+            if order.reservation.is_live() && order.reservation.lines.is_none() {
+                order.reservation.lines = Some(order.stock_lines());
+            }
+            order.items = Arc::new(amend::apply(&order.items, changes));
+            order.totals = *totals;
+            if let Some(amendment) = &mut order.amendment {
+                Arc::make_mut(amendment).applied = true;
+            }
         }
         OrderEvent::StockRenewed { .. } => order.reservation.renewed_at = Some(at),
         OrderEvent::StockLapsed { .. } => {
             (order.reservation.state, order.reservation.id) = (StockState::None, None);
         }
-        OrderEvent::StockCommitRequested { .. } => order.reservation.state = StockState::Committing,
-        OrderEvent::StockCommitted { .. } => order.reservation.state = StockState::Committed,
-        OrderEvent::StockFoundCommitted { reservation_id } => {
-            order.reservation.state = StockState::Committed;
-            order.reservation.id = Some(reservation_id.clone());
+        OrderEvent::StockRequested { key, lines: None } => {
+            order.reservation.state = StockState::Requested;
+            (order.reservation.id, order.reservation.key) = (None, Some(key.clone()));
+            order.reservation.renewed_at = None;
         }
-        OrderEvent::StockReturned { .. } => order.reservation.state = StockState::Returned,
+        OrderEvent::StockRequested { key, lines } => {
+            let additions = Arc::make_mut(&mut order.additions);
+            match additions.iter_mut().find(|addition| addition.key.as_ref() == Some(key)) {
+                Some(addition) => addition.state = StockState::Requested,
+                None => {
+                    let (state, key) = (StockState::Requested, Some(key.clone()));
+                    let lines = lines.clone();
+                    additions.push(Reservation { state, id: None, key, lines, renewed_at: None });
+                }
+            }
+        }
+        OrderEvent::StockUnsent { key } => {
+            let of = stock::name_of(order, key);
+            reservation(order, of.as_ref()).state = StockState::None;
+        }
+        OrderEvent::StockRefused { of, .. } => reservation(order, of.as_ref()).state = StockState::None,
+        OrderEvent::StockReserved { reservation_id, of } => {
+            let reservation = reservation(order, of.as_ref());
+            reservation.state = StockState::Held;
+            reservation.id = Some(reservation_id.clone());
+            reservation.renewed_at = Some(at);
+        }
+        OrderEvent::StockCommitRequested { of, .. } => {
+            reservation(order, of.as_ref()).state = StockState::Committing;
+        }
+        OrderEvent::StockCommitted { of, .. } => {
+            reservation(order, of.as_ref()).state = StockState::Committed;
+        }
+        OrderEvent::StockFoundCommitted { reservation_id, of } => {
+            let reservation = reservation(order, of.as_ref());
+            reservation.state = StockState::Committed;
+            reservation.id = Some(reservation_id.clone());
+        }
+        OrderEvent::StockReturned { of, lines: None, .. } => {
+            reservation(order, of.as_ref()).state = StockState::Returned;
+        }
+        OrderEvent::StockReturned { of, lines: Some(back), .. } => {
+            let all = order.stock_lines();
+            let reservation = reservation(order, of.as_ref());
+            let rest = stock::without(reservation.lines.as_deref().unwrap_or(&all), back);
+            if rest.is_empty() {
+                reservation.state = StockState::Returned;
+            }
+            reservation.lines = Some(rest);
+        }
         OrderEvent::ChargeRequested { key, amount } => {
             let booking = Booking::of(Kind::Charge, State::Requested, key);
             book(order, Booking { amount: Some(*amount), ..booking }, at);
@@ -186,9 +266,10 @@ pub fn evolve(order: &mut Order, event: &OrderEvent, at: Timestamp) {
             let grant = Grant { saga: *saga, amount: *amount, items: items.clone() };
             Arc::make_mut(&mut order.grants).push(grant);
         }
-        OrderEvent::RefundRequested { key, amount, .. } => {
+        OrderEvent::RefundRequested { key, transaction_id, amount } => {
             let booking = Booking::of(Kind::Refund, State::Requested, key);
-            book(order, Booking { amount: Some(*amount), ..booking }, at);
+            let parent = Some(transaction_id.as_str());
+            book(order, Booking { amount: Some(*amount), parent, ..booking }, at);
         }
         OrderEvent::RefundUnknown { key } => book(order, Booking::of(Kind::Refund, State::Unknown, key), at),
         OrderEvent::Refunded { key, refund_id } => {

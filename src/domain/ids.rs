@@ -227,6 +227,16 @@ impl CallKey {
         &self.0
     }
 
+    /// The number of the saga that makes the call; none where the text is not one of ours.
+    pub fn saga(&self) -> Option<u32> {
+        self.0.split('/').nth(1)?.parse().ok()
+    }
+
+    /// The step's name; empty where the text is not one of ours.
+    pub fn step(&self) -> &str {
+        self.0.split('/').nth(2).unwrap_or_default()
+    }
+
     /// The text without the attempt: another attempt is the same intent.
     pub fn intent(&self) -> &str {
         self.0.rsplit_once('/').map_or(&self.0, |(intent, _)| intent)

@@ -5,7 +5,9 @@
 
 pub mod address;
 mod advance;
+pub mod amend;
 mod book;
+mod calls;
 pub mod command;
 pub mod decide;
 pub mod error;
@@ -22,6 +24,7 @@ pub mod refund;
 pub mod risk;
 pub mod saga;
 pub mod status;
+pub mod stock;
 pub mod text;
 pub mod verify;
 mod waiting;

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::Timestamp;
 use super::address::Address;
+use super::amend::Amendment;
 use super::ids::{CallKey, OrderId, OrderNumber, UserId};
 use super::item::{OrderItem, StockLine};
 use super::money::{Currency, format_amount};
@@ -57,14 +58,23 @@ pub struct Reservation {
     pub id: Option<String>,
     /// The key of the reserve call, to release by when the id never came.
     pub key: Option<CallKey>,
+    /// What it is about, as far as it did not go back; none = all lines of the order.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lines: Option<Vec<StockLine>>,
     /// When inventory last said that it holds it: its time to live counts from about then.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub renewed_at: Option<Timestamp>,
 }
 
 impl Reservation {
-    /// That of an order for which nothing was asked yet.
+    /// Nothing asked for.
     pub fn none() -> Self {
-        Self { state: StockState::None, id: None, key: None, renewed_at: None }
+        Self { state: StockState::None, id: None, key: None, lines: None, renewed_at: None }
+    }
+
+    /// Whether inventory has, or may have, units set aside by it.
+    pub fn is_live(&self) -> bool {
+        !matches!(self.state, StockState::None | StockState::Returned)
     }
 }
 
@@ -159,8 +169,12 @@ pub struct Order {
     pub coupon_code: Option<String>,
     /// At most 32 entries.
     pub metadata: Arc<BTreeMap<String, String>>,
-    /// The stock held.
+    /// The stock held for the items it was created with.
     pub reservation: Reservation,
+    /// The stock held for what came later; what is over is dropped when its saga ends.
+    pub additions: Arc<Vec<Reservation>>,
+    /// The items it is about to have.
+    pub amendment: Option<Arc<Amendment>>,
     /// 1..=200 lines.
     pub items: Arc<Vec<OrderItem>>,
     /// Shipping, then billing.

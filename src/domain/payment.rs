@@ -84,6 +84,8 @@ pub struct LedgerEntry {
     pub key: CallKey,
     /// The payment service's reference; empty while unknown.
     pub transaction_id: String,
+    /// Of a refund: the reference of the charge that is given back.
+    pub parent: Option<String>,
     /// At most 50 characters.
     pub method: String,
     /// Always positive, in the order's currency.
@@ -134,17 +136,78 @@ pub fn in_doubt(entries: &[LedgerEntry], kind: EntryKind) -> Option<&LedgerEntry
         .find(|last| last.kind == kind && matches!(last.state, EntryState::Requested | EntryState::Unknown))
 }
 
-/// The charge that brought money in and is not yet given back in full, if any.
-pub fn captured(entries: &[LedgerEntry]) -> Option<&LedgerEntry> {
-    stories(entries)
-        .iter()
-        .map(|story| story.last)
-        .find(|last| last.kind == EntryKind::Charge && last.state == EntryState::Succeeded)
+/// A charge that brought money in.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken<'a> {
+    /// What is known of it.
+    pub entry: &'a LedgerEntry,
+    /// Its place among the charges that were asked for, from 0.
+    pub place: usize,
+    /// What of it did not surely go back.
+    pub left: Decimal,
+    /// What of it neither went back nor may be going back.
+    pub free: Decimal,
+}
+
+/// The charges that brought money in, the oldest first.
+pub fn taken(entries: &[LedgerEntry]) -> Vec<Taken<'_>> {
+    let stories = stories(entries);
+    let charges = stories.iter().filter(|story| story.last.kind == EntryKind::Charge).enumerate();
+    let mut taken: Vec<Taken<'_>> = charges
+        .filter(|(_, story)| story.last.state == EntryState::Succeeded)
+        .map(|(place, story)| {
+            let entry = story.last;
+            Taken { entry, place, left: entry.amount, free: entry.amount }
+        })
+        .collect();
+    for story in stories.iter().filter(|story| story.last.kind == EntryKind::Refund) {
+        let parent = story.first.parent.as_deref();
+        let Some(charge) =
+            taken.iter_mut().find(|charge| Some(charge.entry.transaction_id.as_str()) == parent)
+        else {
+            continue;
+        };
+        let amount = story.last.amount;
+        if story.last.state == EntryState::Succeeded {
+            charge.left = charge.left.saturating_sub(amount);
+        }
+        if story.last.state != EntryState::Failed {
+            charge.free = charge.free.saturating_sub(amount);
+        }
+    }
+    taken
+}
+
+/// What is known of the call with this key.
+pub fn state_of(entries: &[LedgerEntry], key: &CallKey) -> Option<EntryState> {
+    entries.iter().rfind(|entry| entry.key == *key).map(|entry| entry.state)
+}
+
+/// The step of the refunds that an edit makes. If one is refused, the edit is, and nothing is owed any more.
+pub(super) const EDIT_REFUND: &str = "refund_delta";
+
+/// Whether this call gives back what an edit leaves over.
+pub fn is_of_edit(key: &CallKey) -> bool {
+    key.step().starts_with(EDIT_REFUND)
+}
+
+/// What the order has too much (above zero) or has still to get (below zero) of the customer's money: what was taken and
+/// did not go back, without what the order costs. An order that has ended, or is being cancelled, costs nothing.
+pub fn balance(order: &super::order::Order) -> Decimal {
+    let kept = settled(&order.payments, EntryKind::Charge)
+        .saturating_sub(settled(&order.payments, EntryKind::Refund));
+    let ended =
+        matches!(order.status, OrderStatus::Cancelling | OrderStatus::Cancelled | OrderStatus::Returned);
+    if ended {
+        return kept;
+    }
+    kept.saturating_sub(order.totals.total.saturating_sub(super::refund::given_back(order)))
 }
 
 /// The refusal of the refund that was intended last, unless some attempt of it was successful.
 pub fn refused_refund(entries: &[LedgerEntry]) -> Option<&LedgerEntry> {
-    let newest = entries.iter().rfind(|entry| entry.kind == EntryKind::Refund)?;
+    let counts = |entry: &&LedgerEntry| entry.kind == EntryKind::Refund && !is_of_edit(&entry.key);
+    let newest = entries.iter().rfind(counts)?;
     let intended = |entry: &&LedgerEntry| entry.key.intent() == newest.key.intent();
     let mut last = None;
     for entry in entries.iter().filter(intended) {
@@ -172,8 +235,17 @@ pub fn payment_status(entries: &[LedgerEntry], total: Decimal, status: OrderStat
     let last = |kind: EntryKind, state: EntryState| {
         stories.iter().any(|story| story.last.kind == kind && story.last.state == state)
     };
+    if last(EntryKind::Charge, EntryState::Unknown) {
+        return PaymentStatus::Unknown;
+    }
+    let lives = matches!(
+        status,
+        OrderStatus::Confirmed | OrderStatus::Processing | OrderStatus::Shipped | OrderStatus::Delivered
+    );
     if taken > Decimal::ZERO {
-        return if returned >= taken {
+        // An order that an edit made cheaper is paid all the same.
+        let paid = lives && taken.saturating_sub(returned) >= total;
+        return if returned >= taken && !paid {
             PaymentStatus::Refunded
         } else if refused_refund(entries).is_some() {
             PaymentStatus::RefundFailed
@@ -182,24 +254,17 @@ pub fn payment_status(entries: &[LedgerEntry], total: Decimal, status: OrderStat
             .any(|state| last(EntryKind::Refund, state))
         {
             PaymentStatus::RefundPending
-        } else if returned > Decimal::ZERO {
+        } else if returned > Decimal::ZERO && !paid {
             PaymentStatus::PartiallyRefunded
         } else {
             PaymentStatus::Paid
         };
     }
-    if last(EntryKind::Charge, EntryState::Unknown) {
-        PaymentStatus::Unknown
-    } else if last(EntryKind::Charge, EntryState::Requested) || last(EntryKind::Charge, EntryState::Unsent) {
+    if last(EntryKind::Charge, EntryState::Requested) || last(EntryKind::Charge, EntryState::Unsent) {
         PaymentStatus::Pending
     } else if last(EntryKind::Charge, EntryState::Failed) {
         PaymentStatus::Failed
-    } else if total.is_zero()
-        && matches!(
-            status,
-            OrderStatus::Confirmed | OrderStatus::Processing | OrderStatus::Shipped | OrderStatus::Delivered
-        )
-    {
+    } else if total.is_zero() && lives {
         PaymentStatus::Paid
     } else {
         PaymentStatus::Pending

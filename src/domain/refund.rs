@@ -12,7 +12,7 @@ use super::ids::{CallKey, OrderId};
 use super::item::OrderItem;
 use super::money::{Currency, format_amount, parse_amount, round_half_up};
 use super::order::Order;
-use super::payment::{EntryKind, EntryState, settled, stories};
+use super::payment::{EntryKind, EntryState, LedgerEntry, settled, stories};
 use super::text::Violation;
 
 /// What is to be given back.
@@ -49,31 +49,64 @@ pub struct Grant {
     pub items: Vec<RefundedItem>,
 }
 
-/// The key of the call that carries out the grant of saga `saga`. One that is refused is not tried under another.
-pub fn key(order: OrderId, saga: u32) -> CallKey {
-    CallKey::new(order, saga, "refund", 1)
+/// The step of the calls that carry out a grant. One that is refused is not tried under another key.
+pub(super) const STEP: &str = "refund";
+
+/// The name of the `number`th (from 0) of several calls of one step.
+pub(super) fn numbered(step: &str, number: usize) -> String {
+    match number.checked_add(1) {
+        Some(number) if number > 1 => format!("{step}{number}"),
+        _ => step.to_owned(),
+    }
 }
 
-/// What is known of a grant's call.
-pub fn state(order: &Order, grant: &Grant) -> Option<EntryState> {
-    let key = key(order.id, grant.saga);
-    order.payments.iter().rfind(|entry| entry.key == key).map(|entry| entry.state)
+/// The key of the `part`th (from 0) of the calls that carry out the grant of saga `saga`: a refund of more than one charge
+/// takes several.
+pub fn key(order: OrderId, saga: u32, part: usize) -> CallKey {
+    CallKey::new(order, saga, &numbered(STEP, part), 1)
+}
+
+/// What the ledger says of a grant's calls: the newest entry of each.
+pub fn parts<'a>(order: &'a Order, grant: &Grant) -> Vec<&'a LedgerEntry> {
+    let of = |part| {
+        let key = key(order.id, grant.saga, part);
+        order.payments.iter().rfind(|entry| entry.key == key)
+    };
+    (0..order.payments.len()).map_while(of).collect()
+}
+
+/// Whether this call carries out a grant.
+pub fn is_of_grant(order: &Order, key: &CallKey) -> bool {
+    order.grants.iter().any(|grant| parts(order, grant).iter().any(|entry| entry.key == *key))
+}
+
+/// What went back of a grant.
+fn returned(order: &Order, grant: &Grant) -> Decimal {
+    let made = |entry: &&&LedgerEntry| entry.state == EntryState::Succeeded;
+    parts(order, grant).iter().filter(made).fold(Decimal::ZERO, |sum, entry| sum.saturating_add(entry.amount))
+}
+
+/// Whether a part of it was refused; then nothing more is tried.
+fn is_refused(order: &Order, grant: &Grant) -> bool {
+    parts(order, grant).iter().any(|entry| entry.state == EntryState::Failed)
+}
+
+/// Whether a grant counts: it was carried out, or may be.
+pub fn stands(order: &Order, grant: &Grant) -> bool {
+    !is_refused(order, grant) || returned(order, grant) > Decimal::ZERO
 }
 
 /// What went back because somebody wished so.
 pub fn given_back(order: &Order) -> Decimal {
-    sum(order.grants.iter().filter(|grant| state(order, grant) == Some(EntryState::Succeeded)))
+    order.grants.iter().fold(Decimal::ZERO, |sum, grant| sum.saturating_add(returned(order, grant)))
 }
 
 /// What may have gone back, or is about to, because somebody wished so.
 pub fn going_back(order: &Order) -> Decimal {
-    let open =
-        |grant: &&Grant| !matches!(state(order, grant), Some(EntryState::Succeeded | EntryState::Failed));
-    sum(order.grants.iter().filter(open))
-}
-
-fn sum<'a>(grants: impl Iterator<Item = &'a Grant>) -> Decimal {
-    grants.fold(Decimal::ZERO, |sum, grant| sum.saturating_add(grant.amount))
+    let open = order.grants.iter().filter(|grant| !is_refused(order, grant));
+    open.fold(Decimal::ZERO, |sum, grant| {
+        sum.saturating_add(grant.amount.saturating_sub(returned(order, grant)))
+    })
 }
 
 /// What can be given back at most: what was taken and neither went back nor may have.
@@ -89,9 +122,10 @@ pub fn left(order: &Order) -> Decimal {
         .max(Decimal::ZERO)
 }
 
-/// How many of a line were given back, or are about to be, and for how much.
+/// How many of a line were given back, or are about to be, and for how much. Of a grant that was refused in part it is
+/// not known which lines that was for, so none counts; what can be given back at most is bounded by the money alone.
 pub fn of_line(order: &Order, item: Uuid) -> (u32, Decimal) {
-    let stands = |grant: &&Grant| state(order, grant) != Some(EntryState::Failed);
+    let stands = |grant: &&Grant| !is_refused(order, grant);
     let parts = order.grants.iter().filter(stands).flat_map(|grant| &grant.items);
     parts.filter(|part| part.item_id == item).fold((0, Decimal::ZERO), |(count, sum), part| {
         (count.saturating_add(part.quantity), sum.saturating_add(part.amount))
@@ -127,7 +161,7 @@ pub fn grant(order: &Order, wish: &Wish, saga: u32) -> Result<Grant, OrderError>
             Err(error) => refuse("amount", format!("{error}; at most {most} can be given back")),
         },
         Wish::Items(wanted) => {
-            let items = parts(order, wanted)?;
+            let items = shares(order, wanted)?;
             let amount = items.iter().fold(Decimal::ZERO, |sum, part| sum.saturating_add(part.amount));
             if !above_zero(amount) {
                 let worth = format_amount(amount, currency);
@@ -139,7 +173,7 @@ pub fn grant(order: &Order, wish: &Wish, saga: u32) -> Result<Grant, OrderError>
     }
 }
 
-fn parts(order: &Order, wanted: &[(Uuid, u32)]) -> Result<Vec<RefundedItem>, OrderError> {
+fn shares(order: &Order, wanted: &[(Uuid, u32)]) -> Result<Vec<RefundedItem>, OrderError> {
     let (mut parts, mut violations) = (Vec::with_capacity(wanted.len()), Vec::new());
     for (place, (item_id, quantity)) in wanted.iter().enumerate() {
         let Some(item) = order.items.iter().find(|item| item.id == *item_id) else {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
 use super::ids::{CallKey, OrderId};
-use super::item::Shortage;
+use super::item::{Shortage, StockLine};
 use super::payment::PaymentToken;
 use super::status::{CancelReason, names};
 
@@ -24,6 +24,8 @@ names! {
         Return = "RETURN",
         /// A wish for money back that leaves the order as it is: refund.
         Refund = "REFUND",
+        /// Other items of a confirmed order: reserve what is more, charge or refund the difference, commit or restock.
+        Amend = "AMEND",
     }
 }
 
@@ -61,13 +63,14 @@ impl SagaKind {
             Self::Fulfil => &[Label],
             Self::Return => &[Reserve, Charge],
             Self::Refund => &[Charge],
+            Self::Amend => &[Reserve, Charge, CommitStock],
         }
     }
 
     /// Which way it starts: what ends an order, or gives back a part of it, undoes from its first moment.
     pub const fn starts(self) -> Direction {
         match self {
-            Self::Create | Self::Fulfil => Direction::Forward,
+            Self::Create | Self::Fulfil | Self::Amend => Direction::Forward,
             Self::Cancel | Self::Return | Self::Refund => Direction::Backward,
         }
     }
@@ -79,7 +82,7 @@ impl SagaKind {
         match self {
             Self::Cancel | Self::Return => backward.collect(),
             // Committed stock goes back by the undo of `Reserve`.
-            Self::Create => {
+            Self::Create | Self::Amend => {
                 forward.chain(backward.filter(|(step, _)| *step != StepName::CommitStock)).collect()
             }
             // A cancel turns it round, and then it undoes the whole order.
@@ -122,6 +125,8 @@ pub enum Failure {
         /// Its reason.
         reason: String,
     },
+    /// The order was cancelled before the goal was reached.
+    Cancelled,
 }
 
 /// A wish to turn a running saga round at its next step boundary.
@@ -186,17 +191,21 @@ pub struct SagaProgress {
 /// One outward call that a saga wants made. Its key is chosen and stored before the call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StepCall {
-    /// Hold stock for the order's lines.
+    /// Hold stock.
     Reserve {
         /// Ours.
         key: CallKey,
+        /// What; the same with every repeat.
+        lines: Vec<StockLine>,
         /// No earlier call with this key may have had an effect.
         fresh: bool,
     },
-    /// Take the order's total.
+    /// Take money.
     Charge {
         /// Ours.
         key: CallKey,
+        /// How much; the same with every repeat.
+        amount: rust_decimal::Decimal,
         /// No earlier call with this key may have had an effect.
         fresh: bool,
     },
@@ -216,7 +225,7 @@ pub enum StepCall {
     Refund {
         /// Ours.
         key: CallKey,
-        /// The charge's reference.
+        /// The reference of the charge that is given back.
         transaction_id: String,
         /// How much.
         amount: rust_decimal::Decimal,
@@ -236,6 +245,8 @@ pub enum StepCall {
         key: CallKey,
         /// Inventory's id.
         reservation_id: String,
+        /// What; the same with every repeat.
+        lines: Vec<StockLine>,
     },
     /// Make a shipping label.
     CreateLabel {

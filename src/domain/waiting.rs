@@ -10,10 +10,11 @@ use super::advance::turn_round;
 use super::event::OrderEvent;
 use super::ids::CallKey;
 use super::order::{Order, StockState};
-use super::payment::{EntryKind, EntryState, captured, in_doubt, stories};
+use super::payment::{EntryKind, EntryState, in_doubt, settled, stories};
 use super::react::{Policy, Reaction, Work};
 use super::saga::{Direction, SagaKind, SagaMove, StepCall};
 use super::status::{CancelReason, OrderStatus};
+use super::stock;
 
 /// In whose name a timer acts.
 const PRINCIPAL: &str = "timer";
@@ -65,7 +66,7 @@ pub(super) fn before_payment(work: &mut Work<'_>) -> Option<SagaMove> {
     let (now, policy) = (work.now, work.policy);
     let expires_at = expires_at(work);
     if work.order.status == OrderStatus::Pending {
-        if captured(&work.order.payments).is_some() {
+        if is_paid(work) {
             // Confirmed first of all.
             return None;
         }
@@ -112,9 +113,23 @@ pub(super) fn before_payment(work: &mut Work<'_>) -> Option<SagaMove> {
     Some(SagaMove::Held(next))
 }
 
-/// Whether inventory holds stock for the order as far as we know.
-pub(super) fn is_held_by_inventory(order: &Order) -> bool {
+/// Whether a reserve call with this key renews what inventory holds as far as we know.
+pub(super) fn renews(order: &Order, key: &CallKey) -> bool {
+    is_held_by_inventory(order) && order.reservation.key.as_ref() == Some(key)
+}
+
+/// Whether a creation cannot do without its stock: it is paid, or has it and only renews it.
+pub(super) fn is_bound(work: &Work<'_>) -> bool {
+    is_creating(work) && (is_paid(work) || is_held_by_inventory(&work.order))
+}
+
+fn is_held_by_inventory(order: &Order) -> bool {
     matches!(order.reservation.state, StockState::Held | StockState::Committing)
+}
+
+/// Whether the money of a creation is here.
+fn is_paid(work: &Work<'_>) -> bool {
+    settled(&work.order.payments, EntryKind::Charge) > rust_decimal::Decimal::ZERO
 }
 
 /// Whether a refusal says that inventory holds the reservation no more.
@@ -124,7 +139,17 @@ pub(super) fn is_lost(reason: &str) -> bool {
 
 /// Books that inventory holds the reservation no more, if that is what `reason` says, and intends to ask for the stock
 /// under a new key, unless the saga is about to turn anyway. False when the reason is another one or it happened too often.
-pub(super) fn reserve_anew(work: &mut Work<'_>, reason: &str) -> bool {
+pub(super) fn reserve_anew(work: &mut Work<'_>, call: &StepCall, reason: &str) -> bool {
+    let reservation = &work.order.reservation;
+    let is_first = match call {
+        StepCall::Reserve { key, .. } => reservation.key.as_ref() == Some(key),
+        StepCall::CommitStock { reservation_id, .. } => reservation.id.as_ref() == Some(reservation_id),
+        _ => false,
+    };
+    if !is_first {
+        // What an edit added is given up.
+        return false;
+    }
     let attempt = work.order.reservation.key.as_ref().map_or(1, CallKey::attempt).saturating_add(1);
     let Some(saga) = &mut work.saga else { return false };
     if !is_lost(reason) || attempt > RESERVE_ATTEMPTS {
@@ -136,7 +161,7 @@ pub(super) fn reserve_anew(work: &mut Work<'_>, reason: &str) -> bool {
     work.emit(OrderEvent::StockLapsed { reservation_id });
     if goes_on {
         let key = work.attempt("reserve", attempt);
-        work.emit(OrderEvent::StockRequested { key });
+        work.emit(OrderEvent::StockRequested { key, lines: None });
     }
     true
 }
@@ -154,10 +179,11 @@ pub(super) fn is_unknown_for_long(work: &Work<'_>) -> bool {
 /// what is more urgent take turns, so that neither waits for the other.
 fn renewal(work: &Work<'_>) -> Option<StepCall> {
     let is_due = is_held_by_inventory(&work.order) && renew_at(work).is_none_or(|at| at <= work.now);
-    let is_urgent = is_asking(work) || captured(&work.order.payments).is_some();
+    let is_urgent = is_asking(work) || is_paid(work);
     let is_turn = !is_urgent || work.saga.as_ref().is_some_and(|saga| saga.tries.is_multiple_of(2));
     let key = work.order.reservation.key.clone().filter(|_| is_due && is_turn)?;
-    Some(StepCall::Reserve { key, fresh: false })
+    let lines = stock::lines_of(&work.order, &work.order.reservation);
+    Some(StepCall::Reserve { key, lines, fresh: false })
 }
 
 /// Whether a creation is on its way forward.
@@ -170,8 +196,8 @@ fn is_creating(work: &Work<'_>) -> bool {
 
 /// Whether a hold keeps a creation that is not paid.
 fn is_held(work: &Work<'_>) -> bool {
-    let is_paid = captured(&work.order.payments).is_some();
-    is_creating(work) && work.order.status == OrderStatus::Pending && !is_paid && work.order.is_held(work.now)
+    let is_pending = work.order.status == OrderStatus::Pending;
+    is_creating(work) && is_pending && !is_paid(work) && work.order.is_held(work.now)
 }
 
 /// Whether a charge may have happened and the payment service has still to say so.

@@ -8,7 +8,7 @@ use crate::domain::event::{OrderEvent, RecordedEvent};
 use crate::domain::ids::OrderId;
 use crate::domain::money::format_amount;
 use crate::domain::order::{Order, Shipment};
-use crate::domain::payment::stories;
+use crate::domain::payment::{balance, stories};
 use crate::domain::status::{OrderStatus, PaymentStatus};
 use crate::proto::order as pb;
 
@@ -111,6 +111,7 @@ pub(super) fn order(order: &Order) -> pb::Order {
         metadata: order.metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         inventory_reservation_id: order.reservation.id.clone().unwrap_or_default(),
         attention_reason: order.attention.clone().unwrap_or_default(),
+        balance: money(balance(order)),
         id,
     }
 }
@@ -188,6 +189,7 @@ pub(super) fn transactions(order: &Order) -> Vec<pb::PaymentTransaction> {
             key: story.last.key.to_string(),
             created_at: Some(time(story.first.created_at)),
             updated_at: Some(time(story.last.created_at)),
+            parent_transaction_id: story.last.parent.clone().unwrap_or_default(),
         })
         .collect()
 }

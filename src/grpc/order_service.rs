@@ -1,7 +1,9 @@
 //! The calls of `order.v1.OrderService`.
 
 mod changes;
+mod edits;
 mod in_flight;
+mod listing;
 mod risk;
 
 use std::collections::BTreeMap;
@@ -20,7 +22,7 @@ pub use self::in_flight::InFlight;
 use super::auth::{self, Authenticator};
 use super::status::to_status;
 use super::validate::{self, Checker, OrderKey, RequestLimits};
-use super::{convert, page, watch};
+use super::{convert, watch};
 use crate::actor::Orders;
 use crate::domain::command::{Ask, Caller, OrderCommand, Repeatable, RequestContext};
 use crate::domain::error::OrderError;
@@ -32,7 +34,6 @@ use crate::domain::risk::RiskCheck;
 use crate::ports::Collaborators;
 use crate::ports::call::CallContext;
 use crate::ports::clock::Clock;
-use crate::ports::store::ListQuery;
 use crate::proto::order as pb;
 use crate::steps::prepare::prepare;
 
@@ -208,11 +209,7 @@ impl OrderApi {
         {
             return Ok(convert::order(&order));
         }
-        let context = CallContext {
-            request_id: begun.context.request_id.to_string(),
-            trace_parent: begun.context.trace_parent.as_deref().map(str::to_owned),
-            timeout: self.config.call_timeout,
-        };
+        let context = self.call_context(begun);
         let prepared = prepare(&self.collaborators, &*self.pricing, &self.key, &context, wish, now);
         let mut draft = match prepared.await {
             Ok(draft) => draft,
@@ -234,6 +231,14 @@ impl OrderApi {
         Ok(convert::order(&order))
     }
 
+    fn call_context(&self, begun: &Begun) -> CallContext {
+        CallContext {
+            request_id: begun.context.request_id.to_string(),
+            trace_parent: begun.context.trace_parent.as_deref().map(str::to_owned),
+            timeout: self.config.call_timeout,
+        }
+    }
+
     async fn look_up(&self, key: OrderKey, may_be_stale: bool) -> Result<Arc<Order>, OrderError> {
         let (id, name) = match key {
             OrderKey::Id(id) => (Some(id), id.to_string()),
@@ -245,83 +250,6 @@ impl OrderApi {
             None => None,
         };
         order.ok_or(OrderError::OrderNotFound { order: name })
-    }
-
-    async fn list(&self, request: pb::ListOrdersRequest) -> Result<pb::ListOrdersResponse, OrderError> {
-        let mut check = Checker::default();
-        let limit = check.page_size(request.page_size, &self.config.limits);
-        let user_id = (!request.user_id.is_empty()).then(|| check.user_id("user_id", &request.user_id));
-        let mut statuses = Vec::new();
-        for (index, number) in request.statuses.iter().enumerate() {
-            statuses.extend(check.status(&format!("statuses[{index}]"), *number));
-        }
-        statuses.sort();
-        statuses.dedup();
-        let oldest_first = match request.order_by.trim() {
-            "" | "created_at desc" => false,
-            "created_at" | "created_at asc" => true,
-            _ => {
-                check.bad("order_by", "expected \"created_at desc\" or \"created_at\"");
-                false
-            }
-        };
-        let created_after = check.time("created_after", request.created_after.as_ref());
-        let created_before = check.time("created_before", request.created_before.as_ref());
-        // Bound to what is asked, however it is written.
-        let asked = format!("{user_id:?} {statuses:?} {created_after:?} {created_before:?} {oldest_first}");
-        let filter = content_hash("ListOrders", &[asked.as_bytes()]);
-        let after = page::parse(&self.key, &filter, &request.page_token, &mut check.violations);
-        check.finish()?;
-        let query = ListQuery {
-            user_id,
-            statuses,
-            created_after,
-            created_before,
-            oldest_first,
-            after: after.and_then(page::cursor),
-            // One more than asked for tells whether there is a next page.
-            limit: limit.saturating_add(1),
-        };
-        let mut orders = self.orders.list(&query).await?;
-        let size = usize::try_from(limit).unwrap_or(usize::MAX);
-        let more = orders.len() > size;
-        orders.truncate(size);
-        let next_page_token = match orders.last() {
-            Some(last) if more => {
-                page::token(&self.key, &filter, last.created_at.timestamp_micros(), last.id.0)
-            }
-            _ => String::new(),
-        };
-        let orders = orders.iter().map(|order| convert::order(order)).collect();
-        Ok(pb::ListOrdersResponse { orders, next_page_token })
-    }
-
-    async fn list_events(
-        &self,
-        request: pb::ListOrderEventsRequest,
-    ) -> Result<pb::ListOrderEventsResponse, OrderError> {
-        let mut check = Checker::default();
-        let id = check.order_id("order_id", &request.order_id);
-        let limit = check.page_size(request.page_size, &self.config.limits);
-        if request.after_sequence < 0 {
-            check.bad("after_sequence", "expected 0 or a sequence");
-        }
-        let start = request.after_sequence.to_be_bytes();
-        let filter = content_hash("ListOrderEvents", &[id.0.as_bytes(), &start]);
-        let after = page::parse(&self.key, &filter, &request.page_token, &mut check.violations);
-        check.finish()?;
-        self.look_up(OrderKey::Id(id), false).await?;
-        let after_seq = after.map_or(request.after_sequence, |(seq, _)| seq);
-        let mut events = self.orders.events(id, after_seq, limit.saturating_add(1)).await?;
-        let size = usize::try_from(limit).unwrap_or(usize::MAX);
-        let more = events.len() > size;
-        events.truncate(size);
-        let next_page_token = match events.last() {
-            Some(last) if more => page::token(&self.key, &filter, last.seq, id.0),
-            _ => String::new(),
-        };
-        let events = events.iter().map(|event| convert::event(id, event)).collect();
-        Ok(pb::ListOrderEventsResponse { events, next_page_token })
     }
 }
 
@@ -397,6 +325,33 @@ impl pb::order_service_server::OrderService for OrderApi {
     ) -> Result<Response<pb::Order>, Status> {
         let begun = self.begin("RefundOrder", request.metadata())?;
         let answer = self.refund(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn add_order_item(
+        &self,
+        request: Request<pb::AddOrderItemRequest>,
+    ) -> Result<Response<pb::Order>, Status> {
+        let begun = self.begin("AddOrderItem", request.metadata())?;
+        let answer = self.add_item(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn update_order_item(
+        &self,
+        request: Request<pb::UpdateOrderItemRequest>,
+    ) -> Result<Response<pb::Order>, Status> {
+        let begun = self.begin("UpdateOrderItem", request.metadata())?;
+        let answer = self.update_item(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn remove_order_item(
+        &self,
+        request: Request<pb::RemoveOrderItemRequest>,
+    ) -> Result<Response<pb::Order>, Status> {
+        let begun = self.begin("RemoveOrderItem", request.metadata())?;
+        let answer = self.remove_item(&begun, request.into_inner()).await;
         begun.end(answer)
     }
 

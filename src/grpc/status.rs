@@ -155,6 +155,9 @@ fn tell(error: &OrderError) -> Told {
         OrderError::NotAllowed { status, .. } => {
             Told::new(Code::FailedPrecondition, "ILLEGAL_TRANSITION").with_state(*status)
         }
+        OrderError::NotEditable { status, .. } => {
+            Told::new(Code::FailedPrecondition, "ORDER_NOT_EDITABLE").with_state(*status)
+        }
         OrderError::StatusManagedBySaga { from, to } => {
             Told::new(Code::FailedPrecondition, "STATUS_MANAGED_BY_SAGA")
                 .with_state(*from)

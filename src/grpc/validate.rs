@@ -65,7 +65,7 @@ impl Checker {
         if self.violations.is_empty() { Ok(()) } else { Err(OrderError::Invalid(self.violations)) }
     }
 
-    fn uuid(&mut self, field: &str, text: &str) -> Option<Uuid> {
+    pub(super) fn uuid(&mut self, field: &str, text: &str) -> Option<Uuid> {
         let id = Uuid::try_parse(text).ok().filter(|_| text.len() == 36);
         if id.is_none() {
             let found = if text.is_empty() { "nothing" } else { "something else" };
@@ -109,6 +109,16 @@ impl Checker {
             self.bad("expected_version", format!("expected 0 (any) or a version from 1 on, found {version}"));
         }
         (version > 0).then_some(version)
+    }
+
+    /// A quantity of one line.
+    pub(super) fn quantity(&mut self, field: &str, quantity: i32, limits: &RequestLimits) -> Option<u32> {
+        let most = limits.max_quantity;
+        let valid = u32::try_from(quantity).ok().filter(|quantity| (1..=most).contains(quantity));
+        if valid.is_none() {
+            self.bad(field, format!("expected 1..={most}, found {quantity}"));
+        }
+        valid
     }
 
     pub(super) fn page_size(&mut self, size: i32, limits: &RequestLimits) -> u32 {
@@ -265,11 +275,7 @@ pub(super) fn refund_wish(
     for (index, item) in request.items.iter().enumerate() {
         let field = format!("items[{index}].item_id");
         let id = check.uuid(&field, &item.item_id);
-        let quantity = u32::try_from(item.quantity).ok().filter(|n| (1..=limits.max_quantity).contains(n));
-        if quantity.is_none() {
-            let expected = format!("expected 1..={}, found {}", limits.max_quantity, item.quantity);
-            check.bad(format!("items[{index}].quantity"), expected);
-        }
+        let quantity = check.quantity(&format!("items[{index}].quantity"), item.quantity, limits);
         let (Some(id), Some(quantity)) = (id, quantity) else { continue };
         if !named.insert(id) {
             check.bad(field, "expected each item once");
@@ -370,22 +376,11 @@ fn lines(check: &mut Checker, items: &[pb::NewOrderItem], limits: &RequestLimits
     let mut merged: BTreeMap<ProductRef, usize> = BTreeMap::new();
     let mut lines: Vec<(usize, StockLine)> = Vec::with_capacity(items.len());
     for (index, item) in items.iter().enumerate() {
-        let product_id = check.uuid(&format!("items[{index}].product_id"), &item.product_id);
-        let variant = item.variant_id.as_str();
-        let variant_id = if variant.is_empty() {
-            Some(None)
-        } else {
-            check.uuid(&format!("items[{index}].variant_id"), variant).map(Some)
-        };
-        let field = format!("items[{index}].quantity");
-        let quantity = u32::try_from(item.quantity).ok().filter(|n| (1..=limits.max_quantity).contains(n));
-        if quantity.is_none() {
-            check.bad(&field, format!("expected 1..={}, found {}", limits.max_quantity, item.quantity));
-        }
-        let (Some(product_id), Some(variant_id), Some(quantity)) = (product_id, variant_id, quantity) else {
+        let Some(StockLine { product, quantity }) = line(check, &format!("items[{index}]"), item, limits)
+        else {
             continue;
         };
-        let product = ProductRef { product_id, variant_id };
+        let field = format!("items[{index}].quantity");
         match merged.entry(product) {
             Entry::Vacant(slot) => {
                 slot.insert(lines.len());
@@ -405,6 +400,25 @@ fn lines(check: &mut Checker, items: &[pb::NewOrderItem], limits: &RequestLimits
         }
     }
     lines
+}
+
+/// What is asked for of one product.
+pub(super) fn line(
+    check: &mut Checker,
+    field: &str,
+    item: &pb::NewOrderItem,
+    limits: &RequestLimits,
+) -> Option<StockLine> {
+    let product_id = check.uuid(&format!("{field}.product_id"), &item.product_id);
+    let variant = item.variant_id.as_str();
+    let variant_id = if variant.is_empty() {
+        Some(None)
+    } else {
+        check.uuid(&format!("{field}.variant_id"), variant).map(Some)
+    };
+    let quantity = check.quantity(&format!("{field}.quantity"), item.quantity, limits);
+    let product = ProductRef { product_id: product_id?, variant_id: variant_id? };
+    Some(StockLine { product, quantity: quantity? })
 }
 
 fn metadata(

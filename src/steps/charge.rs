@@ -10,16 +10,18 @@ use crate::domain::saga::StepResult;
 use crate::ports::call::{CallContext, Collaborator};
 use crate::ports::payment::{Charged, Payments, TransactionState};
 
-/// The order's total. A repeat with the same key charges nothing more.
+/// A repeat with the same key charges nothing more. Without a token it is the payment service that knows how the order
+/// is paid for: by what the order's first charge was made with.
 pub(super) async fn charge(
     payments: &dyn Payments,
     context: &CallContext,
     key: &CallKey,
+    amount: Decimal,
     order: &Order,
     token: Option<&PaymentToken>,
 ) -> StepResult {
-    let (total, method) = (order.totals.total, order.payment_method.as_str());
-    match payments.charge(context, key, order.id, total, order.currency, method, token).await {
+    let method = order.payment_method.as_str();
+    match payments.charge(context, key, order.id, amount, order.currency, method, token).await {
         Ok(charged) => told(charged),
         Err(error) => failed(Collaborator::Payment, error),
     }

@@ -14,6 +14,7 @@ use crate::ports::call::{CallContext, CallError, Collaborator};
 
 mod charge;
 mod commit_stock;
+pub mod edit;
 mod label;
 pub mod prepare;
 mod reserve;
@@ -50,20 +51,21 @@ pub async fn run(
     let (order, context) = (&*input.order, &input.context);
     let inventory = &*collaborators.inventory;
     match call {
-        StepCall::Reserve { key, .. } => {
-            reserve::reserve(inventory, context, key, order, limits.reservation_ttl).await
+        StepCall::Reserve { key, lines, .. } => {
+            reserve::reserve(inventory, context, key, order.id, lines, limits.reservation_ttl).await
         }
         StepCall::Release { key, reservation_id, reserve_key } => {
             reserve::release(inventory, context, key, reservation_id.as_deref(), reserve_key).await
         }
-        StepCall::Restock { key, reservation_id } => {
-            reserve::restock(inventory, context, key, reservation_id, order).await
+        StepCall::Restock { key, reservation_id, lines } => {
+            reserve::restock(inventory, context, key, reservation_id, lines).await
         }
         StepCall::CommitStock { key, reservation_id } => {
             commit_stock::commit(inventory, context, key, reservation_id).await
         }
-        StepCall::Charge { key, .. } => {
-            charge::charge(&*collaborators.payments, context, key, order, input.token.as_ref()).await
+        StepCall::Charge { key, amount, .. } => {
+            let token = input.token.as_ref();
+            charge::charge(&*collaborators.payments, context, key, *amount, order, token).await
         }
         StepCall::QueryCharge { key } => {
             charge::query(&*collaborators.payments, context, key, input.closing).await

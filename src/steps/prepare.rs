@@ -12,7 +12,7 @@ use crate::domain::ids::{IdKey, OrderId, OrderNumber, UserId};
 use crate::domain::item::{OrderItem, ProductRef, StockLine};
 use crate::domain::money::{self, Currency};
 use crate::domain::payment::PaymentToken;
-use crate::domain::pricing::{Pricing, Quote, QuoteLine, QuoteRequest};
+use crate::domain::pricing::{Pricing, PricingError, Quote, QuoteLine, QuoteRequest};
 use crate::domain::text::{Violation, ViolationReason};
 use crate::ports::Collaborators;
 use crate::ports::call::{CallContext, CallError, Collaborator};
@@ -97,8 +97,8 @@ pub async fn prepare(
     Ok(draft(key, wish, &found, quote, currency, now))
 }
 
-fn unavailable(collaborator: Collaborator, error: &CallError) -> OrderError {
-    tracing::warn!(dependency = collaborator.as_str(), %error, "a check before an order could not be made");
+pub(super) fn unavailable(collaborator: Collaborator, error: &CallError) -> OrderError {
+    tracing::warn!(dependency = collaborator.as_str(), %error, "a check before a change could not be made");
     OrderError::DependencyUnavailable { dependency: collaborator.as_str().to_owned(), order_id: None }
 }
 
@@ -203,11 +203,14 @@ fn quote(
         coupon: wish.coupon.as_deref(),
         now,
     };
-    pricing.quote(&request).map_err(|error| {
-        let reason = if error.is_coupon() { ViolationReason::Coupon } else { ViolationReason::InvalidField };
-        let (field, expected) = (error.field().to_owned(), error.to_string());
-        OrderError::Invalid(vec![Violation { field, reason, expected }])
-    })
+    pricing.quote(&request).map_err(|error| refuse_quote(&error))
+}
+
+/// Why it cannot be priced, as a refusal.
+pub(super) fn refuse_quote(error: &PricingError) -> OrderError {
+    let reason = if error.is_coupon() { ViolationReason::Coupon } else { ViolationReason::InvalidField };
+    let (field, expected) = (error.field().to_owned(), error.to_string());
+    OrderError::Invalid(vec![Violation { field, reason, expected }])
 }
 
 fn check_expected(wish: &Wish, quote: &Quote, currency: Currency) -> Result<(), OrderError> {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::failed;
-use crate::domain::ids::CallKey;
-use crate::domain::order::Order;
+use crate::domain::ids::{CallKey, OrderId};
+use crate::domain::item::StockLine;
 use crate::domain::saga::StepResult;
 use crate::ports::call::{CallContext, Collaborator};
 use crate::ports::inventory::{Inventory, ReleaseOutcome, ReleaseTarget};
@@ -14,10 +14,11 @@ pub(super) async fn reserve(
     inventory: &dyn Inventory,
     context: &CallContext,
     key: &CallKey,
-    order: &Order,
+    order: OrderId,
+    lines: &[StockLine],
     ttl: Duration,
 ) -> StepResult {
-    match inventory.reserve(context, key, order.id, &order.stock_lines(), ttl).await {
+    match inventory.reserve(context, key, order, lines, ttl).await {
         Ok(reservation_id) => StepResult::Reserved { reservation_id },
         Err(error) => failed(Collaborator::Inventory, error),
     }
@@ -48,9 +49,9 @@ pub(super) async fn restock(
     context: &CallContext,
     key: &CallKey,
     reservation_id: &str,
-    order: &Order,
+    lines: &[StockLine],
 ) -> StepResult {
-    match inventory.restock(context, key, reservation_id, &order.stock_lines()).await {
+    match inventory.restock(context, key, reservation_id, lines).await {
         Ok(()) => StepResult::Restocked,
         Err(error) => failed(Collaborator::Inventory, error),
     }

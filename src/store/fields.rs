@@ -1,10 +1,12 @@
 //! Which columns the tables have, and what a row of each is made of. All stores have the same.
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::address::Address;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::OrderId;
-use crate::domain::item::OrderItem;
-use crate::domain::order::{Order, RequestRecord, Shipment};
+use crate::domain::item::{OrderItem, StockLine};
+use crate::domain::order::{Order, RequestRecord, Reservation, Shipment};
 use crate::domain::payment::LedgerEntry;
 use crate::domain::saga::SagaProgress;
 use crate::domain::status::OrderStatus;
@@ -31,7 +33,7 @@ pub(super) const FIXED: [&str; 11] = [
 ];
 
 /// Written with every change.
-pub(super) const MUTABLE: [&str; 22] = [
+pub(super) const MUTABLE: [&str; 24] = [
     "version",
     "status",
     "total_amount",
@@ -49,6 +51,8 @@ pub(super) const MUTABLE: [&str; 22] = [
     "reservation_state",
     "reservation_key",
     "reservation_renewed_at",
+    "stock_changes",
+    "amendment",
     "saga_no",
     "event_seq",
     "updated_at",
@@ -91,7 +95,7 @@ table!(ADDRESSES, "order_addresses", 2, order_id id address_type first_name last
     state postal_code country phone email created_at updated_at);
 table!(HISTORY, "order_status_history", 2, order_id id seq status notes created_by created_at);
 table!(LEDGER, "order_payment_transactions", 2, order_id id entry_no kind status call_key transaction_id
-    payment_method amount currency code gateway_response created_at updated_at);
+    parent_transaction_id payment_method amount currency code gateway_response created_at updated_at);
 table!(SHIPMENTS, "shipments", 2, order_id id position call_key state carrier tracking_number label_url created_at
     updated_at);
 table!(REQUESTS, "order_requests", 2, order_id request_id hash saga_no version);
@@ -100,6 +104,23 @@ table!(SAGAS, "sagas", 2, order_id saga_no kind direction step tries resend turn
     attention last_error failure settled notes principal request_id trace_parent payment_token ahead);
 
 table!(TIMERS, "order_timers", 1, order_id due_at);
+/// What edits left of the order's reservations, in one column: null for an order that was never edited.
+#[derive(Serialize, Deserialize, Default)]
+pub(super) struct StockChanges {
+    /// What the first reservation is about, where that is not all lines.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) lines: Option<Vec<StockLine>>,
+    /// The other reservations.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(super) additions: Vec<Reservation>,
+}
+
+impl StockChanges {
+    fn of(order: &Order) -> Option<Self> {
+        let (lines, additions) = (order.reservation.lines.clone(), order.additions.to_vec());
+        (lines.is_some() || !additions.is_empty()).then_some(Self { lines, additions })
+    }
+}
 
 /// A row that belongs to an order, with its place among its like.
 pub(super) type Numbered<'a, T> = (&'a Order, usize, &'a T);
@@ -168,6 +189,8 @@ pub(super) fn bind_mutable(args: &mut impl Bind, order: &Order) -> Bound {
     args.text(order.reservation.state.as_str())?;
     args.maybe_text(order.reservation.key.as_ref().map(|key| key.as_str()))?;
     args.maybe_time(order.reservation.renewed_at)?;
+    args.maybe_json(StockChanges::of(order).as_ref())?;
+    args.maybe_json(order.amendment.as_deref())?;
     args.int(order.saga_no)?;
     args.int(order.event_seq)?;
     args.time(order.updated_at)?;
@@ -236,6 +259,7 @@ pub(super) fn bind_entry(args: &mut impl Bind, (order, place, entry): &Numbered<
     args.text(entry.state.as_str())?;
     args.text(entry.key.as_str())?;
     args.text(&entry.transaction_id)?;
+    args.maybe_text(entry.parent.as_deref())?;
     args.text(&entry.method)?;
     args.amount(entry.amount)?;
     args.text(order.currency.code())?;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::fields::FIRST_SAGA;
+use super::fields::{FIRST_SAGA, StockChanges};
 use crate::domain::Timestamp;
 use crate::domain::address::{Address, AddressKind, Country};
 use crate::domain::event::RecordedEvent;
@@ -16,7 +16,7 @@ use crate::domain::ids::{CallKey, OrderId, OrderNumber, UserId};
 use crate::domain::item::{OrderItem, ProductRef};
 use crate::domain::money::Currency;
 use crate::domain::order::{LabelState, Order, RequestRecord, Reservation, Shipment, StockState};
-use crate::domain::payment::{EntryKind, EntryState, LedgerEntry, PaymentToken};
+use crate::domain::payment::{EntryKind, EntryState, LedgerEntry, PaymentToken, taken};
 use crate::domain::pricing::Totals;
 use crate::domain::refund::Grant;
 use crate::domain::saga::{Direction, Failure, SagaKind, SagaProgress, StepName};
@@ -48,6 +48,9 @@ pub(super) fn stored(row: &impl Source) -> Read<Stored> {
     let (failures, saga) = sagas(row, id)?;
     let currency: Currency = named(row, "currency", Currency::from_code)?;
     let request_hash = fixed(row.bytes("request_hash")?).ok_or("orders.request_hash")?;
+    let stock = maybe(row.maybe_json("stock_changes")?, |changes| from_json::<StockChanges>(&changes));
+    let StockChanges { lines, additions } = stock.ok_or("orders.stock_changes")?.unwrap_or_default();
+    let amendment = maybe(row.maybe_json("amendment")?, |amendment| from_json(&amendment));
     let grants = maybe(row.maybe_json("refunds_granted")?, |grants| from_json::<Vec<Grant>>(&grants));
     let mut order = Order {
         id,
@@ -73,7 +76,10 @@ pub(super) fn stored(row: &impl Source) -> Read<Stored> {
             id: row.maybe_text("inventory_reservation_id")?,
             key: row.maybe_text("reservation_key")?.map(CallKey::from_text),
             renewed_at: row.maybe_time("reservation_renewed_at")?,
+            lines,
         },
+        additions: Arc::new(additions),
+        amendment: amendment.ok_or("orders.amendment")?.map(Arc::new),
         items: Arc::new(items(row, currency)?),
         addresses: Arc::new(addresses(row)?),
         shipments: Arc::new(shipments(row)?),
@@ -239,6 +245,7 @@ struct EntryRow {
     status: String,
     call_key: String,
     transaction_id: String,
+    parent_transaction_id: Option<String>,
     payment_method: String,
     amount: String,
     code: Option<String>,
@@ -257,6 +264,7 @@ fn payments(row: &impl Source, currency: Currency) -> Read<Vec<LedgerEntry>> {
             state: EntryState::parse(&row.status).ok_or("order_payment_transactions.status")?,
             key: CallKey::from_text(row.call_key),
             transaction_id: row.transaction_id,
+            parent: row.parent_transaction_id,
             method: row.payment_method,
             amount: money(&row.amount, currency).ok_or("order_payment_transactions.amount")?,
             code: row.code,
@@ -264,7 +272,13 @@ fn payments(row: &impl Source, currency: Currency) -> Read<Vec<LedgerEntry>> {
             created_at: at(row.created_at).ok_or("order_payment_transactions.created_at")?,
         })
     });
-    read.collect()
+    let mut entries: Vec<LedgerEntry> = read.collect::<Read<_>>()?;
+    // Refunds from before there could be several charges do not name the one they are of.
+    let charge = taken(&entries).first().map(|charge| charge.entry.transaction_id.clone());
+    for entry in entries.iter_mut().filter(|entry| entry.kind == EntryKind::Refund) {
+        entry.parent = entry.parent.take().or_else(|| charge.clone());
+    }
+    Ok(entries)
 }
 
 #[derive(Deserialize)]

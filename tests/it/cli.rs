@@ -10,11 +10,12 @@ use futures::Stream;
 use futures::stream;
 use order_service::proto::order::order_service_server::{OrderService, OrderServiceServer};
 use order_service::proto::order::{
-    CancelOrderRequest, CreateOrderRequest, GetOrderRequest, GetOrderStatusRequest, GetOrderStatusResponse,
-    Hold, HoldOrderRequest, ListOrderEventsRequest, ListOrderEventsResponse, ListOrdersRequest,
-    ListOrdersResponse, ListPaymentTransactionsRequest, ListPaymentTransactionsResponse, Order, OrderEvent,
-    OrderStatus, PaymentTransaction, RefundOrderRequest, ReleaseOrderRequest, UpdateOrderStatusRequest,
-    WatchOrderRequest, WatchOrderResponse, get_order_request::Key,
+    AddOrderItemRequest, CancelOrderRequest, CreateOrderRequest, GetOrderRequest, GetOrderStatusRequest,
+    GetOrderStatusResponse, Hold, HoldOrderRequest, ListOrderEventsRequest, ListOrderEventsResponse,
+    ListOrdersRequest, ListOrdersResponse, ListPaymentTransactionsRequest, ListPaymentTransactionsResponse,
+    Order, OrderEvent, OrderStatus, PaymentTransaction, RefundOrderRequest, ReleaseOrderRequest,
+    RemoveOrderItemRequest, UpdateOrderItemRequest, UpdateOrderStatusRequest, WatchOrderRequest,
+    WatchOrderResponse, get_order_request::Key,
 };
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -99,6 +100,24 @@ impl OrderService for Scripted {
     }
 
     async fn refund_order(&self, request: Request<RefundOrderRequest>) -> Result<Response<Order>, Status> {
+        Ok(Response::new(order(OrderStatus::Confirmed, format!("{:?}", request.into_inner()))))
+    }
+
+    async fn add_order_item(&self, request: Request<AddOrderItemRequest>) -> Result<Response<Order>, Status> {
+        Ok(Response::new(order(OrderStatus::Confirmed, format!("{:?}", request.into_inner()))))
+    }
+
+    async fn update_order_item(
+        &self,
+        request: Request<UpdateOrderItemRequest>,
+    ) -> Result<Response<Order>, Status> {
+        Ok(Response::new(order(OrderStatus::Confirmed, format!("{:?}", request.into_inner()))))
+    }
+
+    async fn remove_order_item(
+        &self,
+        request: Request<RemoveOrderItemRequest>,
+    ) -> Result<Response<Order>, Status> {
         Ok(Response::new(order(OrderStatus::Confirmed, format!("{:?}", request.into_inner()))))
     }
 

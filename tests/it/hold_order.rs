@@ -313,19 +313,8 @@ async fn a_hold_outlives_a_restart() {
 fn held_at(place: usize, calling: bool, run_ahead: Duration) -> Option<Status> {
     let policy = Policy { run_ahead, ..policy() };
     let draft = Wish::plain().draft(1);
-    let mut world = World::new(
-        Wish::plain()
-            .draft(1)
-            .items
-            .iter()
-            .map(|item| order_service::domain::item::StockLine {
-                product: item.product,
-                quantity: item.quantity,
-            })
-            .collect(),
-        draft.totals.total,
-        true,
-    );
+    let lines: Vec<_> = draft.items.iter().map(order_service::domain::stock::stock_line).collect();
+    let mut world = World::new(&lines, true, 0);
     let mut store = Store::default();
     let mut now = dawn();
     let take = |store: &mut Store, world: &World, input, now| match react(
@@ -375,7 +364,7 @@ fn held_at(place: usize, calling: bool, run_ahead: Duration) -> Option<Status> {
             }
             SagaMove::Held(_) => {
                 stopped = true;
-                assert_eq!(world.takings(), 0);
+                assert!(world.charges.is_empty());
                 let release = OrderCommand::Release { notes: String::new() };
                 let ask = ask(release, None, None);
                 take(&mut store, &world, Input::Command { ask, calling: false }, now)

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use chrono::TimeDelta;
 use order_service::domain::Timestamp;
 use order_service::domain::command::OrderCommand;
 use order_service::domain::event::OrderEvent;
@@ -14,7 +13,7 @@ use order_service::domain::status::OrderStatus;
 
 use crate::harness::laws::{Calls, Store};
 use crate::harness::world::{Mood, World};
-use crate::harness::{CALL_TIMEOUT, PROVIDER_LAG, Wish, ask, dawn, policy, set_status};
+use crate::harness::{CALL_TIMEOUT, NOVELTY, PROVIDER_LAG, Wish, ask, dawn, edited, policy, set_status};
 
 /// How one call may go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +58,8 @@ struct Path {
     cancelled: bool,
     /// Refunds that are left to be wished for.
     refunds: u32,
+    /// Edits that are left to be wished for.
+    edits: u32,
     policy: Policy,
     /// What a saga that runs ahead has not stored yet.
     ahead: Option<Change>,
@@ -75,13 +76,14 @@ struct Seen {
 }
 
 impl Path {
-    fn new(wish: &Wish, troubles: u32, refunds: u32, run_ahead: Duration) -> (Self, Input) {
+    fn new(wish: &Wish, troubles: u32, (refunds, edits): (u32, u32), run_ahead: Duration) -> (Self, Input) {
         let draft = wish.draft(1);
         let lines = draft.items.iter().map(|item| order_service::domain::item::StockLine {
             product: item.product,
             quantity: item.quantity,
         });
-        let world = World::new(lines.collect(), draft.totals.total, true);
+        let mut world = World::new(&lines.collect::<Vec<_>>(), true, 5);
+        world.stock(NOVELTY, 5);
         let path = Self {
             store: Store::default(),
             world,
@@ -91,6 +93,7 @@ impl Path {
             cancel: true,
             cancelled: false,
             refunds,
+            edits,
             policy: Policy { run_ahead, ..policy() },
             ahead: None,
             late: None,
@@ -150,6 +153,21 @@ impl Path {
         self.input(Input::Command { ask: ask(command, None, None), calling }, seen)
     }
 
+    /// More of a line and a new one while two edits are left, less of everything afterwards.
+    fn ask_edit(&mut self, seen: &mut Seen) -> Option<SagaMove> {
+        let order = self.store.order.clone()?;
+        let quantities: Vec<_> = if self.edits > 1 {
+            vec![(order.items[0].product, order.items[0].quantity + 1), (NOVELTY, 2)]
+        } else {
+            vec![(order.items[0].product, 1), (order.items.last()?.product, 0)]
+        };
+        self.edits -= 1;
+        let edit = edited(&order, &quantities)?;
+        self.steps.push(format!("asked for {quantities:?}"));
+        let asked = ask(OrderCommand::Edit(Box::new(edit)), None, None);
+        self.input(Input::Command { ask: asked, calling: false }, seen)
+    }
+
     fn execute_late(&mut self) {
         if let Some((call, _)) = self.late.take() {
             self.steps.push(format!("late: {call:?}"));
@@ -168,6 +186,12 @@ impl Path {
                 if self.cancel {
                     let mut other = self.clone();
                     if let Some(act) = other.ask_cancel(false, seen) {
+                        other.go(act, seen);
+                    }
+                }
+                if self.edits > 0 {
+                    let mut other = self.clone();
+                    if let Some(act) = other.ask_edit(seen) {
                         other.go(act, seen);
                     }
                 }
@@ -197,6 +221,12 @@ impl Path {
                 if self.refunds > 1 { refund::Wish::Amount("1.01".to_owned()) } else { refund::Wish::Rest };
             let asked = ask(OrderCommand::Refund { wish, reason: String::new() }, None, None);
             if let Some(act) = next.input(Input::Command { ask: asked, calling: false }, seen) {
+                next.go(act, seen);
+            }
+        }
+        if self.edits > 0 {
+            let mut next = self.clone();
+            if let Some(act) = next.ask_edit(seen) {
                 next.go(act, seen);
             }
         }
@@ -296,9 +326,9 @@ impl Path {
     }
 }
 
-fn explore(wish: &Wish, troubles: u32, refunds: u32, run_ahead: Duration) -> Seen {
+fn explore(wish: &Wish, troubles: u32, wishes: (u32, u32), run_ahead: Duration) -> Seen {
     let mut seen = Seen::default();
-    let (mut path, create) = Path::new(wish, troubles, refunds, run_ahead);
+    let (mut path, create) = Path::new(wish, troubles, wishes, run_ahead);
     let act = path.input(create, &mut seen).unwrap();
     path.go(act, &mut seen);
     seen
@@ -318,7 +348,7 @@ fn every_walk_of_a_saga_that_runs_ahead_is_in_the_table_and_every_station_is_tri
 }
 
 fn every_walk(run_ahead: Duration) {
-    let seen = explore(&Wish::plain(), 2, 0, run_ahead);
+    let seen = explore(&Wish::plain(), 2, (0, 0), run_ahead);
     println!("{:?}", seen.ends);
     let table: BTreeSet<_> = OrderStatus::ALL
         .iter()
@@ -326,7 +356,7 @@ fn every_walk(run_ahead: Duration) {
         .filter(|(from, to)| from.may_become(*to))
         .collect();
     assert_eq!(seen.walks, table);
-    assert_eq!(seen.stations, stations(|kind| kind != SagaKind::Refund));
+    assert_eq!(seen.stations, stations(|kind| !matches!(kind, SagaKind::Refund | SagaKind::Amend)));
 }
 
 fn stations(of: fn(SagaKind) -> bool) -> BTreeSet<(SagaKind, StepName, Direction)> {
@@ -338,124 +368,32 @@ fn stations(of: fn(SagaKind) -> bool) -> BTreeSet<(SagaKind, StepName, Direction
 
 #[test]
 fn every_station_of_refunds_is_tried_in_every_status() {
-    let seen = explore(&Wish::plain(), 1, 2, Duration::ZERO);
+    let seen = explore(&Wish::plain(), 1, (2, 0), Duration::ZERO);
     println!("{:?}", seen.ends);
-    assert_eq!(seen.stations, stations(|_| true));
+    assert_eq!(seen.stations, stations(|kind| kind != SagaKind::Amend));
+}
+
+#[test]
+fn every_station_of_edits_is_tried() {
+    let seen = explore(&Wish::plain(), 1, (0, 2), Duration::ZERO);
+    println!("{:?}", seen.ends);
+    assert_eq!(seen.stations, stations(|kind| kind != SagaKind::Refund));
+}
+
+#[test]
+fn a_refund_after_edits_is_of_all_charges() {
+    let seen = explore(&Wish::plain(), 1, (1, 1), Duration::ZERO);
+    assert!(seen.ends.keys().any(|status| *status == OrderStatus::Returned));
 }
 
 #[test]
 fn a_free_order_is_never_charged() {
     let free = Wish { shipping_method: "PICKUP", coupon: Some("FREEALL"), ..Wish::plain() };
     for run_ahead in [Duration::ZERO, FOR_LONG] {
-        let seen = explore(&free, 1, 1, run_ahead);
+        let seen = explore(&free, 1, (1, 0), run_ahead);
         assert!(seen.stations.iter().all(|(_, step, _)| *step != StepName::Charge));
         // Without money in doubt there is nothing to refund: it is cancelled from where it stands.
         assert!(seen.walks.contains(&(OrderStatus::Pending, OrderStatus::Cancelled)));
         assert!(!seen.walks.contains(&(OrderStatus::Pending, OrderStatus::Cancelling)));
-    }
-}
-
-fn answer(store: &mut Store, world: &World, call: &StepCall, result: StepResult, now: Timestamp) -> Change {
-    let input = Input::StepFinished { call: call.clone(), result };
-    let reaction = react(store.order.as_ref(), store.saga.as_ref(), input, now, &policy()).unwrap();
-    let Reaction::Commit(change) = reaction else { panic!("{reaction:?}") };
-    store.commit(&change, world, now).unwrap();
-    *change
-}
-
-fn resume(store: &mut Store, world: &World, now: Timestamp) -> SagaMove {
-    match react(store.order.as_ref(), store.saga.as_ref(), Input::Resume, now, &policy()).unwrap() {
-        Reaction::Commit(change) => {
-            store.commit(&change, world, now).unwrap();
-            change.act
-        }
-        Reaction::Act(act) => act,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// An order at its first call.
-fn created(number: u64) -> (Store, World, StepCall) {
-    let draft = Wish::plain().draft(number);
-    let ask = ask(OrderCommand::Create(Box::new(draft)), None, None);
-    let input = Input::Command { ask, calling: false };
-    let Reaction::Commit(change) = react(None, None, input, dawn(), &policy()).unwrap() else { panic!() };
-    let (mut store, world) = (Store::default(), World::default());
-    store.commit(&change, &world, dawn()).unwrap();
-    let SagaMove::Run(call) = change.act else { panic!("{:?}", change.act) };
-    (store, world, call)
-}
-
-/// An order whose charge has no answer, at its query.
-fn in_doubt(number: u64) -> (Store, World, StepCall, Timestamp) {
-    let (mut store, world, call) = created(number);
-    let reserved = StepResult::Reserved { reservation_id: "res-0".to_owned() };
-    let SagaMove::Run(charge) = answer(&mut store, &world, &call, reserved, dawn()).act else { panic!() };
-    let unknown = StepResult::Unknown { dependency: "payment", error: "no answer".to_owned() };
-    let SagaMove::Wait(at) = answer(&mut store, &world, &charge, unknown, dawn()).act else { panic!() };
-    let SagaMove::Run(query) = resume(&mut store, &world, at) else { panic!() };
-    (store, world, query, at)
-}
-
-#[test]
-fn waits_grow_up_to_a_cap_and_differ_between_orders() {
-    let mut waits: Vec<Vec<TimeDelta>> = Vec::new();
-    for number in 0..20 {
-        let (mut store, world, query, mut now) = in_doubt(number);
-        let mut own = Vec::new();
-        for tries in 2..12u32 {
-            let result = StepResult::Unavailable { dependency: "payment", error: "away".to_owned() };
-            let SagaMove::Wait(at) = answer(&mut store, &world, &query, result, now).act else { panic!() };
-            let full = policy().retry_initial * 2u32.pow(tries - 1);
-            let full = TimeDelta::from_std(full.min(policy().retry_max)).unwrap();
-            let wait = at - now;
-            assert!(wait >= full / 2 && wait <= full, "try {tries}: {wait} of {full}");
-            own.push(wait);
-            now = at;
-            assert_eq!(resume(&mut store, &world, now), SagaMove::Run(query.clone()), "another call or key");
-        }
-        let saga = store.saga.as_ref().unwrap();
-        assert!(saga.attention.is_some());
-        let flags = store.events.iter().filter(|event| event.event.kind() == "attention_needed");
-        assert_eq!(flags.count(), 1);
-        waits.push(own);
-    }
-    for tries in 0..10 {
-        let distinct: BTreeSet<_> = waits.iter().map(|own| own[tries]).collect();
-        assert!(distinct.len() > 10, "try {tries}: {distinct:?}");
-    }
-}
-
-#[test]
-fn too_early_a_question_does_not_give_a_charge_up() {
-    let (mut store, world, query, now) = in_doubt(1);
-    let command = OrderCommand::Cancel { notes: String::new() };
-    let input = Input::Command { ask: ask(command, None, None), calling: true };
-    let reaction = react(store.order.as_ref(), store.saga.as_ref(), input, now, &policy()).unwrap();
-    let Reaction::Commit(change) = reaction else { panic!() };
-    store.commit(&change, &world, now).unwrap();
-    // Both answers come when no charge can arrive any more; the questions were asked earlier.
-    let late = now + policy().charge_settle_lag * 2;
-    for _ in 0..2 {
-        let act = answer(&mut store, &world, &query, StepResult::ChargeNotFound, late).act;
-        assert_eq!(act, SagaMove::Run(query.clone()));
-    }
-    let act = answer(&mut store, &world, &query, StepResult::ChargeNotFound, late).act;
-    assert!(matches!(act, SagaMove::Run(StepCall::Release { .. })), "{act:?}");
-}
-
-#[test]
-fn what_is_settled_is_not_moved_by_late_answers_and_timers() {
-    let (mut store, world, call) = created(1);
-    let refused = StepResult::Refused {
-        dependency: "inventory",
-        reason: "OUT_OF_STOCK".to_owned(),
-        shortages: Vec::new(),
-    };
-    assert_eq!(answer(&mut store, &world, &call, refused, dawn()).act, SagaMove::Settled);
-    let reserved = StepResult::Reserved { reservation_id: "res-0".to_owned() };
-    for input in [Input::Resume, Input::StepFinished { call, result: reserved }] {
-        let reaction = react(store.order.as_ref(), store.saga.as_ref(), input, dawn(), &policy()).unwrap();
-        assert!(matches!(reaction, Reaction::Unchanged), "{reaction:?}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod create;
+mod edit;
 mod get;
 mod history;
 mod hold;
@@ -87,6 +88,12 @@ enum OrderCommand {
     Cancel(cancel::CancelArgs),
     /// Give money back; the order goes on.
     Refund(refund::RefundArgs),
+    /// Add an item, or more of one.
+    AddItem(edit::AddArgs),
+    /// Change how many of an item there are.
+    UpdateItem(edit::UpdateArgs),
+    /// Remove an item.
+    RemoveItem(edit::RemoveArgs),
     /// Put an order on hold: stop its forward moves.
     Hold(hold::HoldArgs),
     /// End a hold.
@@ -212,6 +219,9 @@ async fn dispatch(session: &Session, command: OrderCommand) -> Result<(), Client
         OrderCommand::List(arguments) => list::run(session, arguments).await,
         OrderCommand::Cancel(arguments) => cancel::run(session, arguments).await,
         OrderCommand::Refund(arguments) => refund::run(session, arguments).await,
+        OrderCommand::AddItem(arguments) => edit::add(session, arguments).await,
+        OrderCommand::UpdateItem(arguments) => edit::update(session, arguments).await,
+        OrderCommand::RemoveItem(arguments) => edit::remove(session, arguments).await,
         OrderCommand::Hold(arguments) => hold::hold(session, arguments).await,
         OrderCommand::Release(arguments) => hold::release(session, arguments).await,
         OrderCommand::Status(arguments) => status::run(session, arguments).await,

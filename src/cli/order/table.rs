@@ -125,6 +125,11 @@ fn plain() -> Table {
     table
 }
 
+/// An amount that there is nothing to say about.
+fn is_zero(amount: &str) -> bool {
+    amount.bytes().all(|byte| matches!(byte, b'0' | b'.' | b'-'))
+}
+
 fn facts(order: &OrderJson) -> Table {
     let mut table = plain();
     let hold = order.hold.as_ref().map(|hold| {
@@ -140,6 +145,7 @@ fn facts(order: &OrderJson) -> Table {
         ("Version", &version),
         ("Cancelled for", &order.cancel_reason),
         ("Needs attention", &order.attention_reason),
+        ("Balance", if is_zero(&order.balance) { "" } else { &order.balance }),
         ("On hold", hold.as_deref().unwrap_or_default()),
         ("Payment by", &order.payment_method),
         ("Shipping by", &order.shipping_method),

@@ -35,6 +35,7 @@ pub(super) struct OrderJson {
     pub(super) version: i64,
     pub(super) cancel_reason: String,
     pub(super) attention_reason: String,
+    pub(super) balance: String,
     pub(super) allowed_next_statuses: Vec<String>,
     pub(super) shipments: Vec<ShipmentJson>,
     pub(super) hold: Option<HoldJson>,
@@ -120,6 +121,7 @@ pub(super) struct PaymentJson {
     pub(super) payment_method: String,
     pub(super) amount: String,
     pub(super) currency: String,
+    pub(super) parent_transaction_id: String,
     pub(super) decline_code: String,
     pub(super) gateway_response: Value,
     pub(super) key: String,
@@ -157,6 +159,7 @@ impl From<order::Order> for OrderJson {
             version: order.version,
             cancel_reason: order.cancel_reason,
             attention_reason: order.attention_reason,
+            balance: order.balance,
             coupon_code: order.coupon_code,
             inventory_reservation_id: order.inventory_reservation_id,
         }
@@ -254,6 +257,7 @@ impl From<order::PaymentTransaction> for PaymentJson {
             payment_method: payment.payment_method,
             amount: payment.amount,
             currency: payment.currency,
+            parent_transaction_id: payment.parent_transaction_id,
             decline_code: payment.decline_code,
             key: payment.key,
         }

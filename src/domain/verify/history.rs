@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rust_decimal::Decimal;
 
 use super::{Entered, Findings};
+use crate::domain::amend;
 use crate::domain::event::{OrderEvent, RecordedEvent};
 use crate::domain::evolve::evolve;
 use crate::domain::order::{LabelState, Order, Reservation, StockState};
@@ -12,6 +13,7 @@ use crate::domain::payment::{EntryKind, money_may_be_here, settled};
 use crate::domain::refund;
 use crate::domain::saga::{SagaKind, SagaProgress};
 use crate::domain::status::{OrderStatus, PaymentStatus};
+use crate::domain::stock;
 
 /// The status that an event brings.
 pub(super) fn entered(event: &RecordedEvent) -> Option<Entered> {
@@ -34,7 +36,7 @@ pub(super) fn check(
         // Whatever is missing would be missed again by everything below.
         return;
     }
-    let mut walk = Walk { order: blank(order), running: None };
+    let mut walk = Walk { order: blank(order, events), running: None };
     for event in events {
         walk.step(findings, order, event);
     }
@@ -84,11 +86,21 @@ fn order_of(findings: &mut Findings, order: &Order, events: &[RecordedEvent]) ->
 }
 
 /// The order before its first event.
-fn blank(order: &Order) -> Order {
+fn blank(order: &Order, events: &[RecordedEvent]) -> Order {
+    let (mut items, mut totals) = (order.items.to_vec(), order.totals);
+    for event in events.iter().rev() {
+        if let OrderEvent::ItemsChanged { changes, before, .. } = &event.event {
+            (items, totals) = (amend::undo(&items, changes), *before);
+        }
+    }
     Order {
+        items: Arc::new(items),
+        totals,
         status: OrderStatus::Pending,
         payment_status: PaymentStatus::Pending,
         reservation: Reservation::none(),
+        additions: Arc::default(),
+        amendment: None,
         shipments: Arc::default(),
         payments: Arc::default(),
         grants: Arc::default(),
@@ -119,8 +131,8 @@ impl Walk {
                 findings.expect(named, "I7", || {
                     String::from("number or currency is not what the order was created with")
                 });
-                let count = u32::try_from(stored.items.len()).unwrap_or(u32::MAX);
-                findings.expect(*totals == stored.totals && *lines == count, "I10", || {
+                let count = u32::try_from(self.order.items.len()).unwrap_or(u32::MAX);
+                findings.expect(*totals == self.order.totals && *lines == count, "I10", || {
                     String::from("totals or lines are not what the order was created with")
                 });
             }
@@ -162,6 +174,27 @@ impl Walk {
                     format!("event {seq} grants a refund to {status} with {}", named(self.running))
                 });
             }
+            OrderEvent::AmendmentBegun { saga, .. } => {
+                let runs = self.running == Some((*saga, SagaKind::Amend));
+                let status = self.order.status;
+                findings.expect(
+                    runs && status == OrderStatus::Confirmed && !self.is_held(event),
+                    "I7",
+                    || format!("event {seq} edits an order that is {status}, with {}", named(self.running)),
+                );
+            }
+            OrderEvent::ItemsChanged { before, .. } => {
+                let (status, amendment) = (self.order.status, self.order.amendment.is_some());
+                let paid = !self.order.payments.is_empty();
+                let may = match status {
+                    OrderStatus::Pending => !paid,
+                    OrderStatus::Confirmed => amendment,
+                    _ => false,
+                };
+                findings.expect(may && *before == self.order.totals, "I7", || {
+                    format!("event {seq} changes the items of an order that is {status}")
+                });
+            }
             _ => {}
         }
         evolve(&mut self.order, &event.event, event.at);
@@ -181,7 +214,9 @@ impl Walk {
         match to {
             OrderStatus::Confirmed => {
                 let (paid, total) = (settled(&order.payments, EntryKind::Charge), order.totals.total);
-                findings.expect(stock == StockState::Held && paid == total, "I6", || {
+                let held = |held: &Reservation| held.state == StockState::Held;
+                let all = stock::reservations(order).all(held) && stock::covers(order);
+                findings.expect(all && paid == total, "I6", || {
                     format!("{to} at event {seq} with stock {stock} and {paid} of {total} paid")
                 });
             }
@@ -193,7 +228,7 @@ impl Walk {
                 findings.expect(!money_may_be_here(&order.payments), "I3", || {
                     format!("{to} at event {seq} while money may be here")
                 });
-                let back = matches!(stock, StockState::None | StockState::Returned);
+                let back = !stock::reservations(order).any(Reservation::is_live);
                 findings.expect(back, "I5", || format!("{to} at event {seq} with stock {stock}"));
             }
             _ => {}
@@ -220,6 +255,16 @@ fn compare(findings: &mut Findings, stored: &Order, told: &Order) {
             "the reservation ({}) is not history's ({})",
             stored.reservation.state, told.reservation.state
         )
+    });
+    let edits = (&stored.additions, &stored.amendment) == (&told.additions, &told.amendment);
+    findings.expect(edits, "I5", || {
+        format!(
+            "{} reservations were added by edits, or an edit is under way, other than history says",
+            stored.additions.len()
+        )
+    });
+    findings.expect(stored.items == told.items && stored.totals == told.totals, "I10", || {
+        String::from("the items or the amounts are not those of history")
     });
     findings.expect(stored.shipments == told.shipments, "I7", || {
         String::from("the shipments are not those of history")

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::Findings;
 use crate::domain::Timestamp;
-use crate::domain::order::{LabelState, Order, StockState};
+use crate::domain::order::{LabelState, Order, Reservation, StockState};
 use crate::domain::payment::{EntryKind, settled};
 use crate::domain::saga::{Direction, SagaKind, SagaProgress};
 use crate::domain::status::OrderStatus;
+use crate::domain::stock;
 
 /// Whether a saga undoes, or is about to.
 pub(super) fn is_unwinding(saga: &SagaProgress) -> bool {
@@ -17,13 +18,34 @@ pub(super) fn is_unwinding(saga: &SagaProgress) -> bool {
 /// I5, I6: what has ended holds nothing, what is confirmed holds everything.
 pub(super) fn stock(findings: &mut Findings, order: &Order, saga: Option<&SagaProgress>) {
     let (status, held) = (order.status, order.reservation.state);
+    for addition in order.additions.iter() {
+        let state = addition.state;
+        let known = addition.id.is_some()
+            || matches!(state, StockState::None | StockState::Requested | StockState::Returned);
+        let named = addition.key.is_some()
+            && addition
+                .lines
+                .as_ref()
+                .is_some_and(|lines| !lines.is_empty() || state == StockState::Returned);
+        findings.expect(known && named, "I5", || format!("more stock is {state} without id, key or lines"));
+    }
+    findings.expect(
+        order.amendment.is_none() || saga.is_some_and(|saga| saga.kind == SagaKind::Amend),
+        "I9",
+        || String::from("an edit is under way and no saga makes it"),
+    );
     let has_id = order.reservation.id.as_ref().is_some_and(|id| !id.is_empty());
     let needs_id = matches!(held, StockState::Held | StockState::Committing | StockState::Committed);
     findings.expect(has_id || !needs_id, "I5", || format!("stock is {held} without a reservation id"));
     findings.expect(order.reservation.key.is_some() || held == StockState::None, "I5", || {
         format!("stock is {held} and nothing was asked for")
     });
-    let creating = saga.is_some_and(|saga| saga.kind == SagaKind::Create);
+    // What an edit has no use for any more may have gone back as a whole.
+    let kind = saga.map(|saga| saga.kind);
+    let all = |fits: fn(StockState) -> bool| {
+        stock::reservations(order).filter(|held| held.is_live()).all(|held| fits(held.state))
+    };
+    let sold = all(|state| state == StockState::Committed);
     match status {
         OrderStatus::Pending => {
             let early = matches!(held, StockState::None | StockState::Requested | StockState::Held);
@@ -31,18 +53,31 @@ pub(super) fn stock(findings: &mut Findings, order: &Order, saga: Option<&SagaPr
                 format!("{status} with stock {held}")
             });
         }
-        OrderStatus::Confirmed if creating => {
-            // One that inventory lost is asked for anew, by the key of a later attempt.
-            let is_anew = order.reservation.key.as_ref().is_some_and(|key| key.attempt() > 1);
-            let promised = (held == StockState::Requested && is_anew)
-                || matches!(held, StockState::Held | StockState::Committing | StockState::Committed);
-            findings.expect(promised, "I6", || format!("{status} with stock {held}"));
+        OrderStatus::Confirmed if kind == Some(SagaKind::Create) => {
+            let promised = stock::reservations(order).enumerate().all(|(place, held)| match held.state {
+                // The first one, when inventory lost it, is asked for anew, by the key of a later attempt.
+                StockState::Requested => place == 0 && held.key.as_ref().is_some_and(|key| key.attempt() > 1),
+                _ => true,
+            });
+            findings.expect(promised && stock::covers(order), "I6", || format!("{status} with stock {held}"));
+        }
+        OrderStatus::Confirmed if kind == Some(SagaKind::Amend) => {
+            // What the edit itself asks for is the newest.
+            let own = saga.map(|saga| saga.no);
+            let others = stock::reservations(order)
+                .filter(|held| held.is_live() && held.key.as_ref().and_then(|key| key.saga()) != own);
+            let sold = others.into_iter().all(|held| held.state == StockState::Committed);
+            findings.expect(sold && stock::covers(order), "I6", || {
+                format!("{status} and being edited with stock {held}")
+            });
         }
         OrderStatus::Confirmed | OrderStatus::Processing | OrderStatus::Shipped | OrderStatus::Delivered => {
-            findings.expect(held == StockState::Committed, "I6", || format!("{status} with stock {held}"));
+            findings.expect(sold && stock::fits(order), "I6", || {
+                format!("{status} with stock {held}, or for other items than it has")
+            });
         }
         OrderStatus::Cancelled | OrderStatus::Returned => {
-            let back = matches!(held, StockState::None | StockState::Returned);
+            let back = !stock::reservations(order).any(Reservation::is_live);
             findings.expect(back || saga.is_some(), "I5", || format!("{status} with stock {held}"));
         }
         OrderStatus::Cancelling => {}
@@ -93,9 +128,9 @@ pub(super) fn saga(
     let unwinding = is_unwinding(saga);
     let fits = match (kind, status) {
         (SagaKind::Create, OrderStatus::Pending) => true,
-        (SagaKind::Create | SagaKind::Fulfil, OrderStatus::Cancelling) => unwinding,
+        (SagaKind::Create | SagaKind::Fulfil | SagaKind::Amend, OrderStatus::Cancelling) => unwinding,
         (SagaKind::Create, OrderStatus::Confirmed) => !unwinding,
-        (SagaKind::Fulfil, OrderStatus::Confirmed) => saga.turn.is_none(),
+        (SagaKind::Fulfil | SagaKind::Amend, OrderStatus::Confirmed) => saga.turn.is_none(),
         (SagaKind::Refund, OrderStatus::Cancelling) => unwinding,
         (SagaKind::Refund, status) => {
             saga.direction == Direction::Backward && saga.turn.is_none() && status.can_refund()

@@ -99,13 +99,18 @@ impl OrderApi {
         self.change(id, ask, begun.wait).await
     }
 
-    async fn change(&self, id: OrderId, ask: Ask, wait: Duration) -> Result<pb::Order, OrderError> {
+    pub(super) async fn change(
+        &self,
+        id: OrderId,
+        ask: Ask,
+        wait: Duration,
+    ) -> Result<pb::Order, OrderError> {
         let order = self.orders.ask(id, ask, wait, false).await?;
         Ok(convert::order(&order))
     }
 }
 
-fn without_id<M: Message + Clone>(request: &M, id: fn(&mut M) -> &mut String) -> Vec<u8> {
+pub(super) fn without_id<M: Message + Clone>(request: &M, id: fn(&mut M) -> &mut String) -> Vec<u8> {
     let mut content = request.clone();
     id(&mut content).clear();
     content.encode_to_vec()

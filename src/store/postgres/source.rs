@@ -48,7 +48,7 @@ pub(super) fn columns() -> String {
             "payments",
             "order_payment_transactions",
             &format!(
-                "entry_no, id, kind, status, call_key, transaction_id, payment_method, amount::text, code, \
+                "entry_no, id, kind, status, call_key, transaction_id, parent_transaction_id, payment_method, amount::text, code, \
                  gateway_response, {created}"
             ),
         ),

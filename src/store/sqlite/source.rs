@@ -22,7 +22,7 @@ pub(super) const COLUMNS: &str = "o.*,
  (SELECT json_group_array(json_array(position, hex(id), call_key, state, carrier, tracking_number, label_url,
     created_at, updated_at))
   FROM shipments WHERE order_id = o.id) AS shipments,
- (SELECT json_group_array(json_array(entry_no, hex(id), kind, status, call_key, transaction_id, payment_method,
+ (SELECT json_group_array(json_array(entry_no, hex(id), kind, status, call_key, transaction_id, parent_transaction_id, payment_method,
     amount, code, gateway_response, created_at))
   FROM order_payment_transactions WHERE order_id = o.id) AS payments,
  (SELECT json_group_array(json_array(version, request_id, hex(hash), saga_no))

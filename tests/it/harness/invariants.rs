@@ -176,10 +176,12 @@ pub fn kinds(evidence: &Evidence) -> String {
 /// I1: what was acknowledged is still there, and is what it was.
 pub fn acknowledged(answer: &pb::Order, evidence: &Evidence) -> Law {
     let now = &evidence.order;
-    let what = |order: &pb::Order| {
-        (order.id.clone(), order.order_number.clone(), order.total_amount.clone(), order.items.clone())
-    };
+    let what = |order: &pb::Order| (order.id.clone(), order.order_number.clone());
     law!(what(answer) == what(now), "I1: acknowledged {answer:?}, found {now:?}");
+    let content = |order: &pb::Order| (order.total_amount.clone(), order.items.clone());
+    let edited =
+        evidence.events.iter().any(|event| event.r#type == "items_changed" && event.version > answer.version);
+    law!(edited || content(answer) == content(now), "I1: acknowledged {answer:?}, found {now:?}");
     law!(
         answer.version <= now.version,
         "I1: version {} was acknowledged, found {}",
@@ -269,23 +271,37 @@ fn wished_back(evidence: &Evidence) -> Decimal {
     };
     let made: Vec<String> =
         of("refunded").iter().map(|event| event["key"].as_str().unwrap().to_owned()).collect();
-    of("refund_granted")
+    let granted: Vec<String> = of("refund_granted")
         .iter()
-        .filter(|grant| made.contains(&format!("{}/{}/refund/1", evidence.order.id, grant["saga"])))
-        .map(|grant| amount(grant["amount"].as_str().unwrap()))
+        .map(|grant| format!("{}/{}/refund", evidence.order.id, grant["saga"]))
+        .collect();
+    // One call a charge: refund, refund2 ...
+    let of_wish = |key: &str| {
+        let (step, attempt) = key.rsplit_once('/').unwrap();
+        let step = step.trim_end_matches(|c: char| c.is_ascii_digit());
+        attempt == "1" && granted.iter().any(|granted| granted == step)
+    };
+    of("refund_requested")
+        .iter()
+        .filter(|asked| {
+            let key = asked["key"].as_str().unwrap();
+            of_wish(key) && made.iter().any(|made| made == key)
+        })
+        .map(|asked| amount(asked["amount"].as_str().unwrap()))
         .sum()
 }
 
-/// I3, I4, I6: charged once at most, kept exactly what is owed, and the service's own books say so.
+/// I3, I4, I6: charged once at most for each intent, kept exactly what is owed, and the service's own books say so.
 pub fn money(evidence: &Evidence) -> Law {
     let Evidence { order, truth, payments, .. } = evidence;
     let total = amount(&order.total_amount);
     let taken: Vec<_> = truth.charges.iter().filter(|(state, ..)| state == "SUCCEEDED").collect();
-    law!(taken.len() <= 1, "I4: {} charges took money", taken.len());
+    let edits = evidence.events.iter().filter(|event| event.r#type == "amendment_begun").count();
+    law!(taken.len() <= 1 + edits, "I4: {} charges took money, {edits} edits", taken.len());
     law!(!truth.charges.iter().any(|(state, ..)| state == "PENDING"), "I4: a charge is still under way");
     let captured: Decimal = taken.iter().map(|(_, amount, _)| amount).sum();
     let refunded: Decimal = truth.refunds.iter().sum();
-    law!(captured.is_zero() || captured == total, "I3: took {captured} for {total}");
+    law!(edits > 0 || captured.is_zero() || captured == total, "I3: took {captured} for {total}");
     law!(refunded <= captured, "I3: refunded {refunded} of {captured}");
     let counted: Decimal = taken.iter().map(|(_, _, back)| back).sum();
     law!(counted == refunded, "the simulator refunded {refunded} and counts {counted}");
@@ -301,9 +317,13 @@ pub fn money(evidence: &Evidence) -> Law {
     let open = payments.iter().find(|one| matches!(one.status.as_str(), "REQUESTED" | "UNKNOWN"));
     law!(open.is_none(), "I3: a payment is in doubt: {open:?}");
     let status = order.payment_status();
-    let last_refund = payments.iter().rfind(|one| one.kind == "REFUND");
+    // A refused refund of an edit is the edit's end, and nothing is owed any more.
+    let last_refund = payments.iter().rfind(|one| one.kind == "REFUND" && !one.key.contains("/refund_delta"));
+    let owes_nothing = !ended(order) && captured - refunded == total;
     let fits = if captured > Decimal::ZERO {
-        let due = if refunded == captured {
+        let due = if owes_nothing && last_refund.is_none_or(|one| one.status != "FAILED") {
+            pb::PaymentStatus::Paid
+        } else if refunded == captured {
             pb::PaymentStatus::Refunded
         } else if last_refund.is_some_and(|one| one.status == "FAILED") {
             pb::PaymentStatus::RefundFailed
@@ -329,19 +349,21 @@ pub fn stock(evidence: &Evidence) -> Law {
     let sold: Vec<_> = truth.reservations.iter().filter(|(state, ..)| state == "COMMITTED").collect();
     let held = truth.reservations.iter().any(|(state, ..)| state == "HELD");
     law!(!held, "I5: stock is held for an order that is {:?}", order.status());
-    law!(sold.len() <= 1, "I5: sold {} times", sold.len());
+    let mut left = Goods::new();
     for (_, lines, back) in &sold {
-        let left = if ended(order) { lines == back } else { back.is_empty() };
-        law!(left, "I5: {:?} sold {lines:?} and brought back {back:?}", order.status());
+        for (product, quantity) in lines {
+            *left.entry(product.clone()).or_default() += quantity - back.get(product).copied().unwrap_or(0);
+        }
     }
+    left.retain(|_, quantity| *quantity > 0);
+    law!(!ended(order) || left.is_empty(), "I5: {:?} keeps {left:?}", order.status());
     if !ended(order) {
         let mut items = Goods::new();
         for item in &order.items {
             let quantity = u64::try_from(item.quantity).unwrap();
             *items.entry(format!("{}/{}", item.product_id, item.variant_id)).or_default() += quantity;
         }
-        let full = sold.first().is_some_and(|(_, lines, _)| *lines == items);
-        law!(full, "I6: {:?} without {items:?}: {:?}", order.status(), truth.reservations);
+        law!(left == items, "I6: {:?} without {items:?}: {:?}", order.status(), truth.reservations);
     }
     Ok(())
 }

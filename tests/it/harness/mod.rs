@@ -31,12 +31,14 @@ use std::time::Duration;
 use config::{Config, File, FileFormat};
 use order_service::domain::Timestamp;
 use order_service::domain::address::{Address, AddressKind, RawAddress};
+use order_service::domain::amend::Edit;
 use order_service::domain::command::{
     Ask, Caller, Draft, OrderCommand, Repeatable, RequestContext, Role, Tracking,
 };
 use order_service::domain::ids::{IdKey, OrderId, OrderNumber, UserId};
 use order_service::domain::item::{OrderItem, ProductRef};
 use order_service::domain::money::{Currency, parse_amount};
+use order_service::domain::order::Order;
 use order_service::domain::payment::PaymentToken;
 use order_service::domain::pricing::{PriceBook, Pricing, PricingDocument, QuoteLine, QuoteRequest};
 use order_service::domain::react::Policy;
@@ -229,6 +231,53 @@ impl Wish {
             risk: None,
         }
     }
+}
+
+/// What is not in any order of these tests at first.
+pub const NOVELTY: ProductRef = ProductRef { product_id: Uuid::from_u128(900), variant_id: None };
+
+/// The order with so many of these products; 0 removes a line. None when it cannot be priced so.
+pub fn edited(order: &Order, quantities: &[(ProductRef, u32)]) -> Option<Edit> {
+    let base = order.items.to_vec();
+    let mut items = base.clone();
+    for (product, quantity) in quantities {
+        match items.iter_mut().find(|item| item.product == *product) {
+            Some(item) => item.quantity = *quantity,
+            None => items.push(OrderItem {
+                id: order.id.part("item-added", order.event_seq as u64),
+                product: *product,
+                sku: "SKU-NEW".to_owned(),
+                name: "New thing".to_owned(),
+                quantity: *quantity,
+                unit_price: parse_amount("7", order.currency).unwrap(),
+                ..base[0].clone()
+            }),
+        }
+    }
+    items.retain(|item| item.quantity > 0);
+    let lines: Vec<_> = items
+        .iter()
+        .map(|item| QuoteLine {
+            unit_price: item.unit_price,
+            quantity: item.quantity,
+            tax_class: &item.tax_class,
+        })
+        .collect();
+    let request = QuoteRequest {
+        currency: order.currency,
+        lines: &lines,
+        country: order.addresses[0].country,
+        state: "NY",
+        shipping_method: &order.shipping_method,
+        coupon: order.coupon_code.as_deref(),
+        now: order.created_at,
+    };
+    let quote = price_book().quote(&request).ok()?;
+    for (item, priced) in items.iter_mut().zip(&quote.lines) {
+        (item.subtotal, item.discount_amount, item.tax_amount) =
+            (priced.subtotal, priced.discount, priced.tax);
+    }
+    Some(Edit { base, items, totals: quote.totals })
 }
 
 /// A command as an administrator gives it; with a request id and the hash of its content, when it is repeatable.

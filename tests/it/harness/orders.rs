@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use order_service::domain::Timestamp;
 use order_service::domain::address::{Address, AddressKind, Country};
+use order_service::domain::amend::Amendment;
 use order_service::domain::event::{OrderEvent, RecordedEvent};
 use order_service::domain::ids::{CallKey, IdKey, OrderId, OrderNumber, UserId};
-use order_service::domain::item::{OrderItem, ProductRef};
+use order_service::domain::item::{OrderItem, ProductRef, StockLine};
 use order_service::domain::money::Currency;
 use order_service::domain::order::{Hold, LabelState, Order, Reservation, Shipment, StockState};
 use order_service::domain::payment::{EntryKind, EntryState, LedgerEntry, PaymentToken};
@@ -85,6 +86,7 @@ pub(crate) fn entry(id: OrderId, n: u64, state: EntryState) -> LedgerEntry {
         state,
         key: CallKey::new(id, 1, "charge", 0),
         transaction_id: if state == EntryState::Succeeded { String::from("tx-1") } else { String::new() },
+        parent: None,
         method: String::from("CARD"),
         amount: money("47.60"),
         code: (state == EntryState::Failed).then(|| String::from("NO_FUNDS")),
@@ -129,6 +131,8 @@ pub(crate) fn order(n: u64) -> Order {
         coupon_code: None,
         metadata: Arc::new(BTreeMap::from([(String::from("channel"), String::from("web \"1\""))])),
         reservation: Reservation::none(),
+        additions: Arc::default(),
+        amendment: None,
         items: Arc::new((1..=2).map(|n| item(id, n)).collect()),
         addresses: Arc::new(vec![address(AddressKind::Shipping), address(AddressKind::Billing)]),
         shipments: Arc::default(),
@@ -270,7 +274,17 @@ pub(crate) fn change_all(order: &mut Order) {
         id: Some(String::from("res-1")),
         key: Some(CallKey::new(id, 1, "reserve", 0)),
         renewed_at: Some(at(66)),
+        lines: Some(vec![StockLine { product: order.items[0].product, quantity: 1 }]),
     };
+    order.additions = Arc::new(vec![Reservation {
+        state: StockState::Requested,
+        id: None,
+        key: Some(CallKey::new(id, 3, "reserve", 1)),
+        lines: Some(vec![StockLine { product: order.items[1].product, quantity: 2 }]),
+        renewed_at: Some(at(67)),
+    }]);
+    order.amendment =
+        Some(Arc::new(Amendment { saga: 3, items: vec![item(id, 4)], totals: order.totals, applied: true }));
     // Out of the order of their ids, which are hashes: the store has to keep the order given here.
     order.items = Arc::new([5, 2, 9, 1, 7].into_iter().map(|n| item(id, n)).collect());
     let mut addresses = order.addresses.as_ref().clone();

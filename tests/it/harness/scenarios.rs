@@ -1,6 +1,7 @@
 //! The lives an order can lead, as a table: what is asked of it, one request after the other.
 
-use order_service::clients::sim::catalogue::{TOKEN_DECLINED, load_user};
+use order_service::clients::sim::catalogue::{TOKEN_DECLINED, load_user, product};
+use order_service::domain::ids::OrderId;
 use order_service::domain::saga::{Direction, SagaKind, StepName};
 use order_service::proto::order as pb;
 use order_service::proto::order::OrderStatus::{self, Cancelled, Confirmed, Processing, Returned, Shipped};
@@ -27,6 +28,10 @@ pub enum Act {
     Become(OrderStatus),
     /// A part of the money is wished back.
     Refund,
+    /// So many of the first line are wished for.
+    Quantity(i32),
+    /// So many of a product that the order does not have.
+    Add(i32),
 }
 
 /// A life. The last of its acts starts the saga that it is about.
@@ -50,7 +55,7 @@ pub struct Scenario {
 
 /// Every saga, forward and back, whichever way it is turned.
 pub const SCENARIOS: &[Scenario] = {
-    use Act::{Become, Cancel, Create, CreateDeclined, Refund};
+    use Act::{Add, Become, Cancel, Create, CreateDeclined, Quantity, Refund};
     use Direction::{Backward, Forward};
     use StepName::{Charge, CommitStock, Label, Reserve};
     const PLAIN: Scenario = Scenario {
@@ -145,6 +150,31 @@ pub const SCENARIOS: &[Scenario] = {
             cancel_at: Some("refund_requested"),
             ends: Cancelled,
         },
+        Scenario {
+            name: "edit, dearer",
+            saga: SagaKind::Amend,
+            stations: &[(Reserve, Forward), (Charge, Forward), (CommitStock, Forward)],
+            acts: &[Create, Add(2)],
+            ends: Confirmed,
+            ..PLAIN
+        },
+        Scenario {
+            name: "edit, cheaper",
+            saga: SagaKind::Amend,
+            stations: &[(Charge, Forward), (Reserve, Forward)],
+            acts: &[Create, Quantity(1)],
+            ends: Confirmed,
+            ..PLAIN
+        },
+        Scenario {
+            name: "edit, cancelled while the difference is charged",
+            saga: SagaKind::Amend,
+            stations: &[(Charge, Backward), (Reserve, Backward)],
+            acts: &[Create, Quantity(3)],
+            slow: Some("payment.Charge"),
+            cancel_at: Some("amendment_begun"),
+            ends: Cancelled,
+        },
     ]
 };
 
@@ -157,6 +187,9 @@ enum Request {
     Cancel(pb::CancelOrderRequest),
     Update(pb::UpdateOrderStatusRequest),
     Refund(pb::RefundOrderRequest),
+    /// Of the first line.
+    Quantity(pb::UpdateOrderItemRequest),
+    Add(pb::AddOrderItemRequest),
 }
 
 /// One user who lives through a scenario with one order, and remembers what was asked and heard.
@@ -192,6 +225,20 @@ impl Customer {
             Act::Cancel => cancel(),
             Act::Refund => Request::Refund(pb::RefundOrderRequest {
                 amount: "7.01".into(),
+                request_id: request_id(),
+                ..Default::default()
+            }),
+            Act::Quantity(quantity) => Request::Quantity(pb::UpdateOrderItemRequest {
+                quantity: *quantity,
+                request_id: request_id(),
+                ..Default::default()
+            }),
+            Act::Add(quantity) => Request::Add(pb::AddOrderItemRequest {
+                item: Some(pb::NewOrderItem {
+                    product_id: product(3).product_id.to_string(),
+                    quantity: *quantity,
+                    ..Default::default()
+                }),
                 request_id: request_id(),
                 ..Default::default()
             }),
@@ -273,6 +320,8 @@ impl Customer {
             Request::Cancel(request) => request.reason.push('!'),
             Request::Update(request) => request.notes.push('!'),
             Request::Refund(request) => request.reason.push('!'),
+            Request::Quantity(request) => request.quantity += 1,
+            Request::Add(request) => request.item.as_mut().unwrap().quantity += 1,
         }
         other.ask(client, other.requests.len() - 1).await
     }
@@ -288,6 +337,15 @@ impl Customer {
             Request::Create(request) => client.create_order(request).await,
             Request::Refund(request) => client.refund_order(pb::RefundOrderRequest { id, ..request }).await,
             Request::Cancel(request) => client.cancel_order(pb::CancelOrderRequest { id, ..request }).await,
+            Request::Add(request) => {
+                client.add_order_item(pb::AddOrderItemRequest { order_id: id, ..request }).await
+            }
+            Request::Quantity(request) => {
+                let first = id.parse::<OrderId>().map(|order| order.part("item", 0).to_string());
+                let item_id = first.unwrap_or_default();
+                let request = pb::UpdateOrderItemRequest { order_id: id, item_id, ..request };
+                client.update_order_item(request).await
+            }
             Request::Update(request) => {
                 client.update_order_status(pb::UpdateOrderStatusRequest { id, ..request }).await
             }

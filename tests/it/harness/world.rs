@@ -62,16 +62,14 @@ pub struct Mood {
 /// The collaborators of one order.
 #[derive(Clone, Debug, Default)]
 pub struct World {
-    /// What the order needs.
-    pub lines: Vec<StockLine>,
-    /// What it costs.
-    pub total: Decimal,
     /// The payment side's ledger.
     pub charges: BTreeMap<CallKey, Charge>,
     /// Refunds by key; none = refused.
     pub refunds: BTreeMap<CallKey, Option<Decimal>>,
     /// Reservations in the order they were made.
     pub holds: Vec<Hold>,
+    /// What each of them has set aside, or has sold, and did not get back.
+    pub out: Vec<Vec<StockLine>>,
     reserves: BTreeMap<CallKey, Reserve>,
     /// Labels by key: live, or void.
     pub labels: BTreeMap<CallKey, bool>,
@@ -87,23 +85,29 @@ fn refused(dependency: &'static str, reason: &str, shortages: Vec<Shortage>) -> 
 }
 
 impl World {
-    /// Enough stock, or one of the first product too few.
-    pub fn new(lines: Vec<StockLine>, total: Decimal, enough: bool) -> Self {
+    /// So many of each product as the lines say and `spare` more, or one of the first product too few for the lines.
+    pub fn new(lines: &[StockLine], enough: bool, spare: u32) -> Self {
         let mut initial = BTreeMap::new();
-        for line in &lines {
-            *initial.entry(line.product).or_default() += i64::from(line.quantity);
+        for line in lines {
+            *initial.entry(line.product).or_insert_with(|| i64::from(spare)) += i64::from(line.quantity);
         }
         if let (false, Some(line)) = (enough, lines.first()) {
-            *initial.entry(line.product).or_default() -= 1;
+            *initial.entry(line.product).or_default() -= 1 + i64::from(spare);
         }
-        Self { lines, total, available: initial.clone(), initial, ..Self::default() }
+        Self { available: initial.clone(), initial, ..Self::default() }
+    }
+
+    /// More that is on sale.
+    pub fn stock(&mut self, product: ProductRef, quantity: u32) {
+        self.initial.insert(product, i64::from(quantity));
+        self.available.insert(product, i64::from(quantity));
     }
 
     /// Carries out `call` and gives the answer that should travel back.
     pub fn execute(&mut self, call: &StepCall, mood: Mood, now: Timestamp) -> StepResult {
         self.pass(now);
         match call {
-            StepCall::Reserve { key, .. } => self.reserve(key, mood, now),
+            StepCall::Reserve { key, lines, .. } => self.reserve(key, lines, mood, now),
             StepCall::CommitStock { reservation_id, .. } => {
                 let place = place(reservation_id);
                 match self.holds[place] {
@@ -139,7 +143,7 @@ impl World {
                 }
                 StepResult::Released
             }
-            StepCall::Restock { key, reservation_id } => {
+            StepCall::Restock { key, reservation_id, lines } => {
                 let place = place(reservation_id);
                 if self.restocks.contains(key) {
                     return StepResult::Restocked;
@@ -147,11 +151,26 @@ impl World {
                 if self.holds[place] != Hold::Committed {
                     return refused("inventory", "RESERVATION_NOT_COMMITTED", Vec::new());
                 }
+                let mut left = self.out[place].clone();
+                for line in lines {
+                    let found = left.iter_mut().find(|out| out.product == line.product);
+                    match found.filter(|out| out.quantity >= line.quantity) {
+                        Some(out) => out.quantity -= line.quantity,
+                        None => return refused("inventory", "RESTOCK_EXCEEDS_COMMITTED", Vec::new()),
+                    }
+                }
                 self.restocks.insert(key.clone());
-                self.give_back(place, Hold::Restocked);
+                for line in lines {
+                    *self.available.get_mut(&line.product).unwrap() += i64::from(line.quantity);
+                }
+                left.retain(|line| line.quantity > 0);
+                if left.is_empty() {
+                    self.holds[place] = Hold::Restocked;
+                }
+                self.out[place] = left;
                 StepResult::Restocked
             }
-            StepCall::Charge { key, .. } => self.charge(key, mood, now),
+            StepCall::Charge { key, amount, .. } => self.charge(key, *amount, mood, now),
             StepCall::QueryCharge { key } => match self.charges.get(key) {
                 None => {
                     if mood.closes {
@@ -187,14 +206,15 @@ impl World {
         }
     }
 
-    fn reserve(&mut self, key: &CallKey, mood: Mood, now: Timestamp) -> StepResult {
+    fn reserve(&mut self, key: &CallKey, lines: &[StockLine], mood: Mood, now: Timestamp) -> StepResult {
         if !self.reserves.contains_key(key) {
             let mut needs: BTreeMap<ProductRef, i64> = BTreeMap::new();
-            for line in &self.lines {
+            for line in lines {
                 *needs.entry(line.product).or_default() += i64::from(line.quantity);
             }
-            let short =
-                needs.iter().filter(|(product, need)| mood.refuses || self.available[product] < **need);
+            let short = needs.iter().filter(|(product, need)| {
+                mood.refuses || self.available.get(product).is_none_or(|there| there < need)
+            });
             let short: Vec<_> = short
                 .map(|(product, need)| Shortage {
                     product: *product,
@@ -206,6 +226,7 @@ impl World {
                 for (product, need) in needs {
                     *self.available.get_mut(&product).unwrap() -= need;
                 }
+                self.out.push(lines.to_vec());
                 self.holds.push(Hold::Held(mood.expires.map(|after| now + after)));
                 Reserve::Made(self.holds.len() - 1)
             } else {
@@ -233,9 +254,9 @@ impl World {
         }
     }
 
-    fn charge(&mut self, key: &CallKey, mood: Mood, now: Timestamp) -> StepResult {
+    fn charge(&mut self, key: &CallKey, amount: Decimal, mood: Mood, now: Timestamp) -> StepResult {
         if !self.charges.contains_key(key) {
-            let taken = (!mood.refuses).then_some(self.total);
+            let taken = (!mood.refuses).then_some(amount);
             let charge = match (mood.ponders, taken) {
                 (Some(time), taken) => Charge::Pending(now + time, taken),
                 (None, Some(amount)) => Charge::Taken(amount),
@@ -284,7 +305,7 @@ impl World {
 
     fn give_back(&mut self, place: usize, end: Hold) {
         self.holds[place] = end;
-        for line in &self.lines {
+        for line in std::mem::take(&mut self.out[place]) {
             *self.available.get_mut(&line.product).unwrap() += i64::from(line.quantity);
         }
     }
@@ -302,9 +323,22 @@ impl World {
         self.refunds.values().flatten().sum()
     }
 
-    /// Charges that took money.
-    pub fn takings(&self) -> usize {
-        self.charges.values().filter(|charge| matches!(charge, Charge::Taken(_))).count()
+    /// How often money was taken for each intent.
+    pub fn takings(&self) -> BTreeMap<String, usize> {
+        let mut takings = BTreeMap::new();
+        for (key, charge) in &self.charges {
+            if matches!(charge, Charge::Taken(_)) {
+                *takings.entry(key.intent().to_owned()).or_default() += 1;
+            }
+        }
+        takings
+    }
+
+    /// What is sold of each product.
+    pub fn sold(&self) -> BTreeMap<ProductRef, u32> {
+        let sold = self.holds.iter().zip(&self.out).filter(|(hold, _)| **hold == Hold::Committed);
+        let lines: Vec<StockLine> = sold.flat_map(|(_, lines)| lines.clone()).collect();
+        order_service::domain::stock::units(&lines)
     }
 }
 

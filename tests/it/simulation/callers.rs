@@ -2,6 +2,7 @@
 
 use chrono::TimeDelta;
 use order_service::domain::Timestamp;
+use order_service::domain::amend::Edit;
 use order_service::domain::command::OrderCommand;
 use order_service::domain::error::OrderError;
 use order_service::domain::money::format_amount;
@@ -13,12 +14,13 @@ use rust_decimal::Decimal;
 
 use super::{Heard, Next, Run};
 use crate::harness::laws::{Law, law};
-use crate::harness::{ask, dawn, set_status};
+use crate::harness::{NOVELTY, ask, dawn, edited, set_status};
 
 /// A command that somebody will give.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
-    command: OrderCommand,
+    /// None = other items, whatever the order has then.
+    command: Option<OrderCommand>,
     request: Option<(String, u8)>,
     stale: bool,
 }
@@ -29,15 +31,18 @@ impl Run {
         let eager = self.chance.percent(60);
         let wishes = if eager { 8 + self.chance.below(10) } else { self.chance.below(6) };
         let cancels = if self.chance.percent(50) { 25 } else { 3 };
+        let edits = if self.chance.percent(40) { 50 } else { 4 };
         for n in 0..wishes {
             let command = if self.chance.percent(cancels) {
-                OrderCommand::Cancel { notes: "changed my mind".to_owned() }
+                Some(OrderCommand::Cancel { notes: "changed my mind".to_owned() })
+            } else if self.chance.percent(edits) {
+                None
             } else if self.chance.percent(25) {
-                self.noted()
+                Some(self.noted())
             } else if self.chance.percent(20) {
-                self.money_back()
+                Some(self.money_back())
             } else {
-                set_status(self.chance.pick(&[
+                Some(set_status(self.chance.pick(&[
                     OrderStatus::Processing,
                     OrderStatus::Processing,
                     OrderStatus::Shipped,
@@ -45,7 +50,7 @@ impl Run {
                     OrderStatus::Delivered,
                     OrderStatus::Returned,
                     OrderStatus::Confirmed,
-                ]))
+                ])))
             };
             let request = self.chance.percent(50).then(|| (format!("request-{n}"), 2));
             let wanted = Wanted { command, request, stale: self.chance.percent(5) };
@@ -95,6 +100,26 @@ impl Run {
         OrderCommand::Refund { wish, reason: "broken".to_owned() }
     }
 
+    /// Other items for the order as it stands, now and then as it does not.
+    fn other_items(&mut self, order: &Order) -> Option<OrderCommand> {
+        let item = &order.items[self.chance.below(order.items.len() as i64) as usize];
+        let quantity = match self.chance.below(4) {
+            0 if order.items.len() > 1 => 0,
+            0 | 1 => item.quantity.saturating_sub(1).max(1),
+            _ => item.quantity + 1 + self.chance.below(3) as u32,
+        };
+        let change = if self.chance.percent(25) {
+            (NOVELTY, 1 + self.chance.below(2) as u32)
+        } else {
+            (item.product, quantity)
+        };
+        let mut edit = edited(order, &[change])?;
+        if self.chance.percent(5) {
+            edit.base.pop();
+        }
+        Some(OrderCommand::Edit(Box::new(edit)))
+    }
+
     /// A hold, or its end.
     fn noted(&mut self) -> OrderCommand {
         if self.chance.percent(40) {
@@ -118,19 +143,33 @@ impl Run {
         });
         let running = self.store.saga.as_ref().is_some_and(|saga| !saga.settled);
         let calling = self.flying.is_some();
-        let asked = ask(wanted.command.clone(), request, version);
+        let command = match wanted.command.clone() {
+            Some(command) => command,
+            None => match self.other_items(&order) {
+                Some(command) => command,
+                None => return Ok(()),
+            },
+        };
+        let asked = ask(command.clone(), request, version);
         let heard = self.input(Input::Command { ask: asked, calling })?;
         self.note(|| format!("  heard {heard:?}"));
         let stale = version.is_some_and(|seen| seen != order.version);
         let seen = Seen { order: &order, running, known, stale, now: self.now };
         law!(
-            seen.fits(&wanted.command, &heard),
+            seen.fits(&command, &heard),
             "I2: {wanted:?} of an order that is {} was answered {heard:?}",
             order.status
         );
-        let cancel = matches!(wanted.command, OrderCommand::Cancel { .. });
+        let cancel = matches!(command, OrderCommand::Cancel { .. });
         if matches!(heard, Heard::Done) {
             self.acknowledged.push(order.version + 1);
+            // Some think better of an edit before it is made.
+            if matches!(command, OrderCommand::Edit(_)) && self.chance.percent(15) {
+                let command = Some(OrderCommand::Cancel { notes: "not at all".to_owned() });
+                self.wanted.push(Wanted { command, request: None, stale: false });
+                let soon = self.now + TimeDelta::milliseconds(self.chance.below(3_000));
+                self.at(soon, Next::Command(self.wanted.len() - 1));
+            }
         }
         if cancel && matches!(heard, Heard::Done | Heard::Join | Heard::Unchanged) {
             self.cancel_acknowledged = true;
@@ -156,6 +195,7 @@ impl Seen<'_> {
             OrderCommand::Hold { until, .. } => self.fits_note(heard, Some(*until)),
             OrderCommand::Release { .. } => self.fits_note(heard, None),
             OrderCommand::Refund { wish, .. } => self.fits_refund(heard, wish),
+            OrderCommand::Edit(edit) => self.fits_edit(heard, edit),
             _ => self.fits_move(command, heard),
         }
     }
@@ -180,8 +220,33 @@ impl Seen<'_> {
         }
     }
 
+    fn fits_edit(&self, heard: &Heard, edit: &Edit) -> bool {
+        use OrderError::{Busy, NotEditable, OnHold, RequestIdReused, VersionMismatch};
+        let order = self.order;
+        let (pending, confirmed) =
+            (order.status == OrderStatus::Pending, order.status == OrderStatus::Confirmed);
+        let held = confirmed && order.hold.as_ref().is_some_and(|hold| hold.is_on(self.now));
+        let given = order.grants.iter().any(|grant| refund::stands(order, grant));
+        let moved = *order.items != edit.base;
+        match heard {
+            Heard::Died => true,
+            Heard::No(RequestIdReused) => self.known == Some(false),
+            Heard::Repeat(_) => self.known == Some(true),
+            Heard::Unchanged if self.known.is_some() => self.known == Some(true),
+            Heard::No(VersionMismatch { .. }) => self.known.is_none() && self.stale,
+            _ if self.known.is_some() || self.stale => false,
+            Heard::Unchanged => edit.base == edit.items,
+            Heard::No(OnHold { .. }) => held,
+            Heard::No(NotEditable { .. }) => pending || !confirmed || given,
+            Heard::No(Busy { .. }) => pending || (confirmed && (self.running || moved)),
+            Heard::Done if pending => order.payments.is_empty() && !moved,
+            Heard::Done => confirmed && !held && !self.running && !given && !moved,
+            _ => false,
+        }
+    }
+
     fn fits_refund(&self, heard: &Heard, wish: &refund::Wish) -> bool {
-        use OrderError::{Busy, Invalid, NotAllowed, RequestIdReused, VersionMismatch};
+        use OrderError::{Busy, Invalid, ItemNotFound, NotAllowed, RequestIdReused, VersionMismatch};
         let (order, can) = (self.order, self.order.status.can_refund());
         let left = refund::left(order);
         let fits = match wish {
@@ -193,7 +258,8 @@ impl Seen<'_> {
             refund::Wish::Items(items) => {
                 let mut worth = Decimal::ZERO;
                 let fits = items.iter().all(|(id, count)| {
-                    let item = order.items.iter().find(|item| item.id == *id).unwrap();
+                    // An edit may have removed it.
+                    let Some(item) = order.items.iter().find(|item| item.id == *id) else { return false };
                     let (before, paid) = refund::of_line(order, *id);
                     worth += refund::worth(item, before + count, order.currency).unwrap() - paid;
                     before + count <= item.quantity
@@ -209,7 +275,7 @@ impl Seen<'_> {
             _ if self.known.is_some() || self.stale => false,
             Heard::No(NotAllowed { .. }) => !can,
             Heard::No(Busy { .. }) => can && self.running,
-            Heard::No(Invalid(_)) => can && !self.running && !fits,
+            Heard::No(Invalid(_) | ItemNotFound { .. }) => can && !self.running && !fits,
             Heard::Done => can && !self.running && fits,
             _ => false,
         }
