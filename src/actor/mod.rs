@@ -4,6 +4,7 @@
 
 mod ahead;
 mod attempt;
+mod clock;
 mod crash;
 mod inspect;
 mod message;

@@ -8,18 +8,21 @@ use crate::domain::event::{OrderEvent, RecordedEvent};
 use crate::domain::ids::OrderId;
 use crate::domain::order::Order;
 use crate::domain::saga::{StepCall, StepResult};
+use crate::domain::status::OrderStatus;
 use crate::ports::store::{Commit, Touched};
 
 /// Which rows the change writes: what is shared between the two versions did not change.
 pub(super) fn touched(before: Option<&Order>, after: &Order) -> Touched {
     let Some(before) = before else {
-        return Touched { items: true, addresses: true, shipments: true, payments_from: 0 };
+        let timer = after.timer().is_some();
+        return Touched { items: true, addresses: true, shipments: true, payments_from: 0, timer };
     };
     Touched {
         items: !Arc::ptr_eq(&before.items, &after.items),
         addresses: !Arc::ptr_eq(&before.addresses, &after.addresses),
         shipments: !Arc::ptr_eq(&before.shipments, &after.shipments),
         payments_from: before.payments.len(),
+        timer: before.timer() != after.timer(),
     }
 }
 
@@ -39,6 +42,9 @@ pub(super) fn log_setback(order_id: OrderId, call: &StepCall, result: &StepResul
 pub(super) fn counters(commit: &Commit) -> Vec<Counter> {
     let counter = |recorded: &RecordedEvent| match &recorded.event {
         OrderEvent::OrderCreated { .. } => Some(metrics::counter!("orders_created_total")),
+        OrderEvent::Charged { .. } if is_late(commit, recorded) => {
+            Some(metrics::counter!("order_late_charges_total"))
+        }
         OrderEvent::AttentionNeeded { step, .. } => {
             Some(metrics::counter!("orders_needing_attention_total", "step" => step.as_str()))
         }
@@ -52,4 +58,12 @@ pub(super) fn counters(commit: &Commit) -> Vec<Counter> {
         _ => None,
     };
     commit.events.iter().filter_map(counter).collect()
+}
+
+/// Whether a charge succeeded after the end of its order was wanted: its saga gives the money back.
+fn is_late(commit: &Commit, charge: &RecordedEvent) -> bool {
+    let ends_later = commit.events.iter().any(|recorded| {
+        recorded.seq > charge.seq && matches!(&recorded.event, OrderEvent::StatusChanged { .. })
+    });
+    commit.order.status == OrderStatus::Cancelling && !ends_later
 }

@@ -125,9 +125,19 @@ impl OrderActor {
                 {
                     return Err(end);
                 }
+                let now = self.0.clock.now();
+                if state.unsettled().and_then(|saga| saga.next_at).is_some_and(|at| at <= now) {
+                    // Its own timer is late: the clock went on while this process stood still, or was wrong.
+                    state.stop_timer();
+                }
+                let is_due = state.order.as_ref().and_then(|order| order.timer()).is_some_and(|at| at <= now);
+                if is_due && state.unsettled().is_none() {
+                    self.resume(myself, state).await?;
+                }
             }
             Message::Passivate => {
-                if state.unsettled().is_none() {
+                // One that is held may be so for days; the sweeper brings it back when it is due.
+                if state.unsettled().is_none() || state.held {
                     // Near by before it is gone: a read in between must not find an older one.
                     if let Some(order) = &state.order {
                         self.0.cache.put(Arc::clone(order)).await;
@@ -230,7 +240,7 @@ impl OrderActor {
                 (Ok(Reaction::Repeat(saga_no)), Some(order)) => {
                     let want = saga_no.map_or(Want::End, Want::Goal);
                     let runs = state.unsettled().is_some_and(|saga| saga_no.is_none_or(|no| no == saga.no));
-                    if runs {
+                    if runs && !state.held {
                         state.waiters.add(want, reply, permit);
                     } else {
                         reply.send(answer(order, want));
@@ -401,6 +411,14 @@ impl OrderActor {
     }
 
     fn act(&self, myself: &ActorRef<Message>, state: &mut State, act: SagaMove) {
+        if act != SagaMove::Keep {
+            state.held = matches!(act, SagaMove::Held(_));
+        }
+        if state.held
+            && let Some(order) = &state.order
+        {
+            state.waiters.settle(order);
+        }
         match act {
             SagaMove::Keep => {}
             SagaMove::Run(call) => {
@@ -419,7 +437,7 @@ impl OrderActor {
                     attempt::start(&self.0, myself.clone(), state.ticket, order, saga, call, slow_after);
                 }
             }
-            SagaMove::Wait(at) => {
+            SagaMove::Wait(at) | SagaMove::Held(at) => {
                 state.stop_timer();
                 state.ticket = state.ticket.wrapping_add(1);
                 let (ticket, actor) = (state.ticket, myself.clone());
@@ -442,6 +460,7 @@ impl OrderActor {
             if !state.calling {
                 entry.set_running(None);
             }
+            entry.set_settled(state.unsettled().is_none() || state.held);
         }
     }
 

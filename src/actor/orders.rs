@@ -18,10 +18,11 @@ use super::supervisor::Supervisor;
 use super::sweeper;
 use super::waiters::{Want, answer};
 use super::watch::Watcher;
+use crate::domain::Timestamp;
 use crate::domain::command::{Ask, OrderCommand};
 use crate::domain::error::OrderError;
 use crate::domain::event::RecordedEvent;
-use crate::domain::ids::{IdKey, OrderId, OrderNumber};
+use crate::domain::ids::{IdKey, OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
 use crate::domain::react::Policy;
 use crate::ports::Collaborators;
@@ -86,8 +87,27 @@ impl Orders {
             supervisor: supervisor.get_cell(),
             sweepers: CancellationToken::new(),
         });
+        orders.shared.clock.set_by(&*orders.shared.store).await;
         sweeper::start(&orders, left, &orders.sweepers);
         Ok(orders)
+    }
+
+    /// The clock that all orders go by: that of the store, where it has one.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.shared.clock) as Arc<dyn Clock>
+    }
+
+    /// How many orders the user created at `since` or later, counted up to `at_most`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn count_of_user(
+        &self,
+        user: UserId,
+        since: Timestamp,
+        at_most: u32,
+    ) -> Result<u32, OrderError> {
+        self.shared.store.count_of_user(user, since, at_most).await.map_err(refuse_read)
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {

@@ -25,7 +25,7 @@ pub(super) struct Entry {
     gate: AtomicU32,
     /// Milliseconds since the epoch of the last command.
     touched_at: AtomicI64,
-    /// Nothing is left to do.
+    /// Nothing is left to do, or a hold stops it.
     settled: AtomicBool,
     /// A call is under way, or a message is being handled.
     busy: AtomicBool,

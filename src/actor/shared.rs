@@ -8,6 +8,7 @@ use dashmap::DashMap;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
+use super::clock::StoreClock;
 use super::crash::CrashPoint;
 use super::inspect::Failing;
 use super::registry::{Entry, Registry};
@@ -19,7 +20,6 @@ use crate::domain::ids::{IdKey, OrderId};
 use crate::domain::react::Policy;
 use crate::ports::Collaborators;
 use crate::ports::cache::OrderCache;
-use crate::ports::clock::Clock;
 use crate::ports::store::{OrderStore, Owner, Regression};
 use crate::steps::StepLimits;
 
@@ -46,8 +46,10 @@ pub struct ActorConfig {
     pub resume_every: Duration,
     /// Unfinished sagas read at once.
     pub resume_batch: u32,
-    /// Sagas that may be on their way back at once.
+    /// Sagas and timers that may be on their way at once.
     pub resume_concurrency: usize,
+    /// Timers that are taken each time.
+    pub timers_batch: u32,
     /// Longest a caller waits for its command to be stored.
     pub max_wait: Duration,
 }
@@ -65,7 +67,7 @@ pub(super) struct Shared {
     pub(super) store: Arc<dyn OrderStore>,
     pub(super) cache: Arc<dyn OrderCache>,
     pub(super) collaborators: Collaborators,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<StoreClock>,
     pub(super) key: IdKey,
     pub(super) policy: Policy,
     pub(super) limits: StepLimits,
@@ -94,7 +96,7 @@ impl Shared {
             store: parts.store,
             cache: parts.cache,
             collaborators: parts.collaborators,
-            clock: parts.clock,
+            clock: Arc::new(StoreClock::new(parts.clock)),
             key: parts.key,
             policy: parts.policy,
             limits: parts.limits,

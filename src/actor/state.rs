@@ -28,6 +28,8 @@ pub(super) struct State {
     pub(super) ticket: u64,
     pub(super) calling: bool,
     pub(super) timer: Option<AbortHandle>,
+    /// A hold keeps its saga: nobody is kept waiting for that.
+    pub(super) held: bool,
     /// Held while the sweeper's resumption of this order makes calls.
     pub(super) place: Option<OwnedSemaphorePermit>,
     pub(super) left: bool,
@@ -47,6 +49,7 @@ impl State {
             ticket: 0,
             calling: false,
             timer: None,
+            held: false,
             place: None,
             left: false,
         }

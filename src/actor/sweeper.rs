@@ -82,8 +82,11 @@ async fn resume(orders: &Orders) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Nothing found by the first pass is driven by anybody: it was left by a former life of this node.
     let mut first = true;
+    let mut last_timer = None;
     loop {
         tick.tick().await;
+        shared.clock.set_by(&*shared.store).await;
+        last_timer = timers(orders, last_timer).await;
         let woken = pass(orders, first).await;
         if woken > 0 {
             tracing::info!(sagas = woken, "unfinished sagas resumed");
@@ -113,7 +116,9 @@ async fn pass(orders: &Orders, first: bool) -> usize {
         };
         after = page.last().copied();
         for unfinished in &page {
-            if shared.registry.get(unfinished.order_id).is_some() {
+            // A live one drives itself. One that is overdue and idle waits by a clock that was wrong, or stood still with
+            // this machine: it is told to look.
+            if shared.registry.get(unfinished.order_id).is_some_and(|entry| first || entry.is_busy()) {
                 continue;
             }
             // Not too many at once: a cold start must not become a stampede on the collaborators.
@@ -130,4 +135,26 @@ async fn pass(orders: &Orders, first: bool) -> usize {
             return woken;
         }
     }
+}
+
+/// Wakes the orders whose timer is due, at most a batch of them, behind the one that was taken last: after a long time of
+/// nothing, all are due at once, and some may be in a state in which they cannot be woken.
+async fn timers(orders: &Orders, after: Option<Unfinished>) -> Option<Unfinished> {
+    let shared = orders.shared();
+    let limit = shared.config.timers_batch;
+    let due = match shared.store.timers(shared.clock.now(), after, limit).await {
+        Ok(due) => due,
+        Err(error) => {
+            tracing::warn!(%error, "due timers could not be read; trying again later");
+            return after;
+        }
+    };
+    for timer in &due {
+        let Ok(place) = Arc::clone(&shared.resuming).acquire_owned().await else { return after };
+        if let Err(error) = orders.wake(timer.order_id, place) {
+            tracing::debug!(order_id = %timer.order_id, %error, "an order was not woken by its timer yet");
+        }
+    }
+    let is_last = due.len() < usize::try_from(limit).unwrap_or(usize::MAX);
+    due.last().copied().filter(|_| !is_last)
 }

@@ -26,6 +26,7 @@ use crate::domain::Timestamp;
 use crate::domain::ids::IdKey;
 use crate::domain::pricing::Pricing;
 use crate::domain::react::Policy;
+use crate::domain::risk::{Past, RiskCheck, RiskRules};
 use crate::grpc::{self, AdminApi, GrpcConfig, InFlight, OrderApi, OrderApiConfig, RequestLimits};
 use crate::ops;
 use crate::ports::Collaborators;
@@ -75,6 +76,18 @@ impl Node {
     /// # Errors
     /// What stands in the way, as one sentence.
     pub async fn start(config: Config, telemetry: Telemetry) -> anyhow::Result<Self> {
+        Self::start_by(config, telemetry, Arc::new(SystemClock)).await
+    }
+
+    /// As [`Self::start`], on a machine with this clock.
+    ///
+    /// # Errors
+    /// As of [`Self::start`].
+    pub async fn start_by(
+        config: Config,
+        telemetry: Telemetry,
+        clock: Arc<dyn Clock>,
+    ) -> anyhow::Result<Self> {
         let crash_at = match &config.testing.crash_at {
             None => None,
             Some(name) => Some(CrashPoint::parse(name).ok_or_else(|| {
@@ -86,7 +99,6 @@ impl Node {
         let grpc_listener = bind(config.grpc.listen, "grpc.listen").await?;
         let ops_listener = bind(config.ops.listen, "ops.listen").await?;
         let (grpc_address, ops_address) = (grpc_listener.local_addr()?, ops_listener.local_addr()?);
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         // The store first: whoever has it is named, and a file that is not ours keeps its folder clean.
         let store: Arc<dyn OrderStore> = stores::open(&config).await?;
         let (collaborators, simulator) = collaborators(&config, &clock)?;
@@ -120,7 +132,7 @@ impl Node {
             Arc::clone(&orders),
             collaborators,
             pricing,
-            clock,
+            risk(&config),
             key,
             api_config(&config),
             stopping.clone(),
@@ -393,7 +405,20 @@ fn policy(config: &Config) -> Policy {
         attention_after_tries: saga.attention_after_tries,
         charge_settle_lag: saga.charge_settle_lag,
         run_ahead: saga.run_ahead,
+        reservation_ttl: saga.reservation_ttl,
+        expire_after: saga.expire_after,
+        unknown_attention_after: saga.unknown_attention_after,
     }
+}
+
+fn risk(config: &Config) -> Arc<dyn RiskCheck> {
+    let risk = &config.risk;
+    let (window, at_most) = (risk.window, risk.max_orders_per_user);
+    Arc::new(RiskRules {
+        amounts: risk.hold_from_amount.clone(),
+        orders: (at_most > 0).then_some(Past { window, at_most }),
+        countries: risk.hold_mismatched_countries,
+    })
 }
 
 fn actor_config(config: &Config) -> ActorConfig {
@@ -410,6 +435,7 @@ fn actor_config(config: &Config) -> ActorConfig {
         resume_every: saga.resume_every,
         resume_batch: u32::try_from(saga.resume_batch).unwrap_or(u32::MAX),
         resume_concurrency: saga.resume_concurrency,
+        timers_batch: u32::try_from(saga.timers_batch).unwrap_or(u32::MAX),
         max_wait: config.grpc.max_deadline,
     }
 }

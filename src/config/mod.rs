@@ -21,8 +21,8 @@ pub use pricing::price_book;
 pub use sections::{
     ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, ClusterConfig, CollaboratorUrl,
     CollaboratorsConfig, Config, CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat,
-    OpsConfig, PeerConfig, Pooler, PricingConfig, Profile, Repairs, SagaConfig, Secret, SimulatorConfig,
-    SimulatorJournal, StoreConfig, StoreUrl, TestingConfig, UnsafeSetting,
+    OpsConfig, PeerConfig, Pooler, PricingConfig, Profile, Repairs, RiskConfig, SagaConfig, Secret,
+    SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl, TestingConfig, UnsafeSetting,
 };
 pub use values::parse_duration;
 

@@ -12,12 +12,12 @@ use super::mask::shown;
 use super::sections::{
     ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, ClusterConfig, CollaboratorUrl,
     CollaboratorsConfig, Config, CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat,
-    OpsConfig, PeerConfig, Pooler, PricingConfig, Profile, Repairs, SagaConfig, Secret, SimulatorConfig,
-    SimulatorJournal, StoreConfig, StoreUrl, TestingConfig,
+    OpsConfig, PeerConfig, Pooler, PricingConfig, Profile, Repairs, RiskConfig, SagaConfig, Secret,
+    SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl, TestingConfig,
 };
 use super::values::{
-    allow_unsafe, application_name, cache_url, collaborator_url, host_port, parse_duration, show_duration,
-    simulator_journal, store_url,
+    allow_unsafe, amounts, application_name, cache_url, collaborator_url, host_port, parse_duration,
+    show_duration, simulator_journal, store_url,
 };
 use super::{ConfigError, ConfigErrors, PostgresUrl};
 
@@ -89,6 +89,12 @@ fn read(r: &mut Reader<'_>) -> Config {
         create: CreateConfig { wait: r.duration("create.wait", Duration::ZERO..=minutes(5)) },
         actor: read_actor(r),
         saga: read_saga(r),
+        risk: RiskConfig {
+            hold_from_amount: r.parsed("risk.hold_from_amount", amounts, Vec::new),
+            max_orders_per_user: r.number("risk.max_orders_per_user", 0..=100_000),
+            window: r.duration("risk.window", SECOND..=hours(720)),
+            hold_mismatched_countries: r.flag("risk.hold_mismatched_countries"),
+        },
         limits: read_limits(r),
         pricing: PricingConfig { file: r.optional("pricing.file", |path| Ok(PathBuf::from(path))) },
         ids: IdsConfig { key: r.parsed("ids.key", id_key, || Secret::new(String::new())) },
@@ -154,9 +160,12 @@ fn read_saga(r: &mut Reader<'_>) -> SagaConfig {
         charge_settle_lag: r.duration("saga.charge_settle_lag", Duration::ZERO..=HOUR),
         run_ahead: r.duration("saga.run_ahead", Duration::ZERO..=Duration::from_secs(10)),
         reservation_ttl: r.duration("saga.reservation_ttl", Duration::from_secs(10)..=hours(720)),
+        expire_after: r.duration("saga.expire_after", Duration::ZERO..=hours(8_760)),
+        unknown_attention_after: r.duration("saga.unknown_attention_after", Duration::ZERO..=hours(24)),
         resume_every: r.duration("saga.resume_every", ms(10)..=minutes(10)),
         resume_batch: r.number("saga.resume_batch", 1..=10_000),
         resume_concurrency: r.number("saga.resume_concurrency", 1..=10_000),
+        timers_batch: r.number("saga.timers_batch", 1..=10_000),
     }
 }
 

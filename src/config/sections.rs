@@ -6,7 +6,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rust_decimal::Decimal;
+
 use super::postgres::PostgresUrl;
+use crate::domain::money::Currency;
 
 /// The whole configuration, checked. Made by [`Config::load`].
 #[derive(Clone, Debug)]
@@ -35,6 +38,8 @@ pub struct Config {
     pub actor: ActorConfig,
     /// Sagas.
     pub saga: SagaConfig,
+    /// What is held before it is paid.
+    pub risk: RiskConfig,
     /// What a request may hold.
     pub limits: LimitsConfig,
     /// Where the price book is.
@@ -317,14 +322,33 @@ pub struct SagaConfig {
     pub charge_settle_lag: Duration,
     /// How long after its creation an order's calls may follow each other unstored.
     pub run_ahead: Duration,
-    /// How long inventory keeps a reservation.
+    /// How long inventory keeps a reservation that is not renewed; renewed after half of it.
     pub reservation_ttl: Duration,
+    /// How long after its creation an order that is not paid is canceled; zero = never.
+    pub expire_after: Duration,
+    /// How long the fate of a payment may be unknown before a person should look.
+    pub unknown_attention_after: Duration,
     /// How often unfinished sagas are looked for.
     pub resume_every: Duration,
     /// Unfinished sagas fetched at a time.
     pub resume_batch: usize,
     /// Unfinished sagas woken side by side.
     pub resume_concurrency: usize,
+    /// Due timers taken each `resume_every`.
+    pub timers_batch: usize,
+}
+
+/// `risk`: which new orders are held before they are paid.
+#[derive(Clone, Debug)]
+pub struct RiskConfig {
+    /// Totals from which on, by currency; empty = never.
+    pub hold_from_amount: Vec<(Currency, Decimal)>,
+    /// Orders of one user within `window`, from which on; 0 = however many.
+    pub max_orders_per_user: u32,
+    /// How far back orders are counted.
+    pub window: Duration,
+    /// When billing and shipping country differ.
+    pub hold_mismatched_countries: bool,
 }
 
 /// `limits`: what a request may hold.

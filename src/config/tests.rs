@@ -43,6 +43,10 @@ fn the_defaults_are_the_contract() {
     assert_eq!(config.collaborators.payment, CollaboratorUrl::Simulated);
     assert_eq!(config.create.wait, Duration::from_secs(5));
     assert_eq!(config.saga.reservation_ttl, Duration::from_secs(1_800));
+    assert_eq!(config.saga.expire_after, Duration::from_secs(1_800));
+    assert_eq!(config.saga.unknown_attention_after, Duration::from_secs(300));
+    assert_eq!((config.risk.hold_from_amount, config.risk.max_orders_per_user), (Vec::new(), 0));
+    assert!(!config.risk.hold_mismatched_countries);
     assert_eq!((config.limits.items_per_order, config.limits.max_quantity), (200, 9_999));
     assert_eq!(config.grpc.max_message_bytes, 262_144);
     assert_eq!(config.testing.crash_at, None);

@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rust_decimal::Decimal;
+
 use super::postgres::PostgresUrl;
 use super::sections::{CacheUrl, CollaboratorUrl, SimulatorJournal, StoreUrl, UnsafeSetting};
+use crate::domain::money::{Currency, parse_amount};
 
 /// Reads a duration: a whole number with a unit (`250ms`, `5s`, `2m`, `1h`), or a bare number of milliseconds.
 ///
@@ -76,6 +79,26 @@ pub(super) fn allow_unsafe(text: &str) -> Result<BTreeSet<UnsafeSetting>, String
         let names = UnsafeSetting::ALL.map(UnsafeSetting::name).join(", ");
         format!("is not a list of server settings; use {names} with commas between, or \"\" for none")
     })
+}
+
+/// Reads `risk.hold_from_amount`.
+pub(super) fn amounts(text: &str) -> Result<Vec<(Currency, Decimal)>, String> {
+    const FORM: &str =
+        "is not a list of amounts; write it like \"1000.00 USD, 900.00 EUR\", or \"\" for none";
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut amounts: Vec<(Currency, Decimal)> = Vec::new();
+    for one in text.split(',') {
+        let (amount, code) = one.trim().split_once(' ').ok_or_else(|| FORM.to_owned())?;
+        let currency = Currency::from_code(code.trim()).ok_or_else(|| FORM.to_owned())?;
+        let amount = parse_amount(amount, currency).map_err(|_| FORM.to_owned())?;
+        if amount < Decimal::ZERO || amounts.iter().any(|(other, _)| *other == currency) {
+            return Err("has a negative amount or two of one currency; name each currency once".to_owned());
+        }
+        amounts.push((currency, amount));
+    }
+    Ok(amounts)
 }
 
 /// Reads `cache.url`.
@@ -173,6 +196,19 @@ mod tests {
         assert!(host_port("orders-1:50052").is_ok() && host_port("[::1]:1").is_ok());
         for bad in ["h", "h:0", "h:x", "u@h:1", "http://h:1"] {
             assert!(host_port(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn amounts_from_which_on_an_order_is_held() {
+        let of =
+            |text: &str, code: &str| (Currency::from_code(code).unwrap(), text.parse::<Decimal>().unwrap());
+        assert_eq!(amounts(" "), Ok(Vec::new()));
+        assert_eq!(amounts("1000.00 USD,90000 JPY"), Ok(vec![of("1000.00", "USD"), of("90000", "JPY")]));
+        for bad in
+            ["1000", "USD", "1000 usd", "1,5 EUR", "-1 USD", "1 USD, 2 USD", "1.001 USD", "1 XAU", "1 USD,"]
+        {
+            assert!(amounts(bad).is_err(), "{bad}");
         }
     }
 

@@ -19,6 +19,7 @@ use super::refund::STEP as REFUND;
 use super::saga::{Direction, Failure, SagaKind, SagaMove, StepCall, StepName};
 use super::status::{CancelReason, OrderStatus};
 use super::stock;
+use super::waiting;
 
 /// Brings the saga to its next call, wait or end, recording intents and status changes on the way.
 pub(super) fn advance(work: &mut Work<'_>) -> SagaMove {
@@ -30,8 +31,12 @@ pub(super) fn advance(work: &mut Work<'_>) -> SagaMove {
     if let Some(at) = saga.next_at
         && at > work.now
     {
-        return SagaMove::Wait(at);
+        return waiting::until(work, at);
     }
+    if let Some(act) = waiting::before_payment(work) {
+        return act;
+    }
+    let Some(saga) = &work.saga else { return SagaMove::Settled };
     let (kind, direction) = (saga.kind, saga.direction);
     let next = match (kind, direction) {
         (SagaKind::Create, Direction::Forward) => create_forward(work),
@@ -66,7 +71,8 @@ pub(super) fn advance(work: &mut Work<'_>) -> SagaMove {
 fn create_forward(work: &mut Work<'_>) -> Option<Next> {
     match work.order.reservation.state {
         StockState::None | StockState::Requested => {
-            let key = work.key("reserve");
+            // One that was asked for anew has a later attempt's key.
+            let key = work.order.reservation.key.clone().unwrap_or_else(|| work.key("reserve"));
             let fresh = work.order.reservation.state == StockState::None;
             if fresh {
                 work.emit(OrderEvent::StockRequested { key: key.clone(), lines: None });

@@ -4,12 +4,13 @@ use super::advance::{intend, retry_at, spread, turn_round};
 use super::event::OrderEvent;
 use super::item::Shortage;
 use super::order::{LabelState, Reservation};
-use super::payment::{EntryKind, EntryState, in_doubt, is_of_edit, stories};
+use super::payment::{EntryKind, EntryState, in_doubt, is_of_edit, money_may_be_here, stories};
 use super::react::Work;
 use super::refund;
 use super::saga::{Direction, Failure, StepCall, StepResult, refusal};
 use super::status::{CancelReason, OrderStatus};
 use super::stock;
+use super::waiting;
 
 /// Longest pause after a refusal of what has to happen, in longest waits between retries.
 const LONGEST_PAUSE: u32 = 60;
@@ -50,8 +51,16 @@ pub(super) fn book(work: &mut Work<'_>, call: &StepCall, result: StepResult) {
 fn success(work: &mut Work<'_>, call: &StepCall, result: StepResult) -> Option<Setback> {
     match (call, result) {
         (StepCall::Reserve { key, .. }, StepResult::Reserved { reservation_id }) => {
-            let of = stock::name_of(&work.order, key);
-            work.emit(OrderEvent::StockReserved { reservation_id, of });
+            if waiting::renews(&work.order, key) {
+                work.emit(OrderEvent::StockRenewed { reservation_id });
+                if money_may_be_here(&work.order.payments) {
+                    // The tries are those of what is more urgent.
+                    return None;
+                }
+            } else {
+                let of = stock::name_of(&work.order, key);
+                work.emit(OrderEvent::StockReserved { reservation_id, of });
+            }
         }
         (
             StepCall::Charge { key, .. } | StepCall::QueryCharge { key },
@@ -153,6 +162,12 @@ fn refused(
     shortages: Vec<Shortage>,
 ) {
     match call {
+        StepCall::Reserve { .. } | StepCall::CommitStock { .. }
+            if waiting::reserve_anew(work, call, &reason) => {}
+        StepCall::Reserve { key, .. } if waiting::renews(&work.order, key) && !waiting::is_lost(&reason) => {
+            // It says nothing about what is held, so that is kept.
+            set_back(work, call, Setback { dependency, error: reason, unsent: true });
+        }
         StepCall::Reserve { key, .. } => {
             let of = stock::name_of(&work.order, key);
             work.emit(OrderEvent::StockRefused { shortages: shortages.clone(), of });
@@ -169,7 +184,7 @@ fn refused(
             fail(work, Failure::PaymentDeclined { code: reason }, CancelReason::PaymentDeclined);
         }
         StepCall::CommitStock { .. } => {
-            // The reservation lapsed between charge and commit: give the money back.
+            // The reservation is lost for good: give the money back.
             fail(work, Failure::OutOfStock { shortages }, CancelReason::OutOfStock);
         }
         StepCall::CreateLabel { .. } => {
@@ -291,7 +306,9 @@ fn set_back(work: &mut Work<'_>, call: &StepCall, setback: Setback) {
     let may_give_up = direction == Direction::Forward
         && match call {
             // A saga that ran ahead and was interrupted asks again for stock, and it may have been paid by then.
-            StepCall::Reserve { .. } => in_doubt(&work.order.payments, EntryKind::Charge).is_none(),
+            StepCall::Reserve { .. } => {
+                in_doubt(&work.order.payments, EntryKind::Charge).is_none() && !waiting::is_bound(work)
+            }
             StepCall::CreateLabel { .. } => true,
             StepCall::Charge { .. } => certain,
             _ => false,
@@ -302,9 +319,11 @@ fn set_back(work: &mut Work<'_>, call: &StepCall, setback: Setback) {
         return;
     }
     let next_at = retry_at(work, call.key(), tries);
+    let is_unknown_for_long = waiting::is_unknown_for_long(work);
     let Some(saga) = &mut work.saga else { return };
     saga.next_at = Some(next_at);
-    let attention = !may_give_up && tries >= policy.attention_after_tries && saga.attention.is_none();
+    let long = tries >= policy.attention_after_tries || is_unknown_for_long;
+    let attention = !may_give_up && long && saga.attention.is_none();
     if attention {
         saga.attention = Some(error.clone());
     }

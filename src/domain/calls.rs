@@ -148,7 +148,9 @@ pub(super) fn commit_stock(work: &mut Work<'_>) -> Option<Next> {
     let (place, reservation) = reservations.into_iter().find(held)?;
     let (state, reservation_id) = (reservation.state, reservation.id.clone()?);
     let of = reservation.key.clone().filter(|_| place > 0);
-    let key = work.key(&numbered("commit_stock", place));
+    // The first one may have been asked for anew.
+    let attempt = reservation.key.as_ref().filter(|_| place == 0).map_or(1, CallKey::attempt);
+    let key = work.attempt(&numbered("commit_stock", place), attempt);
     if state == StockState::Held && !work.ahead {
         work.emit(OrderEvent::StockCommitRequested { key: key.clone(), of });
     }

@@ -83,6 +83,8 @@ pub struct Draft {
     pub metadata: BTreeMap<String, String>,
     /// Hash of the request.
     pub request_hash: [u8; 16],
+    /// Why it is to be held before it is paid, as [`super::risk::RiskRules`] say; none = it is not.
+    pub risk: Option<String>,
 }
 
 impl fmt::Debug for Draft {

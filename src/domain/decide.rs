@@ -15,6 +15,7 @@ use super::saga::{Direction, SagaKind, SagaMove, SagaProgress, Turn};
 use super::status::{CancelReason, OrderStatus, PaymentStatus, Rule};
 use super::stock;
 use super::text::Violation;
+use super::{risk, waiting};
 
 /// A new order: stored as PENDING with the intent of its first call.
 pub(super) fn create(draft: &Draft, ask: &Ask, now: Timestamp, policy: &Policy) -> Reaction {
@@ -25,12 +26,16 @@ pub(super) fn create(draft: &Draft, ask: &Ask, now: Timestamp, policy: &Policy) 
         totals: draft.totals,
         lines: u32::try_from(draft.items.len()).unwrap_or(u32::MAX),
     });
+    if let Some(reason) = &draft.risk {
+        let (reason, by) = (reason.clone(), risk::PRINCIPAL.to_owned());
+        work.emit_as(risk::PRINCIPAL, OrderEvent::OrderHeld { reason, by, until: None });
+    }
     work.start(SagaKind::Create, ask, "");
     if let Some(saga) = &mut work.saga {
         saga.token = draft.payment_token.clone().filter(|_| !draft.totals.total.is_zero());
     }
     let act = advance(&mut work);
-    work.ahead = !policy.run_ahead.is_zero();
+    work.ahead = !policy.run_ahead.is_zero() && draft.risk.is_none();
     let request = record(ask, Some(1));
     work.commit(request, draft.coupon.clone().map(CouponChange::Claim), act)
 }
@@ -158,6 +163,9 @@ fn note(
         doubt(&mut work);
     }
     work.emit(event);
+    if !calling {
+        waiting::look_again(&mut work);
+    }
     let act = match saga {
         None => SagaMove::Settled,
         Some(_) if calling => SagaMove::Keep,

@@ -171,6 +171,17 @@ pub enum OrderEvent {
         #[serde(skip_serializing_if = "Option::is_none", default)]
         of: Option<CallKey>,
     },
+    /// Inventory goes on holding stock for us: its time to live begins anew.
+    StockRenewed {
+        /// Inventory's id.
+        reservation_id: String,
+    },
+    /// Inventory holds it no more: its time was over. What follows asks for the stock anew, or gives up.
+    StockLapsed {
+        /// Inventory's id, where it was known.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        reservation_id: Option<String>,
+    },
     /// Inventory refused.
     StockRefused {
         /// What is short.
@@ -345,6 +356,8 @@ impl OrderEvent {
             Self::StockRequested { .. } => "stock_requested",
             Self::StockUnsent { .. } => "stock_unsent",
             Self::StockReserved { .. } => "stock_reserved",
+            Self::StockRenewed { .. } => "stock_renewed",
+            Self::StockLapsed { .. } => "stock_lapsed",
             Self::StockRefused { .. } => "stock_refused",
             Self::StockCommitRequested { .. } => "stock_commit_requested",
             Self::StockCommitted { .. } => "stock_committed",

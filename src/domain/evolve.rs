@@ -193,9 +193,14 @@ pub fn evolve(order: &mut Order, event: &OrderEvent, at: Timestamp) {
                 Arc::make_mut(amendment).applied = true;
             }
         }
+        OrderEvent::StockRenewed { .. } => order.reservation.renewed_at = Some(at),
+        OrderEvent::StockLapsed { .. } => {
+            (order.reservation.state, order.reservation.id) = (StockState::None, None);
+        }
         OrderEvent::StockRequested { key, lines: None } => {
             order.reservation.state = StockState::Requested;
             (order.reservation.id, order.reservation.key) = (None, Some(key.clone()));
+            order.reservation.renewed_at = None;
         }
         OrderEvent::StockRequested { key, lines } => {
             let additions = Arc::make_mut(&mut order.additions);
@@ -203,7 +208,8 @@ pub fn evolve(order: &mut Order, event: &OrderEvent, at: Timestamp) {
                 Some(addition) => addition.state = StockState::Requested,
                 None => {
                     let (state, key) = (StockState::Requested, Some(key.clone()));
-                    additions.push(Reservation { state, id: None, key, lines: lines.clone() });
+                    let lines = lines.clone();
+                    additions.push(Reservation { state, id: None, key, lines, renewed_at: None });
                 }
             }
         }
@@ -216,6 +222,7 @@ pub fn evolve(order: &mut Order, event: &OrderEvent, at: Timestamp) {
             let reservation = reservation(order, of.as_ref());
             reservation.state = StockState::Held;
             reservation.id = Some(reservation_id.clone());
+            reservation.renewed_at = Some(at);
         }
         OrderEvent::StockCommitRequested { of, .. } => {
             reservation(order, of.as_ref()).state = StockState::Committing;

@@ -241,6 +241,11 @@ impl CallKey {
     pub fn intent(&self) -> &str {
         self.0.rsplit_once('/').map_or(&self.0, |(intent, _)| intent)
     }
+
+    /// Which attempt of its intent it is; 1 for a key of another form.
+    pub fn attempt(&self) -> u32 {
+        self.0.rsplit_once('/').and_then(|(_, attempt)| attempt.parse().ok()).unwrap_or(1)
+    }
 }
 
 impl fmt::Display for CallKey {

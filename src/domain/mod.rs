@@ -22,11 +22,13 @@ pub mod pricing;
 pub mod react;
 pub mod refund;
 pub mod repair;
+pub mod risk;
 pub mod saga;
 pub mod status;
 pub mod stock;
 pub mod text;
 pub mod verify;
+mod waiting;
 
 /// A moment in UTC. Always truncated to microseconds, which every store keeps exactly.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;

@@ -61,12 +61,15 @@ pub struct Reservation {
     /// What it is about, as far as it did not go back; none = all lines of the order.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lines: Option<Vec<StockLine>>,
+    /// When inventory last said that it holds it: its time to live counts from about then.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub renewed_at: Option<Timestamp>,
 }
 
 impl Reservation {
     /// Nothing asked for.
     pub fn none() -> Self {
-        Self { state: StockState::None, id: None, key: None, lines: None }
+        Self { state: StockState::None, id: None, key: None, lines: None, renewed_at: None }
     }
 
     /// Whether inventory has, or may have, units set aside by it.
@@ -96,7 +99,7 @@ pub struct Shipment {
     pub updated_at: Timestamp,
 }
 
-/// A stop on forward moves. It ends at `until` by itself, and is shown until it is released or replaced.
+/// A stop on forward moves. It ends at `until` by itself; that it is over is recorded by a timer soon after.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Hold {
     /// Why.
@@ -113,6 +116,18 @@ impl Hold {
     /// Whether it still stops anything at `now`.
     pub fn is_on(&self, now: Timestamp) -> bool {
         self.until.is_none_or(|until| until > now)
+    }
+}
+
+impl Order {
+    /// When somebody has to look at it although no saga may be under way: at the end of its hold.
+    pub fn timer(&self) -> Option<Timestamp> {
+        self.hold.as_ref().and_then(|hold| hold.until)
+    }
+
+    /// Whether a hold stops its forward moves at `now`.
+    pub fn is_held(&self, now: Timestamp) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.is_on(now))
     }
 }
 

@@ -14,7 +14,7 @@ use super::ids::CallKey;
 use super::order::{Order, RequestRecord};
 use super::pricing::CouponUse;
 use super::saga::{SagaKind, SagaMove, SagaProgress, StepCall, StepResult};
-use super::{Timestamp, advance, book, decide};
+use super::{Timestamp, advance, book, decide, waiting};
 
 /// How patient sagas are. All limits that pure code needs.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +36,12 @@ pub struct Policy {
     /// It also bounds how long after the creation a process that was paused, and lost the order meanwhile, may go on with
     /// it.
     pub run_ahead: Duration,
+    /// How long inventory holds what it reserved; half of it after it last said so it is asked to go on. Not zero.
+    pub reservation_ttl: Duration,
+    /// How long after its creation an order that is not paid is canceled; zero = never.
+    pub expire_after: Duration,
+    /// How long it may be unknown what became of a payment before a person is called; the questions go on.
+    pub unknown_attention_after: Duration,
 }
 
 /// What reaches an order.
@@ -55,7 +61,7 @@ pub enum Input {
         /// What it came back with.
         result: StepResult,
     },
-    /// The saga's next call is due, or was lost in a crash.
+    /// The saga's next call is due, or was lost in a crash; or a timer of the order is due.
     Resume,
     /// What a saga that runs ahead has not recorded yet is to be stored, and it runs ahead no more.
     CatchUp {
@@ -167,9 +173,11 @@ pub fn react(
             Ok(work.commit(None, None, SagaMove::Keep))
         }
         Input::Resume => {
-            let (Some(order), Some(saga)) = (order, running_saga) else { return Ok(Reaction::Unchanged) };
+            let Some(order) = order else { return Ok(Reaction::Unchanged) };
+            let Some(saga) = running_saga else { return Ok(waiting::timer(order, now, policy)) };
             let (principal, request) = (saga.principal.clone(), Some(saga.request_id.clone()));
             let mut work = Work::on(order, Some(saga), principal, request, now, policy);
+            waiting::end_hold(&mut work);
             advance::doubt(&mut work);
             let act = advance::advance(&mut work);
             if work.is_idle(saga) {
@@ -243,13 +251,19 @@ impl<'a> Work<'a> {
 
     /// Records an event and applies it.
     pub(super) fn emit(&mut self, event: OrderEvent) {
+        let principal = self.principal.clone();
+        self.emit_as(principal, event);
+    }
+
+    /// Records an event that is not the doing of whoever asked.
+    pub(super) fn emit_as(&mut self, principal: impl Into<String>, event: OrderEvent) {
         evolve(&mut self.order, &event, self.now);
         self.order.event_seq = self.order.event_seq.saturating_add(1);
         self.events.push(RecordedEvent {
             seq: self.order.event_seq,
             version: self.order.version,
             at: self.now,
-            principal: self.principal.clone(),
+            principal: principal.into(),
             request_id: self.request_id.clone().filter(|id| !id.is_empty()),
             event,
         });

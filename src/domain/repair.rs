@@ -348,7 +348,7 @@ fn next_call(order: &Order, saga: &SagaProgress, now: Timestamp, policy: &Policy
     doubt(&mut work);
     match advance(&mut work) {
         SagaMove::Run(call) => Some(call),
-        SagaMove::Wait(_) | SagaMove::Keep | SagaMove::Settled => None,
+        SagaMove::Wait(_) | SagaMove::Held(_) | SagaMove::Keep | SagaMove::Settled => None,
     }
 }
 

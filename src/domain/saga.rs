@@ -383,6 +383,8 @@ pub enum SagaMove {
     Run(StepCall),
     /// Look again at this moment.
     Wait(Timestamp),
+    /// A hold stops it: look again at this moment. Whoever waits for its end is told how it stands.
+    Held(Timestamp),
     /// The call that is under way goes on.
     Keep,
     /// Nothing: whoever waits is answered.

@@ -2,7 +2,9 @@
 
 mod changes;
 mod edits;
+mod in_flight;
 mod listing;
+mod risk;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
+pub use self::in_flight::InFlight;
 use super::auth::{self, Authenticator};
 use super::status::to_status;
 use super::validate::{self, Checker, OrderKey, RequestLimits};
@@ -27,6 +30,7 @@ use crate::domain::ids::{IdKey, OrderId, content_hash};
 use crate::domain::order::Order;
 use crate::domain::pricing::Pricing;
 use crate::domain::react;
+use crate::domain::risk::RiskCheck;
 use crate::ports::Collaborators;
 use crate::ports::call::CallContext;
 use crate::ports::clock::Clock;
@@ -35,9 +39,6 @@ use crate::steps::prepare::prepare;
 
 /// An answer is given at least this long before the caller's deadline.
 pub(super) const MARGIN: Duration = Duration::from_millis(200);
-
-/// How often a stopping node looks whether the last request is answered.
-const QUIET_CHECK: Duration = Duration::from_millis(10);
 
 /// Limits of the API.
 #[derive(Clone, Debug)]
@@ -63,6 +64,7 @@ pub struct OrderApi {
     orders: Arc<Orders>,
     collaborators: Collaborators,
     pricing: Arc<dyn Pricing>,
+    risk: Arc<dyn RiskCheck>,
     clock: Arc<dyn Clock>,
     key: IdKey,
     config: OrderApiConfig,
@@ -70,24 +72,6 @@ pub struct OrderApi {
     requests: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
     stop: CancellationToken,
-}
-
-/// The requests that are being answered.
-#[derive(Clone, Debug)]
-pub struct InFlight {
-    requests: Arc<Semaphore>,
-    all: usize,
-}
-
-impl InFlight {
-    /// Waits until there is none.
-    pub async fn none(&self) {
-        // Looked at, not acquired: a place in the semaphore's queue would turn late requests away as overload.
-        let mut check = tokio::time::interval(QUIET_CHECK);
-        while self.requests.available_permits() < self.all {
-            check.tick().await;
-        }
-    }
 }
 
 /// What every call begins with.
@@ -159,15 +143,28 @@ impl OrderApi {
         orders: Arc<Orders>,
         collaborators: Collaborators,
         pricing: Arc<dyn Pricing>,
-        clock: Arc<dyn Clock>,
+        risk: Arc<dyn RiskCheck>,
         key: IdKey,
         config: OrderApiConfig,
         stop: CancellationToken,
     ) -> Self {
+        let clock = orders.clock();
         let requests = Arc::new(Semaphore::new(config.max_concurrent_requests));
         let watchers = Arc::new(Semaphore::new(config.max_watchers));
         let authenticator = Authenticator::dev();
-        Self { orders, collaborators, pricing, clock, key, config, authenticator, requests, watchers, stop }
+        Self {
+            orders,
+            collaborators,
+            pricing,
+            risk,
+            clock,
+            key,
+            config,
+            authenticator,
+            requests,
+            watchers,
+            stop,
+        }
     }
 
     /// The requests that are being answered, to wait for the last one.
@@ -215,7 +212,7 @@ impl OrderApi {
         }
         let context = self.call_context(begun);
         let prepared = prepare(&self.collaborators, &*self.pricing, &self.key, &context, wish, now);
-        let draft = match prepared.await {
+        let mut draft = match prepared.await {
             Ok(draft) => draft,
             // What was fine when it was asked for first may not be any more: its answer stays the same.
             Err(error) if may_repeat => {
@@ -228,6 +225,7 @@ impl OrderApi {
         if request.validate_only {
             return Ok(convert::order(&react::preview(&draft, now)));
         }
+        draft.risk = self.risk_of(&draft, now).await?;
         let ask = begun.ask(OrderCommand::Create(Box::new(draft)), None, repeatable);
         let wait = begun.wait.saturating_sub(begun.started.elapsed());
         let order = self.orders.ask(id, ask, wait, true).await?;

@@ -62,7 +62,8 @@ pub trait Inventory: Send + Sync + Debug {
         lines: &[StockLine],
     ) -> Result<Vec<Shortage>, CallError>;
 
-    /// Holds all lines or none of them for `ttl`; answers the reservation's id.
+    /// Holds all lines or none of them for `ttl`; answers the reservation's id. A repeat renews what is held: from then on
+    /// it is held for `ttl` at least. It changes nothing else, and nothing about what is committed.
     ///
     /// # Errors
     /// Refused `OUT_OF_STOCK` with shortages; `RESERVATION_RELEASED` when the key was released before this

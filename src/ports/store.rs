@@ -42,6 +42,8 @@ pub struct Touched {
     pub shipments: bool,
     /// Ledger entries from this index on are new.
     pub payments_from: usize,
+    /// [`Order::timer`] changed: its row is inserted or updated.
+    pub timer: bool,
 }
 
 /// What a commit does to the use count of a coupon.
@@ -164,12 +166,12 @@ pub struct ListCursor {
     pub id: OrderId,
 }
 
-/// A saga that is not settled.
+/// A saga that is not settled, or a timer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unfinished {
     /// The order.
     pub order_id: OrderId,
-    /// When its next call is due; the saga's start for one that was running.
+    /// When its next call, or its timer, is due; the saga's start for one that was running.
     pub due_at: Timestamp,
 }
 
@@ -254,6 +256,20 @@ pub trait OrderStore: Send + Sync + std::fmt::Debug {
         after: Option<Unfinished>,
         limit: u32,
     ) -> Result<Vec<Unfinished>, StoreError>;
+
+    /// Timers ([`Order::timer`]) that are due before `due_before`, by due time and id, behind `after`, at most `limit`.
+    async fn timers(
+        &self,
+        due_before: Timestamp,
+        after: Option<Unfinished>,
+        limit: u32,
+    ) -> Result<Vec<Unfinished>, StoreError>;
+
+    /// How many orders this user created at `since` or later, counted up to `at_most`.
+    async fn count_of_user(&self, user: UserId, since: Timestamp, at_most: u32) -> Result<u32, StoreError>;
+
+    /// What time it is by the store's own clock, to the microsecond; none where the machine's clock is the only one.
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError>;
 
     /// Grows each time the store has connected to its database: to what server is not known, so whatever was acknowledged
     /// before should be looked for.

@@ -272,5 +272,6 @@ fn draft(
         coupon: quote.coupon,
         metadata: wish.metadata,
         request_hash: wish.request_hash,
+        risk: None,
     }
 }

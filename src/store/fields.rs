@@ -33,7 +33,7 @@ pub(super) const FIXED: [&str; 11] = [
 ];
 
 /// Written with every change.
-pub(super) const MUTABLE: [&str; 23] = [
+pub(super) const MUTABLE: [&str; 24] = [
     "version",
     "status",
     "total_amount",
@@ -50,6 +50,7 @@ pub(super) const MUTABLE: [&str; 23] = [
     "inventory_reservation_id",
     "reservation_state",
     "reservation_key",
+    "reservation_renewed_at",
     "stock_changes",
     "amendment",
     "saga_no",
@@ -102,6 +103,7 @@ table!(EVENTS, "order_events", 2, order_id seq version type payload principal re
 table!(SAGAS, "sagas", 2, order_id saga_no kind direction step tries resend turn next_at due_at started_at sent_at
     attention last_error failure settled notes principal request_id trace_parent payment_token ahead);
 
+table!(TIMERS, "order_timers", 1, order_id due_at);
 /// What edits left of the order's reservations, in one column: null for an order that was never edited.
 #[derive(Serialize, Deserialize, Default)]
 pub(super) struct StockChanges {
@@ -186,6 +188,7 @@ pub(super) fn bind_mutable(args: &mut impl Bind, order: &Order) -> Bound {
     args.maybe_text(order.reservation.id.as_deref())?;
     args.text(order.reservation.state.as_str())?;
     args.maybe_text(order.reservation.key.as_ref().map(|key| key.as_str()))?;
+    args.maybe_time(order.reservation.renewed_at)?;
     args.maybe_json(StockChanges::of(order).as_ref())?;
     args.maybe_json(order.amendment.as_deref())?;
     args.int(order.saga_no)?;
@@ -294,6 +297,11 @@ pub(super) fn bind_history(args: &mut impl Bind, entered: &Entered<'_>) -> Bound
     args.text(notes)?;
     args.text(&event.principal)?;
     args.time(event.at)
+}
+
+pub(super) fn bind_timer(args: &mut impl Bind, order: &&Order) -> Bound {
+    args.id(order.id.0)?;
+    args.maybe_time(order.timer())
 }
 
 pub(super) fn bind_saga(args: &mut impl Bind, saga: &SagaProgress) -> Bound {

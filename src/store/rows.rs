@@ -75,6 +75,7 @@ pub(super) fn stored(row: &impl Source) -> Read<Stored> {
             state: named(row, "reservation_state", StockState::parse)?,
             id: row.maybe_text("inventory_reservation_id")?,
             key: row.maybe_text("reservation_key")?.map(CallKey::from_text),
+            renewed_at: row.maybe_time("reservation_renewed_at")?,
             lines,
         },
         additions: Arc::new(additions),

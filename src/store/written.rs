@@ -30,6 +30,8 @@ pub(super) struct Written<'a> {
     pub(super) new_sagas: Vec<&'a SagaProgress>,
     /// Sagas that most likely have a row already.
     pub(super) sagas: Vec<&'a SagaProgress>,
+    /// Orders whose timer is inserted or updated.
+    pub(super) timers: Vec<&'a Order>,
 }
 
 impl<'a> Written<'a> {
@@ -59,6 +61,9 @@ impl<'a> Written<'a> {
         }
         if is_new || touched.shipments {
             self.shipments.extend(numbered(order, &order.shipments));
+        }
+        if touched.timer {
+            self.timers.push(order);
         }
         let from = if is_new { 0 } else { touched.payments_from };
         self.ledger.extend(numbered(order, &order.payments).skip(from));

@@ -55,7 +55,7 @@ async fn callers_that_were_answered_take_no_room() {
     let stopping = tokio::time::timeout(Duration::from_secs(5), node.stop());
     let folder = stopping.await.unwrap();
     let node = TestNode::start_in(folder, QUICK_START).await;
-    assert_eq!(node.get(&order.id).await.status(), Cancelling);
+    node.until(&order.id, Cancelled).await;
     node.stop().await;
 }
 

@@ -110,7 +110,7 @@ async fn only_what_can_still_move_forward_is_held() {
 }
 
 #[tokio::test]
-async fn an_order_that_is_held_while_it_is_created_reaches_its_end() {
+async fn an_order_that_is_held_while_it_is_created_is_not_charged_until_it_is_released() {
     for run_ahead in ["0s", "10s"] {
         let settings = quick(&[("ORDER__CREATE__WAIT", "10ms"), ("ORDER__SAGA__RUN_AHEAD", run_ahead)]);
         let node = TestNode::start_with(&settings).await;
@@ -120,21 +120,49 @@ async fn an_order_that_is_held_while_it_is_created_reaches_its_end() {
             ("inventory.Reserve", down()),
             ("payment.Charge", down()),
         ] {
-            fault(&node, method, held_up);
+            fault(&node, method, held_up.clone());
             let order = node.create(sample_order()).await;
             assert_eq!(order.status(), Pending);
             let held = node.hold(&order.id, "new customer").await.unwrap();
             assert_eq!((held.status(), held.hold.is_some()), (Pending, true));
             no_faults(&node);
-            let confirmed = node.until(&order.id, Confirmed).await;
-            assert_eq!(confirmed.hold, held.hold);
-            node.until_event(&order.id, "saga_settled").await;
-            let error = node.ask_status(&order.id, Processing).await.unwrap_err();
-            read_refusal(&error, Code::FailedPrecondition, "ORDER_ON_HOLD");
+            // A charge that is under way is carried through.
+            if method != "payment.Charge" || held_up == down() {
+                node.until_event(&order.id, "stock_reserved").await;
+                let waiting = node.get(&order.id).await;
+                assert_eq!((waiting.status(), waiting.hold), (Pending, held.hold.clone()));
+                assert_eq!(node.ledger(&order).charges.len(), 0, "{method}");
+                assert_eq!(node.release(&order.id).await.unwrap().hold, None);
+                node.until(&order.id, Confirmed).await;
+            } else {
+                let confirmed = node.until(&order.id, Confirmed).await;
+                assert_eq!(confirmed.hold, held.hold);
+                node.until_event(&order.id, "saga_settled").await;
+                let error = node.ask_status(&order.id, Processing).await.unwrap_err();
+                read_refusal(&error, Code::FailedPrecondition, "ORDER_ON_HOLD");
+            }
             assert_eq!(node.ledger(&order).charges.len(), 1);
         }
         node.stop().await;
     }
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_creation_is_answered_when_a_hold_stops_it() {
+    let node = TestNode::start_with(&quick(&[("ORDER__CREATE__WAIT", "4m")])).await;
+    fault(&node, "inventory.Reserve", slow(Duration::from_millis(500)));
+    let hold = async {
+        let stored = || async { node.orders().await.pop() };
+        let order = eventually("a stored order", stored).await;
+        node.hold(&order.id, "new customer").await.unwrap()
+    };
+    let (answered, held) = tokio::join!(node.create(sample_order()), hold);
+    assert_eq!((answered.status(), answered.hold), (Pending, held.hold.clone()));
+    assert_eq!(node.ledger(&held).charges.len(), 0);
+    // Whoever cancels it waits for its end, not for the hold's.
+    assert_eq!(node.cancel(&held.id).await.unwrap().status(), Cancelled);
+    node.assert_unwound(&held);
+    node.stop().await;
 }
 
 #[tokio::test]
@@ -172,9 +200,10 @@ async fn a_hold_ends_by_itself_and_is_replaced() {
         eventually("the end of the hold", || async { node.ask_status(&order.id, Processing).await.ok() })
             .await;
     assert_eq!(moved.status(), Processing);
-    // What is over stops nothing, and is shown until it is taken off.
-    assert_eq!(moved.hold, Some(shown));
-    assert_eq!(node.release(&order.id).await.unwrap().hold, None);
+    // What is over stops nothing, and soon a timer has taken it off.
+    let released = node.until_event(&order.id, "order_released").await;
+    assert_eq!(released.principal, "timer");
+    eventually("no hold", || async { node.get(&order.id).await.hold.is_none().then_some(()) }).await;
     node.stop().await;
 }
 
@@ -247,10 +276,12 @@ async fn repeats_are_answered_and_versions_are_checked() {
     let repeated = node.client().hold_order(request).await.unwrap().into_inner();
     assert_eq!(repeated.status(), Processing);
 
+    node.until_event(&order.id, "order_released").await;
+    let held = node.hold(&order.id, "again").await.unwrap();
     let release = pb::ReleaseOrderRequest {
         id: order.id.clone(),
         notes: "  looked at it ".into(),
-        expected_version: repeated.version,
+        expected_version: held.version,
         request_id: "release 1".into(),
     };
     let released = node.client().release_order(release.clone()).await.unwrap().into_inner();
@@ -259,9 +290,10 @@ async fn repeats_are_answered_and_versions_are_checked() {
     invalid(node.client().release_order(other).await, "REQUEST_ID_REUSED", &["request_id"]);
     let events = node.events(&order.id).await;
     let noted: Vec<_> = events.iter().filter(|event| event.r#type == "order_released").collect();
-    assert_eq!(noted.len(), 1);
-    assert!(noted[0].payload_json.contains("\"looked at it\""), "{}", noted[0].payload_json);
-    assert_eq!(noted[0].principal, "dev");
+    assert_eq!(noted.len(), 2);
+    assert_eq!(noted[0].principal, "timer");
+    assert!(noted[1].payload_json.contains("\"looked at it\""), "{}", noted[1].payload_json);
+    assert_eq!(noted[1].principal, "dev");
     node.stop().await;
 }
 
@@ -304,7 +336,7 @@ fn held_at(place: usize, calling: bool, run_ahead: Duration) -> Option<Status> {
     let create = ask(OrderCommand::Create(Box::new(draft)), None, None);
     let mut act = take(&mut store, &world, Input::Command { ask: create, calling: false }, now);
     let mut calls = 0;
-    let mut held = false;
+    let (mut held, mut stopped) = (false, false);
     loop {
         let hold = OrderCommand::Hold { reason: "fraud?".to_owned(), until: None };
         let hold = Input::Command { ask: ask(hold, None, None), calling };
@@ -330,6 +362,13 @@ fn held_at(place: usize, calling: bool, run_ahead: Duration) -> Option<Status> {
                 now = now.max(at);
                 take(&mut store, &world, Input::Resume, now)
             }
+            SagaMove::Held(_) => {
+                stopped = true;
+                assert!(world.charges.is_empty());
+                let release = OrderCommand::Release { notes: String::new() };
+                let ask = ask(release, None, None);
+                take(&mut store, &world, Input::Command { ask, calling: false }, now)
+            }
             SagaMove::Keep => panic!("nothing is under way"),
             SagaMove::Settled => break,
         };
@@ -337,13 +376,15 @@ fn held_at(place: usize, calling: bool, run_ahead: Duration) -> Option<Status> {
     let order = store.order.clone().unwrap();
     store.at_rest(&world, false).unwrap();
     held.then(|| {
-        assert!(order.hold.is_some());
+        assert_eq!(stopped, order.hold.is_none());
+        // Before the charge, and never once it may have been made.
+        assert_eq!(stopped, place == 0);
         order.status
     })
 }
 
 #[test]
-fn a_creation_that_is_held_anywhere_ends_as_if_it_were_not() {
+fn a_creation_that_is_held_anywhere_stops_before_its_charge_and_ends_as_it_should() {
     for calling in [true, false] {
         let ends: Vec<_> = (0..9).map_while(|place| held_at(place, calling, Duration::ZERO)).collect();
         assert!(ends.len() >= 3 && ends.iter().all(|end| *end == Status::Confirmed), "{ends:?}");

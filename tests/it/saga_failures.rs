@@ -397,28 +397,38 @@ fn context() -> CallContext {
 }
 
 #[tokio::test]
-async fn stock_that_is_lost_after_the_charge_is_paid_back() {
-    // It has to be seen between the two.
-    let node = TestNode::start_with(&[IMPATIENT, &[("ORDER__SAGA__RUN_AHEAD", "0s")]].concat()).await;
-    let client = node.client();
-    set_faults(&node, [(target("inventory.Commit"), FaultSpec { delay: SLOW, ..FaultSpec::default() })]);
-    let mut customer = customer(&SCENARIOS[0]);
-    let looking = customer.clone();
-    let thief = async {
-        let paid = async || {
-            let order = looking.order(&client).await?;
-            (order.payment_status() == pb::PaymentStatus::Paid).then_some(order.inventory_reservation_id)
+async fn stock_that_is_lost_after_the_charge_is_got_anew_or_paid_back() {
+    for is_gone in [false, true] {
+        // It has to be seen between the two.
+        let node = TestNode::start_with(&[IMPATIENT, &[("ORDER__SAGA__RUN_AHEAD", "0s")]].concat()).await;
+        let client = node.client();
+        set_faults(&node, [(target("inventory.Commit"), FaultSpec { delay: SLOW, ..FaultSpec::default() })]);
+        let mut customer = customer(&SCENARIOS[0]);
+        let looking = customer.clone();
+        let thief = async {
+            let paid = async || {
+                let order = looking.order(&client).await?;
+                (order.payment_status() == pb::PaymentStatus::Paid).then_some(order.inventory_reservation_id)
+            };
+            let reservation = ReleaseTarget::Reservation(eventually("a paid order", paid).await);
+            let inventory = node.simulator().collaborators().inventory;
+            inventory.release(&context(), &CallKey::from_text("thief"), &reservation).await.unwrap();
+            if is_gone {
+                let none = FaultSpec { out_of_stock_rate: 1.0, ..FaultSpec::default() };
+                set_faults(&node, [(target("inventory.Reserve"), none)]);
+            }
         };
-        let reservation = ReleaseTarget::Reservation(eventually("a paid order", paid).await);
-        let inventory = node.simulator().collaborators().inventory;
-        inventory.release(&context(), &CallKey::from_text("thief"), &reservation).await.unwrap();
-    };
-    tokio::join!(customer.live(&client), thief);
-    let evidence = evidence(&node, &customer).await;
-    assert_eq!(check(&evidence), Ok(()), "{evidence:#?}");
-    assert_eq!(evidence.order.status(), OrderStatus::Cancelled);
-    assert_eq!(evidence.order.cancel_reason, "OUT_OF_STOCK");
-    node.stop().await;
+        tokio::join!(customer.live(&client), thief);
+        let evidence = evidence(&node, &customer).await;
+        assert_eq!(check(&evidence), Ok(()), "{evidence:#?}");
+        if is_gone {
+            assert_eq!(evidence.order.status(), OrderStatus::Cancelled);
+            assert_eq!(evidence.order.cancel_reason, "OUT_OF_STOCK");
+        } else {
+            assert_eq!(evidence.truth.reservations.len(), 2, "{evidence:#?}");
+        }
+        node.stop().await;
+    }
 }
 
 #[tokio::test]

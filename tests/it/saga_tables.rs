@@ -181,7 +181,7 @@ impl Path {
         }
         match act {
             SagaMove::Run(call) => self.call(&call, seen),
-            SagaMove::Wait(at) => {
+            SagaMove::Wait(at) | SagaMove::Held(at) => {
                 self.steps.push(format!("until {at}"));
                 if self.cancel {
                     let mut other = self.clone();

@@ -11,7 +11,7 @@ use order_service::domain::command::OrderCommand;
 use order_service::domain::event::{OrderEvent, RecordedEvent};
 use order_service::domain::evolve::evolve;
 use order_service::domain::ids::CallKey;
-use order_service::domain::order::{LabelState, Order, StockState};
+use order_service::domain::order::{LabelState, Order, Reservation, StockState};
 use order_service::domain::payment::{LedgerEntry, PaymentToken};
 use order_service::domain::react::{Input, Reaction, react};
 use order_service::domain::refund;
@@ -350,9 +350,7 @@ fn nothing_is_confirmed_without_stock_and_money() {
                 event.event = unsent(&key);
             }
         }
-        life.order.reservation.state = StockState::None;
-        life.order.reservation.id = None;
-        life.order.reservation.key = None;
+        life.order.reservation = Reservation::none();
     });
 }
 

@@ -12,7 +12,7 @@ use crate::cli::order::{print, print_json};
 Asks the node; starts nothing. What may be done is found by trying each repair on a copy of the order.
 
 Waits for: NOTHING, ANSWER (a call is under way), RETRY (a call is made again later), CERTAINTY (a charge that was sent \
-may still arrive), NODE (a call is due and no node makes it), PERSON (no saga runs and something is left to do), \
+may still arrive), RELEASE (a hold ends, before anything is charged), NODE (a call is due and no node makes it), PERSON (no saga runs and something is left to do), \
 QUARANTINE.
 
 Example:

@@ -9,8 +9,8 @@ use crate::proto::order::{HoldOrderRequest, ReleaseOrderRequest};
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
-A hold stops forward moves (PROCESSING, SHIPPED, DELIVERED), not cancels, returns and refunds. Holding what is \
-held already replaces the hold.
+A hold stops the charge of a new order and forward moves (PROCESSING, SHIPPED, DELIVERED), not cancels, returns \
+and refunds. Holding what is held already replaces the hold.
 
 Examples:
   order-service order hold ORD-7K3M9Q2XYZ --reason 'address looks wrong'

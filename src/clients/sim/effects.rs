@@ -39,6 +39,8 @@ pub(super) enum Entry {
 pub(super) enum Effect {
     /// Stock is held.
     Reserve { name: Uuid, lines: Vec<Units>, expires_at: Timestamp },
+    /// Held stock is held for longer.
+    Renew { reservation_id: String, expires_at: Timestamp },
     /// Held stock is sold.
     Commit { reservation_id: String },
     /// Held stock is on sale again.
@@ -63,7 +65,7 @@ impl Effect {
     /// Of which method it is the effect.
     const fn method(&self) -> Method {
         match self {
-            Self::Reserve { .. } => Method::Reserve,
+            Self::Reserve { .. } | Self::Renew { .. } => Method::Reserve,
             Self::Commit { .. } => Method::Commit,
             Self::Release { .. } | Self::ReleaseAhead { .. } => Method::Release,
             Self::Restock { .. } => Method::Restock,
@@ -135,6 +137,12 @@ impl Ledger {
                 };
                 let index = self.book_reservation(order, name, held)?;
                 self.expire_at(expires_at, order, index);
+            }
+            Effect::Renew { reservation_id, expires_at } => {
+                self.held(&reservation_id)?.expires_at = expires_at;
+                let index =
+                    self.book(order)?.reservations.iter().position(|found| found.id == reservation_id);
+                self.expire_at(expires_at, order, index.ok_or_else(|| misfit(NO_RESERVATION))?);
             }
             Effect::Commit { reservation_id } => {
                 let found = self.held(&reservation_id)?;

@@ -71,6 +71,11 @@ impl Ledger {
             return match found.state {
                 ReservationState::Tombstone => Err(refused(reason::RESERVATION_RELEASED)),
                 _ if found.lines != lines || booked != order => Err(reused()),
+                ReservationState::Held if found.expires_at < expires_at => {
+                    let effect = Effect::Renew { reservation_id: id.clone(), expires_at };
+                    self.put(order, key, effect, now)?;
+                    Ok(id)
+                }
                 ReservationState::Held | ReservationState::Committed => Ok(id),
                 ReservationState::Released => Err(refused(reason::RESERVATION_RELEASED)),
                 ReservationState::Expired => Err(refused(reason::RESERVATION_EXPIRED)),

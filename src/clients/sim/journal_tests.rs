@@ -247,6 +247,39 @@ async fn what_runs_out_while_nobody_is_there_is_on_sale_again() {
 }
 
 #[tokio::test]
+async fn a_repeat_renews_what_is_held_and_nothing_else() {
+    let desk = Desk::new();
+    let mut sim = desk.open();
+    let full = sim.stock();
+    let reserve = Act { what: 0, order: 1, step: 1, target: 0 };
+    // Held for a minute each time; reopened in between, so the journal tells it too.
+    let first = reserve.on(&sim).await;
+    for seconds in [40, 80, 120] {
+        drop(sim);
+        desk.seconds.store(seconds, Ordering::SeqCst);
+        sim = desk.open();
+        let lines = desk.text().lines().count();
+        for _ in 0..2 {
+            assert_eq!(reserve.on(&sim).await, first);
+        }
+        assert_eq!(desk.text().lines().count(), lines + 1, "once a second at most");
+    }
+    assert_eq!(sim.ledger_page(0, 9).orders[0].reservations.len(), 1);
+    desk.seconds.store(179, Ordering::SeqCst);
+    assert_ne!(sim.stock(), full);
+    desk.seconds.store(180, Ordering::SeqCst);
+    assert_eq!(sim.stock(), full);
+    assert!(reserve.on(&sim).await.contains("RESERVATION_EXPIRED"));
+    // What is sold is answered as it stands.
+    let (again, sell) = (Act { step: 4, ..reserve }, Act { what: 2, step: 5, target: 4, ..reserve });
+    let second = again.on(&sim).await;
+    sell.on(&sim).await;
+    let lines = desk.text();
+    desk.seconds.store(999, Ordering::SeqCst);
+    assert_eq!((again.on(&sim).await, desk.text()), (second, lines));
+}
+
+#[tokio::test]
 async fn a_line_that_was_cut_off_is_cut_away() {
     let desk = Desk::new();
     let sim = desk.open();

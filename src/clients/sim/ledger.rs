@@ -70,7 +70,7 @@ pub(super) struct Ledger {
     /// Orders as they were first seen: what pages are counted by.
     sequence: Vec<OrderId>,
     stock: HashMap<ProductRef, StockTotals>,
-    /// Held reservations by the time they run out; entries of settled ones are skipped.
+    /// Held reservations by the time they run out; entries of settled and of renewed ones are skipped.
     expiries: BinaryHeap<Reverse<(Timestamp, OrderId, usize)>>,
     records: usize,
     max_records: usize,
@@ -314,7 +314,8 @@ impl Ledger {
             let reservation =
                 self.books.get_mut(order.0.as_u128()).and_then(|book| book.reservations.get_mut(index));
             let Some(reservation) = reservation else { continue };
-            if reservation.state == ReservationState::Held {
+            // One that was renewed stands farther behind once more.
+            if reservation.state == ReservationState::Held && reservation.expires_at <= at {
                 reservation.state = ReservationState::Expired;
                 reservation.changed_at = at;
                 let lines = reservation.lines.clone();

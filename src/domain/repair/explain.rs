@@ -25,6 +25,8 @@ names! {
         Retry = "RETRY",
         /// The moment from which on no charge that was sent can still arrive.
         Certainty = "CERTAINTY",
+        /// The end of a hold.
+        Release = "RELEASE",
         /// A node that makes the call that is due.
         Node = "NODE",
         /// A person: no saga runs, and something is left to do.
@@ -103,6 +105,9 @@ pub fn explain(
             None => (Waits::Nothing, format!("nothing: the order is {} and no saga runs", order.status)),
         },
         (Some(_), _) if calling => (Waits::Answer, format!("the answer of {name}, which is under way")),
+        (Some(_), _) if call.is_none() && order.is_held(now) => {
+            (Waits::Release, String::from("the end of its hold, before anything is charged"))
+        }
         (Some(saga), Some(_)) if saga.resend && saga.direction == Direction::Backward => {
             let what =
                 format!("certainty: from then on no late charge can arrive, and {name} is called again");

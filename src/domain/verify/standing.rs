@@ -54,8 +54,10 @@ pub(super) fn stock(findings: &mut Findings, order: &Order, saga: Option<&SagaPr
             });
         }
         OrderStatus::Confirmed if kind == Some(SagaKind::Create) => {
-            let promised = all(|state| {
-                matches!(state, StockState::Held | StockState::Committing | StockState::Committed)
+            let promised = stock::reservations(order).enumerate().all(|(place, held)| match held.state {
+                // The first one, when inventory lost it, is asked for anew, by the key of a later attempt.
+                StockState::Requested => place == 0 && held.key.as_ref().is_some_and(|key| key.attempt() > 1),
+                _ => true,
             });
             findings.expect(promised && stock::covers(order), "I6", || format!("{status} with stock {held}"));
         }

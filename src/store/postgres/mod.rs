@@ -35,7 +35,7 @@ use self::write::PostgresWriter;
 use super::committer::{BatchWriter, Committer, Done, Job, Limits};
 use crate::domain::Timestamp;
 use crate::domain::event::RecordedEvent;
-use crate::domain::ids::{OrderId, OrderNumber};
+use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
 use crate::ports::store::{
     ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
@@ -213,6 +213,26 @@ impl OrderStore for PostgresStore {
     ) -> Result<Vec<Unfinished>, StoreError> {
         let reader = self.reader.clone();
         self.read(async move { reader.unfinished(due_before, after, limit).await }).await
+    }
+
+    async fn timers(
+        &self,
+        due_before: Timestamp,
+        after: Option<Unfinished>,
+        limit: u32,
+    ) -> Result<Vec<Unfinished>, StoreError> {
+        let reader = self.reader.clone();
+        self.read(async move { reader.timers(due_before, after, limit).await }).await
+    }
+
+    async fn count_of_user(&self, user: UserId, since: Timestamp, at_most: u32) -> Result<u32, StoreError> {
+        let reader = self.reader.clone();
+        self.read(async move { reader.count_of_user(user, since, at_most).await }).await
+    }
+
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        let reader = self.reader.clone();
+        self.read(async move { reader.now().await }).await
     }
 
     async fn scan(&self, after: Option<OrderId>, limit: u32) -> Result<Vec<Scanned>, StoreError> {

@@ -12,7 +12,7 @@ use super::pool::Pool;
 use super::source::columns;
 use crate::domain::Timestamp;
 use crate::domain::event::RecordedEvent;
-use crate::domain::ids::{OrderId, OrderNumber};
+use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
 use crate::ports::store::{ListQuery, Quarantine, Regression, Scanned, StoreError, Stored, Unfinished};
 use crate::store::bind::Bound;
@@ -45,6 +45,9 @@ const STUCK: &str = "WITH running AS MATERIALIZED (SELECT order_id, attention, s
        UNION (SELECT id FROM orders WHERE payment_status = 'REFUND_FAILED' AND id > $2 ORDER BY id LIMIT $3) \
        UNION (SELECT order_id AS id FROM order_quarantines WHERE order_id > $2 ORDER BY order_id LIMIT $3) \
      ) AS stuck ORDER BY id LIMIT $3";
+pub(super) const COUNT_OF_USER: &str = "SELECT count(*) FROM (SELECT FROM orders WHERE user_id = $1 AND created_at >= $2 \
+     ORDER BY created_at LIMIT $3) AS few";
+const NOW: &str = "SELECT clock_timestamp()";
 
 impl Reader {
     pub(super) fn new(pool: Pool) -> Self {
@@ -157,6 +160,25 @@ impl Reader {
         after: Option<Unfinished>,
         limit: u32,
     ) -> Result<Vec<Unfinished>, StoreError> {
+        self.due(unfinished_statement(after.is_some()), due_before, after, limit).await
+    }
+
+    pub(super) async fn timers(
+        &self,
+        due_before: Timestamp,
+        after: Option<Unfinished>,
+        limit: u32,
+    ) -> Result<Vec<Unfinished>, StoreError> {
+        self.due(timers_statement(after.is_some()), due_before, after, limit).await
+    }
+
+    async fn due(
+        &self,
+        sql: String,
+        due_before: Timestamp,
+        after: Option<Unfinished>,
+        limit: u32,
+    ) -> Result<Vec<Unfinished>, StoreError> {
         let bind = |args: &mut PgArguments| {
             args.add(due_before)?;
             if let Some(after) = after {
@@ -165,12 +187,32 @@ impl Reader {
             }
             args.add(i64::from(limit))
         };
-        let sql = AssertSqlSafe(unfinished_statement(after.is_some())).into_sql_str();
-        let rows = self.pool.rows(sql, arguments(bind)?).await?;
+        let rows = self.pool.rows(AssertSqlSafe(sql).into_sql_str(), arguments(bind)?).await?;
         let read = |row: &PgRow| {
             Ok(Unfinished { due_at: row.try_get(0)?, order_id: OrderId(row.try_get::<Uuid, _>(1)?) })
         };
         rows.iter().map(read).collect::<Result<_, sqlx::Error>>().map_err(|error| unavailable(&error))
+    }
+
+    pub(super) async fn count_of_user(
+        &self,
+        user: UserId,
+        since: Timestamp,
+        at_most: u32,
+    ) -> Result<u32, StoreError> {
+        let bind = |args: &mut PgArguments| {
+            args.add(user.0)?;
+            args.add(since)?;
+            args.add(i64::from(at_most))
+        };
+        let rows = self.pool.rows(COUNT_OF_USER.into_sql_str(), arguments(bind)?).await?;
+        let count = rows.first().map_or(Ok(0), |row| row.try_get::<i64, _>(0));
+        count.map(|count| u32::try_from(count).unwrap_or(u32::MAX)).map_err(|error| unavailable(&error))
+    }
+
+    pub(super) async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        let rows = self.pool.rows(NOW.into_sql_str(), PgArguments::default()).await?;
+        rows.first().map(|row| row.try_get(0)).transpose().map_err(|error| unavailable(&error))
     }
 
     /// Everything that is stored of a page of orders: one statement sees one state of the database.
@@ -261,6 +303,14 @@ pub(super) fn unfinished_statement(has_after: bool) -> String {
     let (behind, limit) = if has_after { ("AND (due_at, order_id) > ($2, $3)", 4) } else { ("", 2) };
     format!(
         "SELECT due_at, order_id FROM sagas WHERE NOT settled AND due_at < $1 {behind} \
+         ORDER BY due_at, order_id LIMIT ${limit}"
+    )
+}
+
+pub(super) fn timers_statement(has_after: bool) -> String {
+    let (behind, limit) = if has_after { ("AND (due_at, order_id) > ($2, $3)", 4) } else { ("", 2) };
+    format!(
+        "SELECT due_at, order_id FROM order_timers WHERE due_at IS NOT NULL AND due_at < $1 {behind} \
          ORDER BY due_at, order_id LIMIT ${limit}"
     )
 }

@@ -16,8 +16,8 @@ use crate::ports::store::Commit;
 use crate::store::bind::{Bind, Bound};
 use crate::store::fields::{
     ADDRESSES, CONDITION, EVENTS, FIXED, HISTORY, ITEMS, LEDGER, MUTABLE, OWNER, REQUESTS, SAGAS, SHIPMENTS,
-    Table, bind_address, bind_change, bind_entry, bind_event, bind_history, bind_item, bind_new,
-    bind_request, bind_saga, bind_shipment,
+    TIMERS, Table, bind_address, bind_change, bind_entry, bind_event, bind_history, bind_item, bind_new,
+    bind_request, bind_saga, bind_shipment, bind_timer,
 };
 use crate::store::written::Written;
 
@@ -46,6 +46,7 @@ enum Part {
     History,
     NewSagas,
     Sagas,
+    Timers,
     Claimed,
     Released,
 }
@@ -136,6 +137,7 @@ fn children(
     add(parts, Part::History, &rows.history, is_alone, bind_history)?;
     add(parts, Part::NewSagas, &rows.new_sagas, is_alone, |args, saga| bind_saga(args, saga))?;
     add(parts, Part::Sagas, &rows.sagas, is_alone, |args, saga| bind_saga(args, saga))?;
+    add(parts, Part::Timers, &rows.timers, is_alone, bind_timer)?;
     let (mut claimed, mut released) = (Vec::new(), Vec::new());
     for commit in commits {
         match &commit.coupon {
@@ -259,6 +261,7 @@ fn term(mode: Mode, part: Part, source: &str, names: &str) -> String {
             )
         }
         Part::Sagas => insert("resumed", &SAGAS, &SAGAS.or_update()),
+        Part::Timers => insert("timers", &TIMERS, &TIMERS.or_update()),
         Part::Claimed => format!(
             "claimed AS (INSERT INTO coupon_claims (order_id, code) SELECT {names} FROM {source} \
              ON CONFLICT DO NOTHING RETURNING code)"

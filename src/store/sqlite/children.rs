@@ -6,8 +6,8 @@ use super::statement::Statement;
 use crate::ports::store::Commit;
 use crate::store::bind::Bind;
 use crate::store::fields::{
-    ADDRESSES, EVENTS, HISTORY, ITEMS, LEDGER, REQUESTS, SAGAS, SHIPMENTS, Table, bind_address, bind_entry,
-    bind_event, bind_history, bind_item, bind_request, bind_saga, bind_shipment,
+    ADDRESSES, EVENTS, HISTORY, ITEMS, LEDGER, REQUESTS, SAGAS, SHIPMENTS, TIMERS, Table, bind_address,
+    bind_entry, bind_event, bind_history, bind_item, bind_request, bind_saga, bind_shipment, bind_timer,
 };
 use crate::store::written::Written;
 
@@ -22,6 +22,7 @@ pub(super) struct Children {
     requests: Statement,
     events: Statement,
     sagas: Statement,
+    timers: Statement,
 }
 
 impl Children {
@@ -39,6 +40,7 @@ impl Children {
             requests: insert(&REQUESTS),
             events: insert(&EVENTS),
             sagas: upsert(&SAGAS),
+            timers: upsert(&TIMERS),
         }
     }
 
@@ -58,6 +60,7 @@ impl Children {
         self.requests.run(connection, &rows.requests, bind_request).await?;
         self.events.run(connection, &rows.events, bind_event).await?;
         self.history.run(connection, &rows.history, bind_history).await?;
+        self.timers.run(connection, &rows.timers, bind_timer).await?;
         rows.sagas.append(&mut rows.new_sagas);
         self.sagas.run(connection, &rows.sagas, |args, saga| bind_saga(args, saga)).await
     }

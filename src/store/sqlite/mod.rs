@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use super::committer::{Committer, Done, Job, Limits};
 use crate::domain::Timestamp;
 use crate::domain::event::RecordedEvent;
-use crate::domain::ids::{OrderId, OrderNumber};
+use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
 use crate::ports::store::{
     ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
@@ -175,6 +175,26 @@ impl OrderStore for SqliteStore {
     ) -> Result<Vec<Unfinished>, StoreError> {
         let pool = self.readers.clone();
         self.read(async move { read::unfinished(&pool, due_before, after, limit).await }).await
+    }
+
+    async fn timers(
+        &self,
+        due_before: Timestamp,
+        after: Option<Unfinished>,
+        limit: u32,
+    ) -> Result<Vec<Unfinished>, StoreError> {
+        let pool = self.readers.clone();
+        self.read(async move { read::timers(&pool, due_before, after, limit).await }).await
+    }
+
+    async fn count_of_user(&self, user: UserId, since: Timestamp, at_most: u32) -> Result<u32, StoreError> {
+        let pool = self.readers.clone();
+        self.read(async move { read::count_of_user(&pool, user, since, at_most).await }).await
+    }
+
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        // The file is on this machine, and only this process has it.
+        Ok(None)
     }
 
     fn reconnects(&self) -> watch::Receiver<u64> {

@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use super::coupons::Coupons;
 use super::guard::Guard;
-use super::read::{EVENTS, Key, STUCK, load_statement, statement, unfinished_statement};
+use super::read::{
+    COUNT_OF_USER, EVENTS, Key, STUCK, load_statement, statement, timers_statement, unfinished_statement,
+};
 use super::scan;
 use crate::domain::ids::UserId;
 use crate::domain::status::OrderStatus;
@@ -135,6 +137,23 @@ async fn what_is_stuck_is_found_by_two_small_indexes() {
     // The first holds the sagas that are not settled, and is read as a whole.
     assert!(plan.contains("SCAN sagas USING INDEX sagas_due"), "{plan}");
     assert!(plan.contains("SEARCH orders USING COVERING INDEX orders_refund_failed (id>?)"), "{plan}");
+}
+
+#[tokio::test]
+async fn due_timers_are_a_range_of_their_index() {
+    let mut connection = empty().await;
+    for (has_after, range) in [(false, "due_at<?"), (true, "((due_at,order_id)>(?,?) AND due_at<?)")] {
+        let plan = plan(&mut connection, AssertSqlSafe(timers_statement(has_after))).await;
+        assert!(plan.contains("INDEX order_timers_due"), "{plan}");
+        assert!(plan.contains(range), "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn a_users_orders_are_counted_along_their_index() {
+    let mut connection = empty().await;
+    let plan = plan(&mut connection, COUNT_OF_USER).await;
+    assert!(plan.contains("INDEX orders_by_user (user_id=? AND created_at>?)"), "{plan}");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::source::COLUMNS;
 use crate::domain::Timestamp;
 use crate::domain::event::RecordedEvent;
-use crate::domain::ids::{OrderId, OrderNumber};
+use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
 use crate::ports::store::{ListQuery, StoreError, Stored, Unfinished};
 use crate::store::bind::{Bind, Bound as Binding};
@@ -83,8 +83,26 @@ pub(super) async fn unfinished(
     after: Option<Unfinished>,
     limit: u32,
 ) -> Result<Vec<Unfinished>, StoreError> {
-    let mut asked =
-        query(AssertSqlSafe(unfinished_statement(after.is_some()))).bind(due_before.timestamp_micros());
+    due(pool, unfinished_statement(after.is_some()), due_before, after, limit).await
+}
+
+pub(super) async fn timers(
+    pool: &SqlitePool,
+    due_before: Timestamp,
+    after: Option<Unfinished>,
+    limit: u32,
+) -> Result<Vec<Unfinished>, StoreError> {
+    due(pool, timers_statement(after.is_some()), due_before, after, limit).await
+}
+
+async fn due(
+    pool: &SqlitePool,
+    sql: String,
+    due_before: Timestamp,
+    after: Option<Unfinished>,
+    limit: u32,
+) -> Result<Vec<Unfinished>, StoreError> {
+    let mut asked = query(AssertSqlSafe(sql)).bind(due_before.timestamp_micros());
     if let Some(after) = after {
         asked = asked.bind(after.due_at.timestamp_micros()).bind(after.order_id.0);
     }
@@ -94,7 +112,7 @@ pub(super) async fn unfinished(
             let key = Key::of(row).map_err(|error| unavailable(&error))?;
             let order_id = OrderId(key.id);
             let due_at = Timestamp::from_timestamp_micros(key.at)
-                .ok_or_else(|| StoreError::Corrupt { order: order_id, what: String::from("sagas.due_at") })?;
+                .ok_or_else(|| StoreError::Corrupt { order: order_id, what: String::from("due_at") })?;
             Ok(Unfinished { order_id, due_at })
         })
         .collect()
@@ -128,6 +146,33 @@ pub(super) async fn stuck(
         .await
         .map_err(|error| unavailable(&error))?;
     Ok(ids.into_iter().map(OrderId).collect())
+}
+
+pub(super) fn timers_statement(has_after: bool) -> String {
+    let behind = if has_after { "AND (due_at, order_id) > (?, ?)" } else { "" };
+    format!(
+        "SELECT due_at, order_id FROM order_timers INDEXED BY order_timers_due \
+         WHERE due_at IS NOT NULL AND due_at < ? {behind} ORDER BY due_at, order_id LIMIT ?"
+    )
+}
+
+pub(super) const COUNT_OF_USER: &str = "SELECT created_at FROM orders INDEXED BY orders_by_user \
+     WHERE user_id = ? AND created_at >= ? ORDER BY created_at LIMIT ?";
+
+pub(super) async fn count_of_user(
+    pool: &SqlitePool,
+    user: UserId,
+    since: Timestamp,
+    at_most: u32,
+) -> Result<u32, StoreError> {
+    let found: Vec<i64> = query_scalar(COUNT_OF_USER)
+        .bind(user.0)
+        .bind(since.timestamp_micros())
+        .bind(at_most)
+        .fetch_all(pool)
+        .await
+        .map_err(|error| unavailable(&error))?;
+    Ok(u32::try_from(found.len()).unwrap_or(u32::MAX))
 }
 
 /// A place in a list: time, then id.

@@ -19,8 +19,9 @@ use rust_decimal::Decimal;
 use super::world::{Hold, World};
 use super::{dawn, policy};
 
-/// No saga stands still for longer: calls are waited for, and a process that died is back, within seconds.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// No saga stands still for longer: calls are waited for, and a process that died is back, within seconds. It may die
+/// several times before it gets to store anything.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Says which law is broken, and how.
 pub type Law = Result<(), String>;

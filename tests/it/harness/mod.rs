@@ -100,6 +100,9 @@ pub fn policy() -> Policy {
         attention_after_tries: 5,
         charge_settle_lag: SEND_LAG + CALL_TIMEOUT + PROVIDER_LAG,
         run_ahead: Duration::ZERO,
+        reservation_ttl: Duration::from_secs(600),
+        expire_after: Duration::from_secs(1_200),
+        unknown_attention_after: Duration::from_secs(60),
     }
 }
 
@@ -225,6 +228,7 @@ impl Wish {
             coupon: quote.coupon,
             metadata: BTreeMap::new(),
             request_hash: [1; 16],
+            risk: None,
         }
     }
 }

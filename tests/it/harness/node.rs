@@ -1,15 +1,41 @@
 //! A real node in this process, on free ports, with its own store in a folder of its own.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use chrono::{SubsecRound, TimeDelta};
 
 use order_service::app::Node;
 use order_service::clients::sim::Simulator;
 use order_service::config::Config;
+use order_service::domain::Timestamp;
+use order_service::ports::clock::Clock;
 use order_service::proto::order as pb;
 use order_service::proto::order::order_service_client::OrderServiceClient;
 use order_service::telemetry;
 use tempfile::TempDir;
 use tonic::transport::Channel;
+
+/// The clock of a machine that tests can set. Calls in flight and pauses of the process are in real time.
+#[derive(Debug, Default)]
+pub struct MachineClock(AtomicI64);
+
+impl MachineClock {
+    /// Sets it forward; backward when that is negative.
+    pub fn pass(&self, seconds: i64) {
+        self.0.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
+    }
+}
+
+impl Clock for MachineClock {
+    fn now(&self) -> Timestamp {
+        let set = TimeDelta::microseconds(self.0.load(Ordering::SeqCst));
+        #[expect(clippy::disallowed_methods, reason = "a machine's clock is what this is about")]
+        let now = chrono::Utc::now().trunc_subsecs(6);
+        now + set
+    }
+}
 
 /// A node and a client of it. `stop` it, so that what it leaves undone fails the test.
 pub struct TestNode {
@@ -31,9 +57,14 @@ impl TestNode {
 
     /// A node on the store of an earlier one.
     pub async fn start_in(folder: TempDir, settings: &[(&str, &str)]) -> Self {
+        Self::start_by(folder, settings, Arc::new(MachineClock::default())).await
+    }
+
+    /// A node on the store of an earlier one, on a machine with this clock.
+    pub async fn start_by(folder: TempDir, settings: &[(&str, &str)], clock: Arc<MachineClock>) -> Self {
         let config = config(&folder.path().join("orders.db"), settings);
         let telemetry = telemetry::init(&config.log).unwrap();
-        let node = Node::start(config, telemetry).await.unwrap();
+        let node = Node::start_by(config, telemetry, clock).await.unwrap();
         let client = OrderServiceClient::connect(format!("http://{}", node.grpc_address())).await.unwrap();
         Self { node, client, folder }
     }

@@ -223,7 +223,7 @@ pub(crate) fn creation(order: Order) -> Commit {
     let started = OrderEvent::SagaStarted { saga: 1, kind: SagaKind::Create };
     Commit {
         guard: WriteGuard { version: 0, owner: OWNER },
-        touched: Touched { items: true, addresses: true, shipments: true, payments_from: 0 },
+        touched: Touched { items: true, addresses: true, shipments: true, payments_from: 0, timer: false },
         events: vec![event(1, 1, created), event(2, 1, started)],
         saga: Some(saga(order.id)),
         request: None,
@@ -247,6 +247,7 @@ pub(crate) fn update(before: &Order, change: impl FnOnce(&mut Order)) -> Commit 
             addresses: false,
             shipments: false,
             payments_from: before.payments.len(),
+            timer: false,
         },
         events: vec![event(after.event_seq, after.version, happened)],
         saga: None,
@@ -272,6 +273,7 @@ pub(crate) fn change_all(order: &mut Order) {
         state: StockState::Committed,
         id: Some(String::from("res-1")),
         key: Some(CallKey::new(id, 1, "reserve", 0)),
+        renewed_at: Some(at(66)),
         lines: Some(vec![StockLine { product: order.items[0].product, quantity: 1 }]),
     };
     order.additions = Arc::new(vec![Reservation {
@@ -279,6 +281,7 @@ pub(crate) fn change_all(order: &mut Order) {
         id: None,
         key: Some(CallKey::new(id, 3, "reserve", 1)),
         lines: Some(vec![StockLine { product: order.items[1].product, quantity: 2 }]),
+        renewed_at: Some(at(67)),
     }]);
     order.amendment =
         Some(Arc::new(Amendment { saga: 3, items: vec![item(id, 4)], totals: order.totals, applied: true }));

@@ -95,6 +95,7 @@ pub async fn everything(url: &str) -> Vec<Vec<String>> {
         "order_requests",
         "order_events",
         "sagas",
+        "order_timers",
         "coupon_counters",
         "coupon_claims",
         "order_quarantines",

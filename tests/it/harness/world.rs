@@ -249,6 +249,13 @@ impl World {
             };
             self.reserves.insert(key.clone(), outcome);
         }
+        if let Reserve::Made(place) = self.reserves[key]
+            && let Hold::Held(until) = self.holds[place]
+        {
+            // A repeat renews.
+            let renewed = mood.expires.map(|after| now + after);
+            self.holds[place] = Hold::Held(renewed.and_then(|renewed| Some(renewed.max(until?))));
+        }
         match &self.reserves[key] {
             Reserve::Short(shortages) => refused("inventory", "OUT_OF_STOCK", shortages.clone()),
             Reserve::Tombstone => refused("inventory", "RESERVATION_RELEASED", Vec::new()),

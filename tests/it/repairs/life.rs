@@ -164,7 +164,7 @@ impl Life {
         for _ in 0..50 {
             match &self.act {
                 SagaMove::Run(_) => self.answer_well(),
-                SagaMove::Wait(_) => self.wait(),
+                SagaMove::Wait(_) | SagaMove::Held(_) => self.wait(),
                 SagaMove::Keep | SagaMove::Settled => break,
             }
         }

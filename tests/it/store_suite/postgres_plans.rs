@@ -29,7 +29,7 @@ const USERS: i64 = 200;
 const UNFINISHED: i64 = 50;
 const PAGE: u32 = 50;
 
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "orders",
     "order_items",
     "order_addresses",
@@ -39,6 +39,7 @@ const TABLES: [&str; 13] = [
     "order_requests",
     "order_events",
     "sagas",
+    "order_timers",
     "coupon_counters",
     "coupon_claims",
     "order_quarantines",
@@ -158,6 +159,7 @@ async fn fill(url: &str, template: OrderId) {
              WHERE t.{key} = '{template}';"
         ));
     }
+    sql.push_str("INSERT INTO order_timers SELECT id, to_timestamp(n) FROM copies;");
     sql.push_str("INSERT INTO coupon_counters SELECT 'COUPON' || n, 1 FROM copies;");
     sql.push_str("INSERT INTO coupon_claims (order_id, code) SELECT id, 'COUPON' || n FROM copies");
     query(url, &sql).await.unwrap();
@@ -214,6 +216,15 @@ async fn plans_of_reads_use_their_index() {
             let cursor = scan.text("Index Cond").contains("ROW(due_at, order_id) > ");
             assert_eq!(cursor, after.is_some(), "{plan}");
         }
+
+        for after in [None, Some(Unfinished { due_at: at(1), order_id: middle })] {
+            let plan = full.plan(async |store| store.timers(at(9_000_000), after, PAGE).await.unwrap()).await;
+            let scan = &plan.scans("order_timers")[0];
+            assert_eq!((scan.text("Index Name"), scan.text("Filter")), ("order_timers_due", ""), "{plan}");
+        }
+        let user = order(1).user_id;
+        let plan = full.plan(async |store| store.count_of_user(user, at(0), 3).await.unwrap()).await;
+        assert_eq!(plan.scans("orders")[0].text("Index Name"), "orders_by_user", "{plan}");
 
         for after in [None, Some(middle)] {
             let plan = full

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use order_service::domain::item::{ProductRef, Shortage};
-use order_service::domain::order::{Order, RequestRecord};
+use order_service::domain::order::{Hold, Order, RequestRecord};
 use order_service::domain::saga::{Failure, SagaProgress};
 use order_service::domain::status::PaymentStatus;
 use order_service::ports::store::{StoreError, Unfinished};
@@ -185,6 +185,75 @@ pub(super) async fn unfinished_sagas_come_by_due_time<F: StoreFactory>() {
         assert_eq!(paged, due(until), "due before {until}");
     }
     assert!(due(9_999).len() > 40 && due(10).is_empty());
+    store.close().await;
+}
+
+pub(super) async fn timers_come_by_due_time_until_they_end<F: StoreFactory>() {
+    let files = F::fresh().await;
+    let store = files.open().await;
+    let held = |before: &Order, until: Option<i64>| {
+        let mut commit = update(before, |order| {
+            order.hold = until.map(|until| Hold {
+                reason: String::from("fraud?"),
+                by: String::from("ops"),
+                until: Some(at(until)),
+                since: at(7),
+            });
+        });
+        commit.touched.timer = true;
+        commit
+    };
+    let due = |n: u64| if n.is_multiple_of(3) { 100 } else { 500 - n as i64 };
+    for n in 1..=20 {
+        store.commit(creation(order(n))).await.unwrap();
+    }
+    let commits: Vec<_> = (1..=18).map(|n| held(&order(n), Some(due(n)))).collect();
+    let results = join_all(commits.iter().map(|commit| store.commit(commit.clone()))).await;
+    assert!(results.iter().all(Result::is_ok));
+    let all = async |until: i64| {
+        let mut paged: Vec<Unfinished> = Vec::new();
+        loop {
+            let page = store.timers(at(until), paged.last().copied(), 4).await.unwrap();
+            assert!(page.len() <= 4);
+            if page.is_empty() {
+                return paged;
+            }
+            paged.extend(page);
+        }
+    };
+    let expected = |numbers: &[u64], until: i64| {
+        let numbers = numbers.iter().filter(|n| due(**n) < until);
+        let mut timers: Vec<_> =
+            numbers.map(|n| Unfinished { order_id: id(*n), due_at: at(due(*n)) }).collect();
+        timers.sort_by_key(|timer| (timer.due_at, timer.order_id));
+        timers
+    };
+    let mut numbers: Vec<u64> = (1..=18).collect();
+    for until in [100, 101, 490, 9_999] {
+        assert_eq!(all(until).await, expected(&numbers, until), "due before {until}");
+    }
+    // One is over, one is put off.
+    store.commit(held(&commits[1].order, None)).await.unwrap();
+    store.commit(held(&commits[0].order, Some(700))).await.unwrap();
+    numbers.retain(|n| *n > 2);
+    let mut expected = expected(&numbers, 9_999);
+    expected.push(Unfinished { order_id: id(1), due_at: at(700) });
+    assert_eq!(all(9_999).await, expected);
+    store.close().await;
+}
+
+pub(super) async fn orders_of_a_user_are_counted_up_to_a_limit<F: StoreFactory>() {
+    let files = F::fresh().await;
+    let store = files.open().await;
+    // Created at 1, 2, 3, ... by seven users in turn.
+    for n in 1..=40 {
+        store.commit(creation(order(n))).await.unwrap();
+    }
+    let user = order(3).user_id;
+    let count = async |since, at_most| store.count_of_user(user, at(since), at_most).await.unwrap();
+    assert_eq!((count(0, 100).await, count(3, 100).await), (6, 6));
+    assert_eq!((count(4, 100).await, count(38, 100).await, count(39, 100).await), (5, 1, 0));
+    assert_eq!((count(0, 2).await, count(38, 2).await), (2, 1));
     store.close().await;
 }
 
