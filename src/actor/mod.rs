@@ -22,4 +22,4 @@ pub use crash::{CrashPoint, Moment};
 pub use orders::{Orders, Parts};
 pub use registry::Counts;
 pub use shared::ActorConfig;
-pub use watch::Watcher;
+pub use watch::{Batch, WatchEnd, Watcher};

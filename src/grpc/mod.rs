@@ -12,3 +12,4 @@ mod watch;
 pub use order_service::{InFlight, OrderApi, OrderApiConfig};
 pub use server::{GrpcConfig, serve};
 pub use validate::RequestLimits;
+pub use watch::WatchLimits;
