@@ -2,6 +2,7 @@
 //! private Postgres servers and what breaks them.
 
 pub mod api;
+pub mod api_in_process;
 pub mod frames;
 pub mod invariants;
 pub mod laws;

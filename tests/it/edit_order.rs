@@ -1,0 +1,1 @@
+//! Items change after the order was placed.
