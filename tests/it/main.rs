@@ -21,6 +21,7 @@ mod committer;
 mod crash_points;
 mod create_order;
 mod create_repeat;
+mod edit_faults;
 mod edit_order;
 mod errors;
 mod harness;

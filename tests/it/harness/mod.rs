@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod api_in_process;
+pub mod edits;
 pub mod frames;
 pub mod invariants;
 pub mod laws;
