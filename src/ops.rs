@@ -1,15 +1,20 @@
-//! The listener for operators: health, readiness, version and metrics. Loopback unless configured otherwise.
+//! The listener for operators: health, readiness, version and metrics over HTTP, and the service for operators over gRPC on
+//! the same port. Loopback unless configured otherwise.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, State};
+use axum::http::{Request, StatusCode};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower::util::MapRequestLayer;
 
+use crate::grpc::{AdminRoutes, Peer};
 use crate::ports::store::OrderStore;
 use crate::telemetry::Telemetry;
 
@@ -27,6 +32,7 @@ struct Ops {
 pub async fn serve(
     listener: TcpListener,
     store: Arc<dyn OrderStore>,
+    admin: Option<AdminRoutes>,
     telemetry: Telemetry,
     stopping: CancellationToken,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -38,10 +44,25 @@ pub async fn serve(
         .route("/version", get(|| async { concat!(env!("CARGO_PKG_VERSION"), "\n") }))
         .route("/metrics", get(|State(ops): State<Ops>| async move { ops.telemetry.render() }))
         .with_state(Ops { store, telemetry, stopping });
-    axum::serve(listener, routes)
+    let routes = match admin {
+        // Without its answer to what it does not know: to HTTP that would be a success.
+        Some(admin) => routes
+            .merge(admin.into_axum_router().reset_fallback().layer(MapRequestLayer::new(note_peer::<Body>))),
+        None => routes,
+    };
+    axum::serve(listener, routes.into_make_service_with_connect_info::<SocketAddr>())
         .with_graceful_shutdown(shutdown)
         .await
         .map_err(|error| format!("the ops listener failed: {error}"))
+}
+
+/// Notes where a request comes from, for those who take it from some places only.
+fn note_peer<B>(mut request: Request<B>) -> Request<B> {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| Peer(peer.0.ip()));
+    if let Some(peer) = peer {
+        request.extensions_mut().insert(peer);
+    }
+    request
 }
 
 async fn ready(State(ops): State<Ops>) -> (StatusCode, &'static str) {

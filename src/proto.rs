@@ -30,6 +30,10 @@ package! {
     order, "order.v1"
 }
 package! {
+    /// `order.admin.v1`: what operators ask and repair.
+    admin, "order.admin.v1"
+}
+package! {
     /// `inventory.v1`: stock and reservations.
     inventory, "inventory.v1"
 }

@@ -5,6 +5,7 @@
 mod ahead;
 mod attempt;
 mod crash;
+mod inspect;
 mod message;
 mod note;
 mod order_actor;
@@ -19,6 +20,7 @@ mod waiters;
 mod watch;
 
 pub use crash::{CrashPoint, Moment};
+pub use inspect::{Failing, Inspection, Stuck};
 pub use orders::{Orders, Parts};
 pub use registry::Counts;
 pub use shared::ActorConfig;

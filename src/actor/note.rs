@@ -42,6 +42,9 @@ pub(super) fn counters(commit: &Commit) -> Vec<Counter> {
         OrderEvent::AttentionNeeded { step, .. } => {
             Some(metrics::counter!("orders_needing_attention_total", "step" => step.as_str()))
         }
+        OrderEvent::Repaired { repair, .. } => {
+            Some(metrics::counter!("order_repairs_total", "repair" => repair.as_str()))
+        }
         OrderEvent::StatusChanged { to, reason, .. } => {
             let reason = reason.map_or("", |reason| reason.as_str());
             Some(metrics::counter!("order_status_changes_total", "to" => to.as_str(), "reason" => reason))

@@ -258,11 +258,8 @@ impl OrderActor {
                 _ => Want::End,
             };
             let by_saga = change.saga.as_ref().is_some_and(|saga| saga.kind == SagaKind::Amend);
-            let is_noted = match &ask.command {
-                OrderCommand::Hold { .. } | OrderCommand::Release { .. } => true,
-                OrderCommand::Edit(_) => !by_saga,
-                _ => false,
-            };
+            let in_place = matches!(ask.command, OrderCommand::Edit(_)) && !by_saga;
+            let is_noted = ask.command.is_noted() || in_place;
             match self.commit(state, change, None).await {
                 Ok(act) => {
                     if act == SagaMove::Settled || is_noted {
@@ -410,6 +407,9 @@ impl OrderActor {
                 state.stop_timer();
                 state.ticket = state.ticket.wrapping_add(1);
                 state.calling = true;
+                if let Some(entry) = &state.entry {
+                    entry.set_running(Some(&call));
+                }
                 let order = match &state.ahead {
                     Some(change) => Some(Arc::new(change.order.clone())),
                     None => state.order.clone(),
@@ -439,6 +439,9 @@ impl OrderActor {
         }
         if let Some(entry) = &state.entry {
             entry.set_busy(state.calling);
+            if !state.calling {
+                entry.set_running(None);
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use ractor::ActorRef;
 use super::message::Message;
 use crate::domain::ids::OrderId;
 use crate::domain::order::Order;
+use crate::domain::saga::StepCall;
 
 /// Set in a gate when its actor takes no more messages.
 const CLOSED: u32 = 1 << 31;
@@ -28,6 +29,8 @@ pub(super) struct Entry {
     settled: AtomicBool,
     /// A call is under way, or a message is being handled.
     busy: AtomicBool,
+    /// The call that is under way, for those who ask why the order waits.
+    running: ArcSwapOption<StepCall>,
 }
 
 impl Entry {
@@ -39,6 +42,7 @@ impl Entry {
             touched_at: AtomicI64::new(now_millis),
             settled: AtomicBool::new(false),
             busy: AtomicBool::new(false),
+            running: ArcSwapOption::empty(),
         })
     }
 
@@ -60,6 +64,15 @@ impl Entry {
 
     pub(super) fn set_busy(&self, busy: bool) {
         self.busy.store(busy, Ordering::Release);
+    }
+
+    /// The call that is under way.
+    pub(super) fn running(&self) -> Option<Arc<StepCall>> {
+        self.running.load_full()
+    }
+
+    pub(super) fn set_running(&self, call: Option<&StepCall>) {
+        self.running.store(call.map(|call| Arc::new(call.clone())));
     }
 
     /// Whether stopping now would interrupt something.

@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
 use super::crash::CrashPoint;
+use super::inspect::Failing;
 use super::registry::{Entry, Registry};
 use super::regression::Acknowledged;
 use super::watch::WatchHub;
@@ -135,6 +136,18 @@ impl Shared {
             return Err(OrderError::Quarantined);
         }
         Err(OrderError::StorageUnavailable)
+    }
+
+    /// Whether the order's actor failed so often that nobody gets in for a while.
+    pub(super) fn failing(&self, id: OrderId) -> Option<Failing> {
+        let trouble = self.troubles.get(&id).map(|trouble| *trouble)?;
+        let Trouble { failures, not_before } = trouble;
+        (not_before > self.clock.now()).then_some(Failing { failures, until: not_before })
+    }
+
+    /// Forgets that the order's actor failed.
+    pub(super) fn forgive(&self, id: OrderId) {
+        self.troubles.remove(&id);
     }
 
     /// Remembers how far an order was when its actor failed. What is loaded next must not be behind that. Of a quarantined

@@ -21,12 +21,14 @@ use crate::clients::grpc::{
     BreakerConfig, ClientConfig, InventoryClient, PaymentClient, ProductClient, ShippingClient, UserClient,
 };
 use crate::clients::sim::{self, SimConfig, SimError, Simulator};
-use crate::config::{CacheUrl, CollaboratorUrl, Config, SimulatorJournal, StoreUrl};
+use crate::config::{CacheUrl, CollaboratorUrl, Config, Repairs, SimulatorJournal, StoreUrl};
 use crate::domain::Timestamp;
 use crate::domain::ids::IdKey;
 use crate::domain::pricing::Pricing;
 use crate::domain::react::Policy;
-use crate::grpc::{self, GrpcConfig, InFlight, OrderApi, OrderApiConfig, RequestLimits, WatchLimits};
+use crate::grpc::{
+    self, AdminApi, GrpcConfig, InFlight, OrderApi, OrderApiConfig, RequestLimits, WatchLimits,
+};
 use crate::ops;
 use crate::ports::Collaborators;
 use crate::ports::cache::OrderCache;
@@ -110,6 +112,12 @@ impl Node {
         .await
         .map_err(|error| anyhow!("the order actors cannot be started: {error}"))?;
         let stopping = CancellationToken::new();
+        let admin = (config.ops.repairs != Repairs::None).then(|| {
+            let only_here = config.ops.repairs == Repairs::Loopback;
+            let (orders, clock, limits) = (Arc::clone(&orders), Arc::clone(&clock), api_config(&config));
+            AdminApi::new(orders, clock, key.clone(), limits, only_here)
+                .into_routes(config.grpc.max_message_bytes)
+        });
         let api = OrderApi::new(
             Arc::clone(&orders),
             collaborators,
@@ -135,6 +143,7 @@ impl Node {
         let ops = tokio::spawn(ops::serve(
             ops_listener,
             store,
+            admin,
             telemetry.clone(),
             stopping.clone(),
             ops_stopping.clone().cancelled_owned(),

@@ -75,7 +75,7 @@ enum Command {
     Config(ConfigArgs),
     /// Create, read and change orders on a running node.
     Order(Box<order::OrderArgs>),
-    /// Look after a store.
+    /// Look after orders and stores: why an order waits, and the repairs.
     #[command(arg_required_else_help = true)]
     Ops(Box<ops::OpsArgs>),
 }
@@ -296,6 +296,12 @@ mod tests {
             "order-service simulate --listen 0.0.0.0:0 --config a",
             "order-service --config a ops --config b verify --config c -o json --patience 1h --page-size 9",
             "order-service ops verify --order ORD-7K3M9Q2XYZ --limit-violations 0 --pages-per-second 2",
+            "order-service ops explain ORD-7K3M9Q2XYZ -o json --server h:1 --timeout 5s",
+            "order-service ops stuck --older-than 0s --limit 200 --page-token t",
+            "order-service ops retry-step ORD-7K3M9Q2XYZ --step label --direction backward --by ada --reason r",
+            "order-service ops skip-step ORD-7K3M9Q2XYZ --reason r --expected-version 3 --request-id q",
+            "order-service ops resolve-payment ORD-7K3M9Q2XYZ --outcome not-charged --evidence e --key k",
+            "order-service ops unquarantine 01900000-0000-7000-8000-000000000001 --reason r",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -309,6 +315,12 @@ mod tests {
             "order-service order status ORD-7K3M9Q2XYZ SHIPPED --carrier UPS",
             "order-service order cancel ORD-7K3M9Q2XYZ --expected-version 0",
             "order-service ops",
+            "order-service ops explain ORD-1",
+            "order-service ops stuck --limit 201",
+            "order-service ops skip-step ORD-7K3M9Q2XYZ",
+            "order-service ops resolve-payment ORD-7K3M9Q2XYZ --evidence e",
+            "order-service ops resolve-payment ORD-7K3M9Q2XYZ --evidence e --outcome maybe",
+            "order-service ops unquarantine ORD-7K3M9Q2XYZ --reason r",
             "order-service ops verify --order ORD-1",
             "order-service ops verify --patience 0",
             "order-service ops verify --page-size 0",

@@ -1,5 +1,7 @@
 //! What stands behind the ports: gRPC clients of real collaborators, and a simulator of all five.
 
+pub mod admin;
+pub mod books;
 pub mod grpc;
 pub mod orders;
 pub mod sim;

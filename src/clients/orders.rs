@@ -15,7 +15,7 @@ use crate::proto::order;
 use crate::proto::order::order_service_client::OrderServiceClient;
 
 /// Largest answer that is read, in bytes: a page of the largest orders.
-const MAX_ANSWER_BYTES: usize = 67_108_864;
+pub(super) const MAX_ANSWER_BYTES: usize = 67_108_864;
 
 /// How often a silent stream is checked.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -314,7 +314,7 @@ impl Watch {
     }
 }
 
-fn endpoint(server: &str, timeout: Duration) -> Result<Endpoint, Box<dyn Error>> {
+pub(super) fn endpoint(server: &str, timeout: Duration) -> Result<Endpoint, Box<dyn Error>> {
     let endpoint = Endpoint::from_shared(server.to_owned())?
         .connect_timeout(timeout)
         .http2_keep_alive_interval(KEEPALIVE)
@@ -336,7 +336,7 @@ fn root_cause(error: &dyn Error) -> String {
     cause.to_string()
 }
 
-fn cannot_reach(server: &str, error: &dyn Error) -> ApiError {
+pub(super) fn cannot_reach(server: &str, error: &dyn Error) -> ApiError {
     let message = format!(
         "the order service at {server} cannot be reached ({}); start one with `order-service serve` or name \
          another with --server",
@@ -345,7 +345,7 @@ fn cannot_reach(server: &str, error: &dyn Error) -> ApiError {
     ApiError::local("UNAVAILABLE", message)
 }
 
-fn from_status(status: &Status, server: &str, timeout: Duration) -> ApiError {
+pub(super) fn from_status(status: &Status, server: &str, timeout: Duration) -> ApiError {
     // A status with a source is not an answer of the server: the connection broke.
     if let Some(source) = Error::source(status)
         && matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal)

@@ -21,7 +21,7 @@ pub use pricing::price_book;
 pub use sections::{
     ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, ClusterConfig, CollaboratorUrl,
     CollaboratorsConfig, Config, CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat,
-    OpsConfig, PeerConfig, Pooler, PricingConfig, Profile, SagaConfig, Secret, SimulatorConfig,
+    OpsConfig, PeerConfig, Pooler, PricingConfig, Profile, Repairs, SagaConfig, Secret, SimulatorConfig,
     SimulatorJournal, StoreConfig, StoreUrl, TestingConfig, UnsafeSetting, WatchConfig,
 };
 pub use values::parse_duration;

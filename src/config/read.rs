@@ -12,7 +12,7 @@ use super::mask::shown;
 use super::sections::{
     ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, ClusterConfig, CollaboratorUrl,
     CollaboratorsConfig, Config, CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat,
-    OpsConfig, PeerConfig, Pooler, PricingConfig, Profile, SagaConfig, Secret, SimulatorConfig,
+    OpsConfig, PeerConfig, Pooler, PricingConfig, Profile, Repairs, SagaConfig, Secret, SimulatorConfig,
     SimulatorJournal, StoreConfig, StoreUrl, TestingConfig, WatchConfig,
 };
 use super::values::{
@@ -60,7 +60,13 @@ fn read(r: &mut Reader<'_>) -> Config {
             advertise: r.optional("peer.advertise", host_port),
         },
         cluster: ClusterConfig { enabled: r.flag("cluster.enabled") },
-        ops: OpsConfig { listen: r.address("ops.listen") },
+        ops: OpsConfig {
+            listen: r.address("ops.listen"),
+            repairs: r.choice(
+                "ops.repairs",
+                &[("loopback", Repairs::Loopback), ("all", Repairs::All), ("none", Repairs::None)],
+            ),
+        },
         store: read_store(r),
         cache: CacheConfig {
             url: r.parsed("cache.url", cache_url, || CacheUrl::None),

@@ -102,11 +102,25 @@ pub struct ClusterConfig {
     pub enabled: bool,
 }
 
-/// `ops`: health and metrics over HTTP.
+/// From where repairs are taken.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Repairs {
+    /// From this machine.
+    #[default]
+    Loopback,
+    /// From wherever the listener is reached.
+    All,
+    /// From nowhere.
+    None,
+}
+
+/// `ops`: the listener for operators.
 #[derive(Clone, Debug)]
 pub struct OpsConfig {
     /// Where it listens; port 0 takes a free port.
     pub listen: SocketAddr,
+    /// From where repairs are taken.
+    pub repairs: Repairs,
 }
 
 /// Which store, and where.

@@ -33,6 +33,7 @@ fn the_defaults_are_the_contract() {
     assert_eq!(config.profile, Profile::Dev);
     assert_eq!(config.grpc.listen.to_string(), "127.0.0.1:50051");
     assert_eq!(config.ops.listen.to_string(), "127.0.0.1:9464");
+    assert_eq!(config.ops.repairs, Repairs::Loopback);
     assert_eq!(config.peer.listen.to_string(), "127.0.0.1:50052");
     assert_eq!(config.peer.advertise, None);
     assert_eq!(config.simulator.listen.to_string(), "127.0.0.1:50061");

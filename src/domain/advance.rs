@@ -52,9 +52,11 @@ pub(super) fn advance(work: &mut Work<'_>) -> SagaMove {
             saga.attention = None;
         }
         saga.next_at = None;
+        if matches!(call, StepCall::Charge { .. } | StepCall::Refund { .. }) {
+            saga.sent_at = saga.sent_at.max(Some(now));
+        }
         if matches!(call, StepCall::Charge { .. }) {
             saga.resend = false;
-            saga.sent_at = saga.sent_at.max(Some(now));
         }
     }
     SagaMove::Run(call)

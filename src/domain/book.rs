@@ -7,7 +7,7 @@ use super::order::{LabelState, Reservation};
 use super::payment::{EntryKind, EntryState, in_doubt, is_of_edit, stories};
 use super::react::Work;
 use super::refund;
-use super::saga::{Direction, Failure, StepCall, StepResult};
+use super::saga::{Direction, Failure, StepCall, StepResult, refusal};
 use super::status::{CancelReason, OrderStatus};
 use super::stock;
 
@@ -185,11 +185,11 @@ fn refused(
                 return edit_refused(work, call, dependency, reason);
             }
             let wished = refund::is_of_grant(&work.order, key);
-            let error = format!("{dependency} refused: {reason}");
+            let error = refusal(dependency, &reason);
             if wished { give_up(work, call, error) } else { insist(work, call, error) }
         }
         StepCall::Release { .. } | StepCall::Restock { .. } | StepCall::VoidLabel { .. } => {
-            insist(work, call, format!("{dependency} refused: {reason}"));
+            insist(work, call, refusal(dependency, &reason));
         }
     }
 }

@@ -13,6 +13,7 @@ use super::money::Currency;
 use super::payment::PaymentToken;
 use super::pricing::{CouponUse, Totals};
 use super::refund::Wish;
+use super::repair::RepairOrder;
 use super::status::OrderStatus;
 
 /// What a caller may do, coarsely. Fine-grained rules come with authorization.
@@ -146,6 +147,15 @@ pub enum OrderCommand {
         /// Free text, kept in the history.
         notes: String,
     },
+    /// An operator's repair.
+    Repair(RepairOrder),
+}
+
+impl OrderCommand {
+    /// Whether its answer waits for no saga.
+    pub fn is_noted(&self) -> bool {
+        matches!(self, Self::Hold { .. } | Self::Release { .. } | Self::Repair(_))
+    }
 }
 
 /// A command with everything that decides whether it is taken.

@@ -10,6 +10,7 @@ use super::order::{LabelState, Order, RequestRecord, Reservation, StockState};
 use super::payment::money_may_be_here;
 use super::react::{CouponChange, Policy, Reaction, Work};
 use super::refund::{Grant, Wish, grant};
+use super::repair;
 use super::saga::{Direction, SagaKind, SagaMove, SagaProgress, Turn};
 use super::status::{CancelReason, OrderStatus, PaymentStatus, Rule};
 use super::stock;
@@ -51,7 +52,8 @@ pub(super) fn decide(
         | OrderCommand::Refund { .. }
         | OrderCommand::Edit(_)
         | OrderCommand::Hold { .. }
-        | OrderCommand::Release { .. } => None,
+        | OrderCommand::Release { .. }
+        | OrderCommand::Repair(_) => None,
     };
     if let Some(creation) = creation {
         // The id is a hash of user and request id, so this is a repeat, or a request id with other content.
@@ -65,12 +67,8 @@ pub(super) fn decide(
             return Err(OrderError::RequestIdReused);
         }
         // Their answer waited for no saga, so that of a repeat does not either.
-        let waited = match &ask.command {
-            OrderCommand::Hold { .. } | OrderCommand::Release { .. } => false,
-            OrderCommand::Edit(_) => known.saga_no.is_some(),
-            _ => true,
-        };
-        if !waited {
+        let in_place = matches!(ask.command, OrderCommand::Edit(_)) && known.saga_no.is_none();
+        if ask.command.is_noted() || in_place {
             return Ok(Reaction::Unchanged);
         }
         // Once a cancel is taken, the saga that runs is the one that carries it out: wait for the first's answer.
@@ -116,6 +114,7 @@ pub(super) fn decide(
             let event = OrderEvent::OrderReleased { notes: notes.clone() };
             Ok(note(order, saga, ask, event, calling, now, policy))
         }
+        OrderCommand::Repair(wanted) => repair::decide(order, saga, ask, wanted, calling, now, policy),
     }
 }
 

@@ -119,6 +119,14 @@ pub enum OrderError {
         /// Now.
         status: OrderStatus,
     },
+    /// An operator's repair would break an invariant, or there is nothing to repair.
+    #[error("{what}")]
+    RepairRefused {
+        /// Now, where that is known.
+        status: Option<OrderStatus>,
+        /// Why, and what may be done instead.
+        what: String,
+    },
     /// The store did not take or give it.
     #[error("the order store is not available; try again")]
     StorageUnavailable,

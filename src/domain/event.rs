@@ -13,6 +13,7 @@ use super::ids::CallKey;
 use super::item::{Shortage, StockLine};
 use super::pricing::Totals;
 use super::refund::RefundedItem;
+use super::repair::{Outcome, RepairKind};
 use super::saga::{Direction, Failure, SagaKind, StepName};
 use super::status::{CancelReason, OrderStatus};
 
@@ -123,6 +124,31 @@ pub enum OrderEvent {
         before: Totals,
         /// The amounts now.
         totals: Totals,
+    },
+    /// An operator's repair was taken; what it led to follows.
+    Repaired {
+        /// What was done.
+        repair: RepairKind,
+        /// The number of the saga that ran, if one did.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        saga: Option<u32>,
+        /// The step it was at.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        step: Option<StepName>,
+        /// Doing or undoing it.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        direction: Option<Direction>,
+        /// The key of the call it is about.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        key: Option<CallKey>,
+        /// What became of a payment.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        outcome: Option<Outcome>,
+        /// Why, or the evidence.
+        reason: String,
+        /// Who, as the caller says; besides the principal.
+        #[serde(skip_serializing_if = "String::is_empty", default)]
+        by: String,
     },
     /// We are about to reserve stock.
     StockRequested {
@@ -315,6 +341,7 @@ impl OrderEvent {
             Self::AttentionNeeded { .. } => "attention_needed",
             Self::AmendmentBegun { .. } => "amendment_begun",
             Self::ItemsChanged { .. } => "items_changed",
+            Self::Repaired { .. } => "repaired",
             Self::StockRequested { .. } => "stock_requested",
             Self::StockUnsent { .. } => "stock_unsent",
             Self::StockReserved { .. } => "stock_reserved",

@@ -146,7 +146,8 @@ pub fn evolve(order: &mut Order, event: &OrderEvent, at: Timestamp) {
     match event {
         OrderEvent::OrderCreated { .. }
         | OrderEvent::StepDelayed { .. }
-        | OrderEvent::AttentionNeeded { .. } => {}
+        | OrderEvent::AttentionNeeded { .. }
+        | OrderEvent::Repaired { .. } => {}
         OrderEvent::StatusChanged { to, reason, .. } => {
             order.status = *to;
             if order.cancel_reason.is_none() {

@@ -21,6 +21,7 @@ pub mod payment;
 pub mod pricing;
 pub mod react;
 pub mod refund;
+pub mod repair;
 pub mod saga;
 pub mod status;
 pub mod stock;

@@ -188,6 +188,21 @@ pub struct SagaProgress {
     pub token: Option<PaymentToken>,
 }
 
+/// What a refusal of something that has to happen is noted as.
+pub(super) fn refusal(dependency: &str, reason: &str) -> String {
+    format!("{dependency} refused: {reason}")
+}
+
+impl SagaProgress {
+    /// Whether the last call was refused: it did not happen.
+    pub(super) fn was_refused(&self) -> bool {
+        let is_refusal = |error: &str| {
+            ["inventory", "payment", "shipping"].iter().any(|name| error.starts_with(&refusal(name, "")))
+        };
+        self.tries > 0 && self.last_error.as_deref().is_some_and(is_refusal)
+    }
+}
+
 /// One outward call that a saga wants made. Its key is chosen and stored before the call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StepCall {

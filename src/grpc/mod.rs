@@ -1,5 +1,6 @@
 //! The edge: gRPC requests become commands, orders and refusals become answers.
 
+mod admin_service;
 mod auth;
 mod convert;
 mod order_service;
@@ -9,6 +10,7 @@ mod status;
 mod validate;
 mod watch;
 
+pub use admin_service::{AdminApi, AdminRoutes, Peer};
 pub use order_service::{InFlight, OrderApi, OrderApiConfig};
 pub use server::{GrpcConfig, serve};
 pub use validate::RequestLimits;

@@ -34,7 +34,7 @@ use crate::proto::order as pb;
 use crate::steps::prepare::prepare;
 
 /// An answer is given at least this long before the caller's deadline.
-const MARGIN: Duration = Duration::from_millis(200);
+pub(super) const MARGIN: Duration = Duration::from_millis(200);
 
 /// How often a stopping node looks whether the last request is answered.
 const QUIET_CHECK: Duration = Duration::from_millis(10);
@@ -93,18 +93,18 @@ impl InFlight {
 }
 
 /// What every call begins with.
-struct Begun {
-    caller: Caller,
-    context: RequestContext,
+pub(super) struct Begun {
+    pub(super) caller: Caller,
+    pub(super) context: RequestContext,
     /// How long the caller may be kept waiting for a saga.
-    wait: Duration,
-    started: Instant,
-    method: &'static str,
-    _permit: OwnedSemaphorePermit,
+    pub(super) wait: Duration,
+    pub(super) started: Instant,
+    pub(super) method: &'static str,
+    pub(super) permit: OwnedSemaphorePermit,
 }
 
 impl Begun {
-    fn ask(
+    pub(super) fn ask(
         &self,
         command: OrderCommand,
         expected_version: Option<i64>,
@@ -115,7 +115,8 @@ impl Begun {
     }
 
     /// Ends the call: counts it, and puts the answer or the refusal on the wire.
-    fn end<T>(self, answer: Result<T, OrderError>) -> Result<Response<T>, Status> {
+    pub(super) fn end<T>(self, answer: Result<T, OrderError>) -> Result<Response<T>, Status> {
+        drop(self.permit);
         let answer = answer.map_err(|error| to_status(&error));
         let code = answer.as_ref().map_or_else(|status| status.code(), |_| tonic::Code::Ok);
         metrics::histogram!("order_grpc_seconds", "method" => self.method, "code" => code_name(code))
@@ -188,7 +189,7 @@ impl OrderApi {
             wait: config.create_wait.min(deadline.saturating_sub(MARGIN)),
             started: Instant::now(),
             method,
-            _permit: permit,
+            permit,
         })
     }
 

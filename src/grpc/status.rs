@@ -116,6 +116,12 @@ pub(super) fn to_status(error: &OrderError) -> Status {
     }
 }
 
+/// A caller who may not ask for this at all.
+pub(super) fn forbidden(what: &str) -> Status {
+    let details = ErrorDetails::with_error_info("ROLE_FORBIDS", DOMAIN, HashMap::new());
+    Status::with_error_details(Code::PermissionDenied, what, details)
+}
+
 /// A request that could not even be read is refused in the same form as one with bad fields.
 pub(super) fn unreadable(response: http::Response<Body>) -> http::Response<Body> {
     let Some(status) = Status::from_header_map(response.headers()) else { return response };
@@ -185,6 +191,13 @@ fn tell(error: &OrderError) -> Told {
             .with("expected_version", expected)
             .with("current_version", current),
         OrderError::Busy { status } => Told::new(Code::Aborted, "ORDER_BUSY").with_state(*status),
+        OrderError::RepairRefused { status, .. } => {
+            let told = Told::new(Code::FailedPrecondition, "REPAIR_REFUSED");
+            match status {
+                Some(status) => told.with_state(*status),
+                None => told,
+            }
+        }
         OrderError::StorageUnavailable => Told::new(Code::Unavailable, "STORAGE_UNAVAILABLE"),
         OrderError::Quarantined => {
             Told::new(Code::Unavailable, "STORAGE_UNAVAILABLE").with("quarantined", true)

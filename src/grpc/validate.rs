@@ -85,7 +85,7 @@ impl Checker {
         UserId(self.uuid(field, text).unwrap_or_default())
     }
 
-    fn line(&mut self, field: &str, text: &str, required: bool, max_chars: usize) -> String {
+    pub(super) fn line(&mut self, field: &str, text: &str, required: bool, max_chars: usize) -> String {
         let rule = FieldRule { required, max_chars };
         text::clean_field(field, text, rule, &mut self.violations).unwrap_or_default()
     }

@@ -184,6 +184,15 @@ pub struct Regression {
     pub stored: i64,
 }
 
+/// An order that is set aside because the store has lost changes of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quarantine {
+    /// What is missing.
+    pub regression: Regression,
+    /// Since when.
+    pub since: Timestamp,
+}
+
 /// An order of a scan.
 #[derive(Clone, Debug)]
 pub struct Scanned {
@@ -256,6 +265,23 @@ pub trait OrderStore: Send + Sync + std::fmt::Debug {
     /// Notes durably that acknowledged changes of these orders are missing. From then on they can be neither claimed nor
     /// loaded, by any node, until an operator has looked.
     async fn quarantine(&self, regressions: &[Regression], at: Timestamp) -> Result<(), StoreError>;
+
+    /// Whether and why the order is quarantined.
+    async fn quarantined(&self, id: OrderId) -> Result<Option<Quarantine>, StoreError>;
+
+    /// Ends the quarantine of an order: what is stored counts again. Durable when it returns; to end none does nothing.
+    async fn release(&self, id: OrderId) -> Result<(), StoreError>;
+
+    /// Orders that call for a person, or whose saga began before `started_before` and has not settled, or that are
+    /// quarantined: by id, behind `after`, at most `limit`.
+    ///
+    /// Reads the records of all sagas that are not settled, however few it finds.
+    async fn stuck(
+        &self,
+        started_before: Timestamp,
+        after: Option<OrderId>,
+        limit: u32,
+    ) -> Result<Vec<OrderId>, StoreError>;
 
     /// All orders by id, behind `after`, at most `limit` (at least 1), with everything that is stored of them; a page
     /// shorter than `limit` is the last one.

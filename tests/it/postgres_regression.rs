@@ -1,5 +1,7 @@
 //! A standby that had not heard of everything is promoted: what was acknowledged and is missing must not go unseen.
 
+use order_service::proto::admin as ops;
+use order_service::proto::admin::order_admin_service_client::OrderAdminServiceClient;
 use order_service::proto::order as pb;
 use order_service::proto::order::OrderStatus;
 use order_service::proto::order::order_service_client::OrderServiceClient;
@@ -122,11 +124,30 @@ async fn orders_that_a_promoted_standby_has_lost_are_quarantined() {
     assert_eq!(get(&client, &new.id).await, Err("QUARANTINED".to_owned()));
     assert!(get(&client, &same.id).await.is_ok());
 
-    // Once somebody has looked and released it, the stored state counts.
-    let release = format!("DELETE FROM order_quarantines WHERE order_id = '{}'", changed.id);
-    crate::harness::postgres::query(&own, &release).await.unwrap();
-    let node = node.restart(&[]).await;
-    let client = node.client();
-    assert_eq!(get(&client, &changed.id).await.unwrap().version, changed.version);
+    // An operator sees what is missing. Once somebody has looked and let it go, the stored state counts.
+    let mut operator = OrderAdminServiceClient::connect(node.ops_url()).await.unwrap();
+    let why = operator.explain_order(ops::ExplainOrderRequest { order: changed.id.clone() }).await;
+    let why = why.unwrap().into_inner();
+    assert_eq!(why.waits_for, "QUARANTINE");
+    let missing = why.quarantine.unwrap();
+    assert_eq!((missing.known_version, missing.stored_version), (processing.version, changed.version));
+    let stuck =
+        operator.list_stuck_orders(ops::ListStuckOrdersRequest::default()).await.unwrap().into_inner();
+    let mut listed: Vec<_> = stuck.orders.into_iter().filter(|order| order.quarantined).collect();
+    listed.sort_by_key(|order| order.order_id == new.id);
+    assert_eq!(listed.iter().map(|order| &order.order_id).collect::<Vec<_>>(), [&changed.id, &new.id]);
+    let release = |order: &pb::Order| ops::UnquarantineOrderRequest {
+        order_id: order.id.clone(),
+        reason: "the books agree".into(),
+        ..Default::default()
+    };
+    let released = operator.unquarantine_order(release(&changed)).await.unwrap().into_inner();
+    assert_eq!((released.status.as_str(), released.version), ("CONFIRMED", changed.version + 1));
     assert!(become_(&client, &changed.id, OrderStatus::Processing).await.is_ok());
+    // Of this one nothing is left but its place.
+    let gone = operator.unquarantine_order(release(&new)).await.unwrap_err();
+    assert_eq!(reason(&gone), "ORDER_NOT_FOUND");
+    let node = node.restart(&[]).await;
+    assert_eq!(get(&node.client(), &new.id).await, Err("ORDER_NOT_FOUND".to_owned()));
+    assert_eq!(get(&node.client(), &changed.id).await.unwrap().status(), OrderStatus::Processing);
 }

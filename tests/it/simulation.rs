@@ -7,6 +7,7 @@
 
 mod callers;
 mod network;
+mod operators;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,8 +39,8 @@ const REST: TimeDelta = TimeDelta::minutes(10);
 fn simulation() {
     let number = |name| std::env::var(name).ok().map(|text: String| text.parse::<u64>().unwrap());
     if let Some(seed) = number("ORDER_SIM_SEED") {
-        let (run, end) = Run::play(seed, true);
-        println!("{}", run.trace.unwrap_or_default().join("\n"));
+        let (_run, end) = Run::play(seed, true);
+
         end.unwrap_or_else(|what| panic!("seed {seed}: {what}"));
         return;
     }
@@ -77,6 +78,8 @@ fn simulation() {
         "refund_of_several_charges",
         "ahead",
         "crash",
+        "retry_step",
+        "resolve_payment",
     ] {
         assert!(ends.get(mark).is_some_and(|count| *count > 10), "{mark} is hardly ever reached: {ends:?}");
     }
@@ -98,6 +101,8 @@ struct Weather {
     expires: bool,
     /// Questions on the way back close the charge's key, and calls may be later than any bound.
     closes: bool,
+    /// Somebody looks after a saga that waits.
+    operators: u32,
     /// Until then.
     until: Timestamp,
 }
@@ -148,6 +153,8 @@ struct Run {
     /// Versions whose commands were acknowledged.
     acknowledged: Vec<i64>,
     cancel_acknowledged: bool,
+    /// Repairs that were taken, by kind.
+    repairs: BTreeMap<String, u32>,
     /// What happened, when somebody wants to read it.
     trace: Option<Vec<String>>,
 }
@@ -179,6 +186,7 @@ impl Run {
             no_refunds: chance.percent(5),
             expires: chance.percent(15),
             closes: chance.percent(30),
+            operators: if chance.percent(15) { 60 } else { 0 },
             until: dawn() + seconds(5 + chance.below(120)),
         };
         let run_ahead = Duration::from_millis([0, 300, 4_000, 30_000][chance.below(4) as usize]);
@@ -211,6 +219,7 @@ impl Run {
             wanted: Vec::new(),
             acknowledged: Vec::new(),
             cancel_acknowledged: false,
+            repairs: BTreeMap::new(),
             trace: traced.then(Vec::new),
         };
         run.at(dawn(), Next::Create);
@@ -225,7 +234,10 @@ impl Run {
 
     fn note(&mut self, line: impl FnOnce() -> String) {
         if let Some(lines) = &mut self.trace {
-            lines.push(format!("{:>10.3}s {}", (self.now - dawn()).as_seconds_f64(), line()));
+            let line = format!("{:>10.3}s {}", (self.now - dawn()).as_seconds_f64(), line());
+            // At once: a run that never ends tells why.
+            eprintln!("{line}");
+            lines.push(line);
         }
     }
 
@@ -419,6 +431,7 @@ impl Run {
             SagaMove::Run(call) => self.send(call),
             SagaMove::Wait(at) => {
                 self.at(at, Next::Timer(self.timer));
+                self.look_after(at);
                 Ok(())
             }
             SagaMove::Keep => {
@@ -489,6 +502,7 @@ impl Run {
         if self.runs_ahead > 1 {
             marks.push("ahead".to_owned());
         }
+        marks.extend(self.repairs.keys().cloned());
         if self.crashes > 0 {
             marks.push("crash".to_owned());
         }

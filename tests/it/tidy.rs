@@ -19,7 +19,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("grpc", &["actor", "steps", "ports", "domain", "proto"]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
-    ("ops", &["ports", "telemetry"]),
+    // The service for operators is served there.
+    ("ops", &["grpc", "ports", "telemetry"]),
     ("proto", &[]),
     ("verify", &["ports", "domain"]),
     (

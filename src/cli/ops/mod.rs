@@ -1,5 +1,13 @@
 //! `ops`: what operators ask and repair.
 
+mod explain;
+mod resolve_payment;
+mod retry_step;
+mod session;
+mod skip_step;
+mod stuck;
+mod told;
+mod unquarantine;
 mod verify;
 
 use clap::{Args, Subcommand};
@@ -16,6 +24,18 @@ pub(super) struct OpsArgs {
 
 #[derive(Subcommand, Debug)]
 enum OpsCommand {
+    /// Show what an order waits for, since when, and what may be done about it.
+    Explain(explain::ExplainArgs),
+    /// List orders that call for a person, wait for long or are quarantined.
+    Stuck(stuck::StuckArgs),
+    /// Make the call that an order waits to make due now.
+    RetryStep(retry_step::RetryStepArgs),
+    /// Take the step that an order insists on as done, where somebody did it by hand.
+    SkipStep(skip_step::SkipStepArgs),
+    /// Settle a charge or refund in doubt by evidence from outside.
+    ResolvePayment(resolve_payment::ResolvePaymentArgs),
+    /// Let a quarantined order be used again.
+    Unquarantine(unquarantine::UnquarantineArgs),
     /// Check the invariants on the configured store, also while nodes use it.
     Verify(verify::VerifyArgs),
 }
@@ -23,6 +43,12 @@ enum OpsCommand {
 pub(super) fn run(files: &ConfigFiles, arguments: OpsArgs) -> Result<(), Failure> {
     let files = files.and(&arguments.files);
     match arguments.command {
+        OpsCommand::Explain(arguments) => explain::run(arguments),
+        OpsCommand::Stuck(arguments) => stuck::run(arguments),
+        OpsCommand::RetryStep(arguments) => retry_step::run(arguments),
+        OpsCommand::SkipStep(arguments) => skip_step::run(arguments),
+        OpsCommand::ResolvePayment(arguments) => resolve_payment::run(arguments),
+        OpsCommand::Unquarantine(arguments) => unquarantine::run(arguments),
         OpsCommand::Verify(arguments) => verify::run(&files.and(&arguments.files), &arguments),
     }
 }

@@ -12,7 +12,7 @@ mod refund;
 mod report;
 mod request;
 mod status;
-mod table;
+pub(super) mod table;
 mod view;
 mod watch;
 
@@ -69,7 +69,7 @@ struct ClientArgs {
 
 /// How results are printed.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-enum Format {
+pub(super) enum Format {
     /// JSON with the names of the API; errors too, on standard error.
     Json,
     /// Tables for people.
@@ -110,7 +110,7 @@ enum OrderCommand {
 
 /// Why a call, or what is done with its answer, failed.
 #[derive(Debug)]
-enum ClientFailure {
+pub(super) enum ClientFailure {
     /// The service refused or could not be reached, or the input is wrong.
     Api(ApiError),
     /// Standard output took no more.
@@ -202,11 +202,16 @@ pub(super) fn run(arguments: OrderArgs) -> Result<(), Failure> {
     let format = output.unwrap_or(if is_terminal { Format::Table } else { Format::Json });
     let session = Session { server, timeout, format };
     let runtime = runtime(&mut tokio::runtime::Builder::new_current_thread())?;
-    match runtime.block_on(dispatch(&session, arguments.command)) {
+    ended(runtime.block_on(dispatch(&session, arguments.command)), session.is_json())
+}
+
+/// Tells how a call failed, if it did.
+pub(super) fn ended(ended: Result<(), ClientFailure>, is_json: bool) -> Result<(), Failure> {
+    match ended {
         Ok(()) => Ok(()),
         Err(ClientFailure::Output(error)) => Err(Failure::Output(error)),
         Err(ClientFailure::Api(error)) => {
-            tell(&if session.is_json() { report::json(&error) } else { report::lines(&error) });
+            tell(&if is_json { report::json(&error) } else { report::lines(&error) });
             Err(Failure::Told)
         }
     }
@@ -231,7 +236,7 @@ async fn dispatch(session: &Session, command: OrderCommand) -> Result<(), Client
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
         Duration::ZERO => Err("no time at all; give it at least 1ms".to_owned()),
         duration => Ok(duration),
@@ -250,7 +255,7 @@ fn parse_status(text: &str) -> Result<order::OrderStatus, String> {
         })
 }
 
-fn print(text: &str) -> Result<(), ClientFailure> {
+pub(super) fn print(text: &str) -> Result<(), ClientFailure> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}")?;
     out.flush()?;
@@ -262,7 +267,7 @@ fn print_line(value: &impl serde::Serialize) -> Result<(), ClientFailure> {
     print(&serde_json::to_string(value).map_err(io::Error::from)?)
 }
 
-fn print_json(value: &impl serde::Serialize) -> Result<(), ClientFailure> {
+pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), ClientFailure> {
     print(&serde_json::to_string_pretty(value).map_err(io::Error::from)?)
 }
 

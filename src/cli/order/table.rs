@@ -279,7 +279,7 @@ fn right(text: &str) -> Cell {
 }
 
 /// Text that cannot steer the terminal.
-pub(super) fn clean(text: &str) -> String {
+pub(in crate::cli) fn clean(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
 }
 

@@ -38,8 +38,8 @@ use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber};
 use crate::domain::order::Order;
 use crate::ports::store::{
-    ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Regression, Scanned, StoreError, Stored,
-    Unfinished,
+    ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
+    StoreError, Stored, Unfinished,
 };
 
 pub use self::config::{Pooler, PostgresConfig, Safety, SslMode, Target};
@@ -232,6 +232,26 @@ impl OrderStore for PostgresStore {
     async fn quarantine(&self, regressions: &[Regression], at: Timestamp) -> Result<(), StoreError> {
         let (reader, regressions) = (self.reader.clone(), regressions.to_vec());
         self.read(async move { reader.quarantine(&regressions, at).await }).await
+    }
+
+    async fn quarantined(&self, id: OrderId) -> Result<Option<Quarantine>, StoreError> {
+        let reader = self.reader.clone();
+        self.read(async move { reader.quarantined(id).await }).await
+    }
+
+    async fn release(&self, id: OrderId) -> Result<(), StoreError> {
+        let reader = self.reader.clone();
+        self.read(async move { reader.release(id).await }).await
+    }
+
+    async fn stuck(
+        &self,
+        started_before: Timestamp,
+        after: Option<OrderId>,
+        limit: u32,
+    ) -> Result<Vec<OrderId>, StoreError> {
+        let reader = self.reader.clone();
+        self.read(async move { reader.stuck(started_before, after, limit).await }).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

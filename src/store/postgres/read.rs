@@ -14,7 +14,7 @@ use crate::domain::Timestamp;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber};
 use crate::domain::order::Order;
-use crate::ports::store::{ListQuery, Regression, Scanned, StoreError, Stored, Unfinished};
+use crate::ports::store::{ListQuery, Quarantine, Regression, Scanned, StoreError, Stored, Unfinished};
 use crate::store::bind::Bound;
 use crate::store::evidence::evidence;
 use crate::store::rows::{self, Read, Source};
@@ -34,7 +34,17 @@ const VERSIONS: &str = "SELECT id, version FROM orders WHERE id = ANY($1)";
 const QUARANTINE: &str = "INSERT INTO order_quarantines (order_id, known_version, stored_version, reason, since) \
      SELECT v.id, v.known, v.stored, 'REGRESSION', $4 FROM unnest($1, $2, $3) AS v(id, known, stored) \
      ON CONFLICT DO NOTHING";
-const QUARANTINED: &str = "SELECT 1 FROM order_quarantines WHERE order_id = $1";
+const QUARANTINED: &str =
+    "SELECT known_version, stored_version, since FROM order_quarantines WHERE order_id = $1";
+const RELEASE: &str = "DELETE FROM order_quarantines WHERE order_id = $1";
+/// Orders that somebody should look at, behind the nil id or the last one of a page. What runs is read by its small index
+/// first: a walk by order would come by the sagas of all orders.
+const STUCK: &str = "WITH running AS MATERIALIZED (SELECT order_id, attention, started_at FROM sagas WHERE NOT settled) \
+     SELECT id FROM ( \
+       (SELECT order_id AS id FROM running WHERE (attention IS NOT NULL OR started_at < $1) AND order_id > $2) \
+       UNION (SELECT id FROM orders WHERE payment_status = 'REFUND_FAILED' AND id > $2 ORDER BY id LIMIT $3) \
+       UNION (SELECT order_id AS id FROM order_quarantines WHERE order_id > $2 ORDER BY order_id LIMIT $3) \
+     ) AS stuck ORDER BY id LIMIT $3";
 
 impl Reader {
     pub(super) fn new(pool: Pool) -> Self {
@@ -94,6 +104,35 @@ impl Reader {
             args.add(at)
         };
         self.pool.rows(QUARANTINE.into_sql_str(), arguments(bind)?).await.map(drop)
+    }
+
+    pub(super) async fn quarantined(&self, id: OrderId) -> Result<Option<Quarantine>, StoreError> {
+        let rows = self.pool.rows(QUARANTINED.into_sql_str(), arguments(|args| args.add(id.0))?).await?;
+        let read = |row: &PgRow| {
+            let regression = Regression { id, known: row.try_get(0)?, stored: row.try_get(1)? };
+            Ok(Quarantine { regression, since: row.try_get(2)? })
+        };
+        rows.first().map(read).transpose().map_err(|error: sqlx::Error| unavailable(&error))
+    }
+
+    pub(super) async fn release(&self, id: OrderId) -> Result<(), StoreError> {
+        self.pool.rows(RELEASE.into_sql_str(), arguments(|args| args.add(id.0))?).await.map(drop)
+    }
+
+    pub(super) async fn stuck(
+        &self,
+        started_before: Timestamp,
+        after: Option<OrderId>,
+        limit: u32,
+    ) -> Result<Vec<OrderId>, StoreError> {
+        let bind = |args: &mut PgArguments| {
+            args.add(started_before)?;
+            args.add(after.map_or_else(Uuid::nil, |after| after.0))?;
+            args.add(i64::from(limit))
+        };
+        let rows = self.pool.rows(STUCK.into_sql_str(), arguments(bind)?).await?;
+        let read = |row: &PgRow| row.try_get::<Uuid, _>(0).map(OrderId);
+        rows.iter().map(read).collect::<Result<_, sqlx::Error>>().map_err(|error| unavailable(&error))
     }
 
     pub(super) async fn events(

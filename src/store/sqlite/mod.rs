@@ -32,8 +32,8 @@ use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber};
 use crate::domain::order::Order;
 use crate::ports::store::{
-    ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Regression, Scanned, StoreError, Stored,
-    Unfinished,
+    ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
+    StoreError, Stored, Unfinished,
 };
 
 pub use open::{OpenError, SqliteConfig, migrate};
@@ -190,6 +190,24 @@ impl OrderStore for SqliteStore {
     async fn quarantine(&self, _regressions: &[Regression], _at: Timestamp) -> Result<(), StoreError> {
         // What was synced to this one file cannot be missing from it later.
         Ok(())
+    }
+
+    async fn quarantined(&self, _id: OrderId) -> Result<Option<Quarantine>, StoreError> {
+        Ok(None)
+    }
+
+    async fn release(&self, _id: OrderId) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn stuck(
+        &self,
+        started_before: Timestamp,
+        after: Option<OrderId>,
+        limit: u32,
+    ) -> Result<Vec<OrderId>, StoreError> {
+        let pool = self.readers.clone();
+        self.read(async move { read::stuck(&pool, started_before, after, limit).await }).await
     }
 
     async fn scan(&self, after: Option<OrderId>, limit: u32) -> Result<Vec<Scanned>, StoreError> {

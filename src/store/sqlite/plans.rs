@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::coupons::Coupons;
 use super::guard::Guard;
-use super::read::{EVENTS, Key, load_statement, statement, unfinished_statement};
+use super::read::{EVENTS, Key, STUCK, load_statement, statement, unfinished_statement};
 use super::scan;
 use crate::domain::ids::UserId;
 use crate::domain::status::OrderStatus;
@@ -21,12 +21,17 @@ async fn empty() -> SqliteConnection {
     connection
 }
 
+/// The lines of the plan.
+async fn explain(connection: &mut SqliteConnection, sql: impl SqlSafeStr) -> Vec<String> {
+    let explain = format!("EXPLAIN QUERY PLAN {}", sql.into_sql_str().as_str());
+    let rows = sqlx::query(AssertSqlSafe(explain)).fetch_all(connection).await.unwrap();
+    rows.iter().map(|row| row.get::<String, _>("detail")).collect()
+}
+
 /// The lines of the plan; fails when one reads or sorts more than it should.
 async fn plan(connection: &mut SqliteConnection, sql: impl SqlSafeStr) -> String {
     let sql = sql.into_sql_str();
-    let explain = format!("EXPLAIN QUERY PLAN {}", sql.as_str());
-    let rows = sqlx::query(AssertSqlSafe(explain)).fetch_all(connection).await.unwrap();
-    let lines: Vec<String> = rows.iter().map(|row| row.get::<String, _>("detail")).collect();
+    let lines = explain(connection, sql.clone()).await;
     for line in &lines {
         assert!(!line.contains("TEMP B-TREE"), "{lines:#?}\n{}", sql.as_str());
         // What is given with the statement, or was picked by an index, may be walked through; a table may not.
@@ -121,6 +126,15 @@ async fn unfinished_sagas_are_a_range_of_their_index() {
         assert!(plan.contains("USING COVERING INDEX sagas_due"), "{plan}");
         assert!(plan.contains(range), "{plan}");
     }
+}
+
+#[tokio::test]
+async fn what_is_stuck_is_found_by_two_small_indexes() {
+    let mut connection = empty().await;
+    let plan = explain(&mut connection, STUCK).await.join("\n");
+    // The first holds the sagas that are not settled, and is read as a whole.
+    assert!(plan.contains("SCAN sagas USING INDEX sagas_due"), "{plan}");
+    assert!(plan.contains("SEARCH orders USING COVERING INDEX orders_refund_failed (id>?)"), "{plan}");
 }
 
 #[tokio::test]

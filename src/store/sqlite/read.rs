@@ -108,6 +108,28 @@ pub(super) fn unfinished_statement(has_after: bool) -> String {
     )
 }
 
+/// Orders that somebody should look at, behind the nil id or the last one of a page.
+pub(super) const STUCK: &str = "SELECT order_id FROM sagas INDEXED BY sagas_due \
+     WHERE settled = 0 AND (attention IS NOT NULL OR started_at < ?1) AND order_id > ?2 \
+     UNION SELECT id FROM orders INDEXED BY orders_refund_failed WHERE payment_status = 'REFUND_FAILED' AND id > ?2 \
+     ORDER BY 1 LIMIT ?3";
+
+pub(super) async fn stuck(
+    pool: &SqlitePool,
+    started_before: Timestamp,
+    after: Option<OrderId>,
+    limit: u32,
+) -> Result<Vec<OrderId>, StoreError> {
+    let ids: Vec<Uuid> = query_scalar(STUCK)
+        .bind(started_before.timestamp_micros())
+        .bind(after.map_or_else(Uuid::nil, |after| after.0))
+        .bind(limit)
+        .fetch_all(pool)
+        .await
+        .map_err(|error| unavailable(&error))?;
+    Ok(ids.into_iter().map(OrderId).collect())
+}
+
 /// A place in a list: time, then id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {

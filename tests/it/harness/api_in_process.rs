@@ -16,8 +16,8 @@ use order_service::domain::order::Order;
 use order_service::grpc::{OrderApi, OrderApiConfig, RequestLimits, WatchLimits};
 use order_service::ports::clock::Clock;
 use order_service::ports::store::{
-    ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Regression, Scanned, StoreError, Stored,
-    Unfinished,
+    ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
+    StoreError, Stored, Unfinished,
 };
 use order_service::steps::StepLimits;
 use order_service::store::sqlite::{SqliteConfig, SqliteStore};
@@ -104,6 +104,23 @@ impl OrderStore for CountingStore {
 
     async fn quarantine(&self, regressions: &[Regression], at: Timestamp) -> Result<(), StoreError> {
         self.inner.quarantine(regressions, at).await
+    }
+
+    async fn quarantined(&self, id: OrderId) -> Result<Option<Quarantine>, StoreError> {
+        self.inner.quarantined(id).await
+    }
+
+    async fn release(&self, id: OrderId) -> Result<(), StoreError> {
+        self.inner.release(id).await
+    }
+
+    async fn stuck(
+        &self,
+        before: Timestamp,
+        after: Option<OrderId>,
+        limit: u32,
+    ) -> Result<Vec<OrderId>, StoreError> {
+        self.inner.stuck(before, after, limit).await
     }
 
     async fn scan(&self, after: Option<OrderId>, limit: u32) -> Result<Vec<Scanned>, StoreError> {

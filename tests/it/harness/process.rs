@@ -157,6 +157,7 @@ impl Simulate {
 /// `order-service serve` on a store of its own, with the collaborators of a [`Simulate`].
 pub struct NodeProcess {
     process: Process,
+    url: String,
     client: OrderServiceClient<Channel>,
     folder: TempDir,
     /// The URL of its store; none = a file in its folder.
@@ -205,13 +206,13 @@ impl NodeProcess {
         let url = process.address("serving").await;
         // Nobody answers for one that has ended already.
         let url = url.unwrap_or_else(|| "http://127.0.0.1:1".to_owned());
-        let client = OrderServiceClient::new(Channel::from_shared(url).unwrap().connect_lazy());
-        Self { process, client, folder, store, settings }
+        let client = OrderServiceClient::new(Channel::from_shared(url.clone()).unwrap().connect_lazy());
+        Self { process, url, client, folder, store, settings }
     }
 
     /// Starts it once more with further settings, on the store of an earlier life, which has to be over.
     pub async fn restart(self, further: &[(&str, &str)]) -> Self {
-        let Self { process, client, folder, store, settings } = self;
+        let Self { process, url: _, client, folder, store, settings } = self;
         drop((client, process));
         Self::run(folder, store, settings, further).await
     }
@@ -230,6 +231,19 @@ impl NodeProcess {
     pub async fn kill9(&mut self) {
         self.process.signal(Signal::KILL);
         assert!(was_killed(self.process.ended().await));
+    }
+
+    /// The URL of its API.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The URL of its listener for operators, as it says at its start.
+    pub fn ops_url(&self) -> String {
+        let log = self.process.log();
+        let mut lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let ops = lines.find_map(|line| line["ops"].as_str().map(str::to_owned));
+        format!("http://{}", ops.unwrap())
     }
 
     /// The process itself.

@@ -206,6 +206,21 @@ impl World {
         }
     }
 
+    /// Does by hand what a call is for that undoes a label or a sale.
+    pub fn by_hand(&mut self, call: &StepCall) {
+        match call {
+            StepCall::VoidLabel { key } => {
+                self.labels.insert(key.clone(), false);
+            }
+            StepCall::Restock { key, .. } => {
+                if !self.restocks.contains(key) {
+                    self.execute(call, Mood::default(), Timestamp::MIN_UTC);
+                }
+            }
+            other => panic!("nobody does {other:?} by hand"),
+        }
+    }
+
     fn reserve(&mut self, key: &CallKey, lines: &[StockLine], mood: Mood, now: Timestamp) -> StepResult {
         if !self.reserves.contains_key(key) {
             let mut needs: BTreeMap<ProductRef, i64> = BTreeMap::new();

@@ -20,9 +20,9 @@ use crate::harness::{NOVELTY, ask, dawn, edited, set_status};
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
     /// None = other items, whatever the order has then.
-    command: Option<OrderCommand>,
-    request: Option<(String, u8)>,
-    stale: bool,
+    pub(super) command: Option<OrderCommand>,
+    pub(super) request: Option<(String, u8)>,
+    pub(super) stale: bool,
 }
 
 impl Run {
@@ -134,6 +134,9 @@ impl Run {
             return Ok(());
         }
         let wanted = self.wanted[number].clone();
+        if let Some(OrderCommand::Repair(repair)) = &wanted.command {
+            return self.operate(repair);
+        }
         let order = self.store.order.clone().unwrap();
         let version = wanted.stale.then(|| order.version - self.chance.below(2));
         let request = wanted.request.as_ref().map(|(id, content)| (id.as_str(), *content));

@@ -63,6 +63,7 @@ macro_rules! store_suite {
                 a_saga_comes_back_while_it_is_unsettled
                 a_dropped_token_is_gone
                 unfinished_sagas_come_by_due_time
+                what_is_stuck_comes_by_id_in_pages
                 a_spoiled_order_spoils_nothing_else
                 what_was_stored_outlives_the_process
             }

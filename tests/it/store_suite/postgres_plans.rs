@@ -218,6 +218,19 @@ async fn plans_of_reads_use_their_index() {
         for after in [None, Some(middle)] {
             let plan = full
                 .plan(async |store| {
+                    let found = store.stuck(at(made(ORDERS)), after, PAGE).await.unwrap();
+                    assert_eq!(found.len(), PAGE as usize);
+                })
+                .await;
+            let refused = &plan.scans("orders")[0];
+            assert_eq!(refused.text("Index Name"), "orders_refund_failed", "{plan}");
+            let running = &plan.scans("sagas")[0];
+            assert_eq!(running.text("Index Name"), "sagas_due", "{plan}");
+        }
+
+        for after in [None, Some(middle)] {
+            let plan = full
+                .plan(async |store| {
                     let page = store.scan(after, PAGE).await.unwrap();
                     assert!(page.len() == PAGE as usize && page.iter().all(|order| order.found.is_ok()));
                 })

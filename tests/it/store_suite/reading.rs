@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use order_service::domain::item::{ProductRef, Shortage};
-use order_service::domain::order::RequestRecord;
-use order_service::domain::saga::Failure;
+use order_service::domain::order::{Order, RequestRecord};
+use order_service::domain::saga::{Failure, SagaProgress};
+use order_service::domain::status::PaymentStatus;
 use order_service::ports::store::{StoreError, Unfinished};
 use uuid::Uuid;
 
@@ -227,5 +228,47 @@ pub(super) async fn what_was_stored_outlives_the_process<F: StoreFactory>() {
     let next = order_service::ports::store::Owner { epoch: 2, incarnation: 8 };
     store.claim(id(1), next).await.unwrap().unwrap();
     assert!(store.commit(update(&changed.order, |_| {})).await.is_err());
+    store.close().await;
+}
+
+pub(super) async fn what_is_stuck_comes_by_id_in_pages<F: StoreFactory>() {
+    let files = F::fresh().await;
+    let store = files.open().await;
+    // Number, when its saga began, whether that calls for a person, whether it has settled.
+    let all = [(1, 10, false, false), (2, 90, false, false), (3, 90, true, false), (4, 10, true, true)];
+    for (number, began, attention, settled) in all {
+        let mut commit = creation(order(number));
+        commit.saga = Some(SagaProgress {
+            started_at: at(began),
+            attention: attention.then(|| String::from("refused")),
+            settled,
+            ..saga(id(number))
+        });
+        store.commit(commit).await.unwrap();
+    }
+    // Nothing runs, and a refund was refused.
+    let mut refused = creation(Order { payment_status: PaymentStatus::RefundFailed, ..order(5) });
+    refused.saga = None;
+    store.commit(refused).await.unwrap();
+    let of = |numbers: &[u64]| {
+        let mut ids: Vec<_> = numbers.iter().map(|number| id(*number)).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(store.stuck(at(50), None, 9).await.unwrap(), of(&[1, 3, 5]));
+    assert_eq!(store.stuck(at(91), None, 9).await.unwrap(), of(&[1, 2, 3, 5]));
+    let mut paged = Vec::new();
+    loop {
+        let page = store.stuck(at(91), paged.last().copied(), 3).await.unwrap();
+        assert!(page.len() <= 3);
+        if page.is_empty() {
+            break;
+        }
+        paged.extend(page);
+    }
+    assert_eq!(paged, of(&[1, 2, 3, 5]));
+    // Nothing is set aside, and to let go of that changes nothing.
+    assert_eq!(store.quarantined(id(1)).await, Ok(None));
+    assert_eq!(store.release(id(1)).await, Ok(()));
     store.close().await;
 }

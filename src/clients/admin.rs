@@ -1,0 +1,123 @@
+//! A client of `order.admin.v1` for the command line: plain calls, plain errors.
+
+use std::time::Duration;
+
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::orders::{ApiError, MAX_ANSWER_BYTES, cannot_reach, endpoint, from_status};
+use crate::proto::admin as pb;
+use crate::proto::admin::order_admin_service_client::OrderAdminServiceClient;
+
+/// A connection to the listener for operators of a node.
+pub struct AdminClient {
+    inner: OrderAdminServiceClient<Channel>,
+    server: String,
+    timeout: Duration,
+}
+
+impl AdminClient {
+    /// Connects to `server`, a URL or `HOST:PORT`. Connecting and every call may take `timeout`.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` when it is no URL, `UNAVAILABLE` when nobody answers.
+    pub async fn connect(server: &str, timeout: Duration) -> Result<Self, ApiError> {
+        let server = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
+        let endpoint = endpoint(&server, timeout).map_err(|_| {
+            let message = format!("{server} is not the URL of a server; write it like http://127.0.0.1:9464");
+            ApiError::local("INVALID_ARGUMENT", message)
+        })?;
+        let channel = endpoint.connect().await.map_err(|error| cannot_reach(&server, &error))?;
+        let inner = OrderAdminServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
+        Ok(Self { inner, server, timeout })
+    }
+
+    /// `ExplainOrder`, by id or number.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn explain(&mut self, order: String) -> Result<pb::OrderExplanation, ApiError> {
+        let request = self.request(pb::ExplainOrderRequest { order });
+        let answer = self.inner.explain_order(request).await;
+        self.plain(answer)
+    }
+
+    /// `ListStuckOrders`: one page.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn stuck(
+        &mut self,
+        content: pb::ListStuckOrdersRequest,
+    ) -> Result<pb::ListStuckOrdersResponse, ApiError> {
+        let request = self.request(content);
+        let answer = self.inner.list_stuck_orders(request).await;
+        self.plain(answer)
+    }
+
+    /// `RetryStep`.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn retry(&mut self, content: pb::RetryStepRequest) -> Result<pb::RepairedOrder, ApiError> {
+        let request = self.request(content);
+        let answer = self.inner.retry_step(request).await;
+        self.plain(answer)
+    }
+
+    /// `SkipStep`.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn skip(&mut self, content: pb::SkipStepRequest) -> Result<pb::RepairedOrder, ApiError> {
+        let request = self.request(content);
+        let answer = self.inner.skip_step(request).await;
+        self.plain(answer)
+    }
+
+    /// `ResolvePayment`.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn resolve(
+        &mut self,
+        content: pb::ResolvePaymentRequest,
+    ) -> Result<pb::RepairedOrder, ApiError> {
+        let request = self.request(content);
+        let answer = self.inner.resolve_payment(request).await;
+        self.plain(answer)
+    }
+
+    /// `UnquarantineOrder`.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn unquarantine(
+        &mut self,
+        content: pb::UnquarantineOrderRequest,
+    ) -> Result<pb::RepairedOrder, ApiError> {
+        let request = self.request(content);
+        let answer = self.inner.unquarantine_order(request).await;
+        self.plain(answer)
+    }
+
+    fn request<T>(&self, content: T) -> Request<T> {
+        let mut request = Request::new(content);
+        request.set_timeout(self.timeout);
+        request
+    }
+
+    fn plain<T>(&self, answer: Result<Response<T>, Status>) -> Result<T, ApiError> {
+        answer.map(Response::into_inner).map_err(|status| {
+            let mut error = from_status(&status, &self.server, self.timeout);
+            if error.code == "UNIMPLEMENTED" {
+                error.message = format!(
+                    "{} does not offer calls for operators; point --server at the node's ops.listen, by default \
+                     http://127.0.0.1:9464",
+                    self.server
+                );
+            }
+            error
+        })
+    }
+}

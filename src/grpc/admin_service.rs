@@ -1,0 +1,382 @@
+//! The calls of `order.admin.v1.OrderAdminService`.
+
+mod told;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::auth::{self, Authenticator};
+use super::order_service::{Begun, MARGIN, OrderApiConfig};
+use super::page;
+use super::status::{forbidden, to_status};
+use super::validate::Checker;
+use crate::actor::Orders;
+use crate::domain::command::{OrderCommand, Repeatable};
+use crate::domain::error::OrderError;
+use crate::domain::ids::{CallKey, IdKey, OrderId, OrderNumber, content_hash};
+use crate::domain::repair::{BY_CHARS, Outcome, REASON_CHARS, REFERENCE_CHARS, Repair, RepairOrder, Seen};
+use crate::domain::saga::{Direction, StepName};
+use crate::ports::clock::Clock;
+use crate::proto::admin as pb;
+use crate::proto::admin::order_admin_service_server::OrderAdminServiceServer;
+
+/// Calls of operators in flight on this node.
+const IN_FLIGHT: usize = 16;
+/// Sagas that began longer ago than this count as stuck, where nothing else is asked for.
+const STUCK_AFTER: Duration = Duration::from_secs(300);
+/// The longest such time that may be asked for.
+const STUCK_AFTER_MOST: Duration = Duration::from_secs(8_760 * 3_600);
+/// Longest key of a call, in characters.
+const KEY_CHARS: usize = 200;
+
+/// The service as routes, for the listener that serves it.
+pub type AdminRoutes = tonic::service::Routes;
+
+/// From whom a request came, as the listener noted it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peer(pub IpAddr);
+
+impl Peer {
+    fn is_here(self) -> bool {
+        self.0.to_canonical().is_loopback()
+    }
+}
+
+/// The service.
+pub struct AdminApi {
+    orders: Arc<Orders>,
+    clock: Arc<dyn Clock>,
+    key: IdKey,
+    config: OrderApiConfig,
+    /// Only requests from this machine are taken.
+    only_here: bool,
+    authenticator: Authenticator,
+    requests: Arc<Semaphore>,
+}
+
+impl AdminApi {
+    /// Builds the service; `config` is that of the public one. With `only_here`, requests without a [`Peer`] on this
+    /// machine are refused.
+    pub fn new(
+        orders: Arc<Orders>,
+        clock: Arc<dyn Clock>,
+        key: IdKey,
+        config: OrderApiConfig,
+        only_here: bool,
+    ) -> Self {
+        let requests = Arc::new(Semaphore::new(IN_FLIGHT));
+        Self { orders, clock, key, config, only_here, authenticator: Authenticator::dev(), requests }
+    }
+
+    /// The service as routes; requests are at most so large.
+    pub fn into_routes(self, max_message_bytes: usize) -> AdminRoutes {
+        let service = OrderAdminServiceServer::new(self).max_decoding_message_size(max_message_bytes);
+        AdminRoutes::new(service)
+    }
+
+    fn begin<T>(&self, method: &'static str, request: &Request<T>) -> Result<Begun, Status> {
+        let is_here = request.extensions().get::<Peer>().is_some_and(|peer| peer.is_here());
+        if self.only_here && !is_here {
+            let what =
+                "repairs are taken from the node's own machine only; call from there, or set ops.repairs";
+            return Err(forbidden(what));
+        }
+        let metadata = request.metadata();
+        let permit = Arc::clone(&self.requests).try_acquire_owned().map_err(|_full| {
+            to_status(&OrderError::Overloaded { what: "this node has too many calls of operators in flight" })
+        })?;
+        let config = &self.config;
+        let deadline = auth::deadline(metadata).unwrap_or(config.default_deadline).min(config.max_deadline);
+        Ok(Begun {
+            caller: self.authenticator.caller(metadata),
+            context: auth::context(metadata),
+            wait: deadline.saturating_sub(MARGIN),
+            started: Instant::now(),
+            method,
+            permit,
+        })
+    }
+
+    async fn find(&self, order: Named) -> Result<OrderId, OrderError> {
+        match order {
+            Named::Id(id) => Ok(id),
+            Named::Number(number) => {
+                let found = self.orders.find(&number).await?;
+                found.ok_or_else(|| OrderError::OrderNotFound { order: number.to_string() })
+            }
+        }
+    }
+
+    async fn explain(&self, request: pb::ExplainOrderRequest) -> Result<pb::OrderExplanation, OrderError> {
+        let mut check = Checker::default();
+        let order = named(&mut check, &request.order);
+        check.finish()?;
+        let id = self.find(order).await?;
+        let found = self.orders.inspect(id).await?;
+        found
+            .map(|found| told::explanation(id, &found))
+            .ok_or_else(|| OrderError::OrderNotFound { order: id.to_string() })
+    }
+
+    async fn stuck(
+        &self,
+        request: pb::ListStuckOrdersRequest,
+    ) -> Result<pb::ListStuckOrdersResponse, OrderError> {
+        let mut check = Checker::default();
+        let limit = check.page_size(request.page_size, &self.config.limits);
+        let older_than = older_than(&mut check, request.older_than.as_ref());
+        let filter = content_hash("ListStuckOrders", &[&older_than.as_micros().to_be_bytes()]);
+        let after = page::parse(&self.key, &filter, &request.page_token, &mut check.violations);
+        check.finish()?;
+        // All pages ask for sagas that began before the same moment.
+        let now = self.clock.now();
+        let age = chrono::Duration::from_std(older_than).unwrap_or_default();
+        let before = now.checked_sub_signed(age).unwrap_or(now);
+        let before =
+            after.and_then(|(micros, _)| chrono::DateTime::from_timestamp_micros(micros)).unwrap_or(before);
+        let behind = after.map(|(_, id)| OrderId(id));
+        let mut found = self.orders.stuck(before, behind, limit.saturating_add(1)).await?;
+        let size = usize::try_from(limit).unwrap_or(usize::MAX);
+        let more = found.len() > size;
+        found.truncate(size);
+        let next_page_token = match found.last() {
+            Some(last) if more => page::token(&self.key, &filter, before.timestamp_micros(), last.id.0),
+            _ => String::new(),
+        };
+        let orders = found.iter().map(told::stuck).collect();
+        Ok(pb::ListStuckOrdersResponse { orders, next_page_token })
+    }
+
+    async fn retry(
+        &self,
+        begun: &Begun,
+        request: pb::RetryStepRequest,
+    ) -> Result<pb::RepairedOrder, OrderError> {
+        let mut check = Checker::default();
+        let order = named(&mut check, &request.order);
+        let seen = seen(&mut check, &request.step, &request.direction);
+        let reason = check.line("reason", &request.reason, false, REASON_CHARS);
+        let by = check.line("by", &request.by, false, BY_CHARS);
+        let expected = check.expected_version(request.expected_version);
+        let hash = content_hash("RetryStep", &[&without_id(&request, |r| &mut r.request_id)]);
+        let repeatable = check.repeatable(&request.request_id, hash);
+        check.finish()?;
+        self.repair(
+            begun,
+            order,
+            RepairOrder { repair: Repair::Retry(seen), reason, by },
+            expected,
+            repeatable,
+        )
+        .await
+    }
+
+    async fn skip(
+        &self,
+        begun: &Begun,
+        request: pb::SkipStepRequest,
+    ) -> Result<pb::RepairedOrder, OrderError> {
+        let mut check = Checker::default();
+        let order = named(&mut check, &request.order);
+        let seen = seen(&mut check, &request.step, &request.direction);
+        let reason = check.line("reason", &request.reason, true, REASON_CHARS);
+        let by = check.line("by", &request.by, false, BY_CHARS);
+        let expected = check.expected_version(request.expected_version);
+        let hash = content_hash("SkipStep", &[&without_id(&request, |r| &mut r.request_id)]);
+        let repeatable = check.repeatable(&request.request_id, hash);
+        check.finish()?;
+        self.repair(
+            begun,
+            order,
+            RepairOrder { repair: Repair::Skip(seen), reason, by },
+            expected,
+            repeatable,
+        )
+        .await
+    }
+
+    async fn resolve(
+        &self,
+        begun: &Begun,
+        request: pb::ResolvePaymentRequest,
+    ) -> Result<pb::RepairedOrder, OrderError> {
+        let mut check = Checker::default();
+        let order = named(&mut check, &request.order);
+        let outcome = match request.outcome() {
+            pb::PaymentOutcome::Charged => Some(Outcome::Charged),
+            pb::PaymentOutcome::NotCharged => Some(Outcome::NotCharged),
+            pb::PaymentOutcome::Refunded => Some(Outcome::Refunded),
+            pb::PaymentOutcome::NotRefunded => Some(Outcome::NotRefunded),
+            pb::PaymentOutcome::Unspecified => {
+                check.bad("outcome", "expected CHARGED, NOT_CHARGED, REFUNDED or NOT_REFUNDED");
+                None
+            }
+        };
+        let reason = check.line("evidence", &request.evidence, true, REASON_CHARS);
+        let by = check.line("by", &request.by, false, BY_CHARS);
+        let reference = check.line("reference", &request.reference, false, REFERENCE_CHARS);
+        if outcome.is_some_and(Outcome::happened) && reference.is_empty() {
+            check.bad("reference", "expected the payment service's reference of what happened");
+        }
+        let key = check.line("key", &request.key, false, KEY_CHARS);
+        let expected = check.expected_version(request.expected_version);
+        let hash = content_hash("ResolvePayment", &[&without_id(&request, |r| &mut r.request_id)]);
+        let repeatable = check.repeatable(&request.request_id, hash);
+        check.finish()?;
+        let Some(outcome) = outcome else { return Err(OrderError::Invalid(Vec::new())) };
+        let reference = (!reference.is_empty()).then_some(reference);
+        let key = (!key.is_empty()).then(|| CallKey::from_text(key));
+        let repair = Repair::Settle { outcome, reference, key };
+        self.repair(begun, order, RepairOrder { repair, reason, by }, expected, repeatable).await
+    }
+
+    async fn unquarantine(
+        &self,
+        begun: &Begun,
+        request: pb::UnquarantineOrderRequest,
+    ) -> Result<pb::RepairedOrder, OrderError> {
+        let mut check = Checker::default();
+        let id = check.order_id("order_id", &request.order_id);
+        let reason = check.line("reason", &request.reason, true, REASON_CHARS);
+        let by = check.line("by", &request.by, false, BY_CHARS);
+        let hash = content_hash("UnquarantineOrder", &[&without_id(&request, |r| &mut r.request_id)]);
+        let repeatable = check.repeatable(&request.request_id, hash);
+        check.finish()?;
+        let wanted = RepairOrder { repair: Repair::Unquarantine, reason, by };
+        let ask = begun.ask(OrderCommand::Repair(wanted), None, repeatable);
+        let order = self.orders.unquarantine(id, ask, begun.wait).await?;
+        Ok(told::repaired(&order))
+    }
+
+    async fn repair(
+        &self,
+        begun: &Begun,
+        order: Named,
+        wanted: RepairOrder,
+        expected: Option<i64>,
+        repeatable: Option<Repeatable>,
+    ) -> Result<pb::RepairedOrder, OrderError> {
+        let id = self.find(order).await?;
+        let ask = begun.ask(OrderCommand::Repair(wanted), expected, repeatable);
+        let order = self.orders.ask(id, ask, begun.wait, false).await?;
+        Ok(told::repaired(&order))
+    }
+}
+
+/// How an operator names an order.
+enum Named {
+    Id(OrderId),
+    Number(OrderNumber),
+}
+
+fn named(check: &mut Checker, order: &str) -> Named {
+    match OrderNumber::parse(order) {
+        Some(number) => Named::Number(number),
+        None => Named::Id(check.order_id("order", order)),
+    }
+}
+
+fn seen(check: &mut Checker, step: &str, direction: &str) -> Seen {
+    let found = Seen { step: StepName::parse(step), direction: Direction::parse(direction) };
+    if found.step.is_none() && !step.is_empty() {
+        let all: Vec<&str> = StepName::ALL.iter().map(|step| step.as_str()).collect();
+        check.bad("step", format!("expected nothing or one of {}", all.join(", ")));
+    }
+    if found.direction.is_none() && !direction.is_empty() {
+        check.bad("direction", "expected nothing, FORWARD or BACKWARD");
+    }
+    found
+}
+
+fn older_than(check: &mut Checker, asked: Option<&prost_types::Duration>) -> Duration {
+    let Some(asked) = asked else { return STUCK_AFTER };
+    let valid = Duration::try_from(*asked).ok().filter(|asked| *asked <= STUCK_AFTER_MOST);
+    valid.unwrap_or_else(|| {
+        check.bad("older_than", "expected a time between 0s and 8760h");
+        STUCK_AFTER
+    })
+}
+
+fn without_id<M: Message + Clone>(request: &M, id: fn(&mut M) -> &mut String) -> Vec<u8> {
+    let mut content = request.clone();
+    id(&mut content).clear();
+    content.encode_to_vec()
+}
+
+#[tonic::async_trait]
+impl pb::order_admin_service_server::OrderAdminService for AdminApi {
+    async fn explain_order(
+        &self,
+        request: Request<pb::ExplainOrderRequest>,
+    ) -> Result<Response<pb::OrderExplanation>, Status> {
+        let begun = self.begin("ExplainOrder", &request)?;
+        let answer = self.explain(request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn list_stuck_orders(
+        &self,
+        request: Request<pb::ListStuckOrdersRequest>,
+    ) -> Result<Response<pb::ListStuckOrdersResponse>, Status> {
+        let begun = self.begin("ListStuckOrders", &request)?;
+        let answer = self.stuck(request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn retry_step(
+        &self,
+        request: Request<pb::RetryStepRequest>,
+    ) -> Result<Response<pb::RepairedOrder>, Status> {
+        let begun = self.begin("RetryStep", &request)?;
+        let answer = self.retry(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn skip_step(
+        &self,
+        request: Request<pb::SkipStepRequest>,
+    ) -> Result<Response<pb::RepairedOrder>, Status> {
+        let begun = self.begin("SkipStep", &request)?;
+        let answer = self.skip(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn resolve_payment(
+        &self,
+        request: Request<pb::ResolvePaymentRequest>,
+    ) -> Result<Response<pb::RepairedOrder>, Status> {
+        let begun = self.begin("ResolvePayment", &request)?;
+        let answer = self.resolve(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn unquarantine_order(
+        &self,
+        request: Request<pb::UnquarantineOrderRequest>,
+    ) -> Result<Response<pb::RepairedOrder>, Status> {
+        let begun = self.begin("UnquarantineOrder", &request)?;
+        let answer = self.unquarantine(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_told_from_others() {
+        for here in ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(Peer(here.parse().unwrap()).is_here(), "{here}");
+        }
+        for elsewhere in ["10.0.0.1", "0.0.0.0", "fe80::1", "::ffff:10.0.0.1"] {
+            assert!(!Peer(elsewhere.parse().unwrap()).is_here(), "{elsewhere}");
+        }
+    }
+}
