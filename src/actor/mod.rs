@@ -25,4 +25,4 @@ pub use inspect::{Failing, Inspection, Stuck};
 pub use orders::{Orders, Parts};
 pub use registry::Counts;
 pub use shared::ActorConfig;
-pub use watch::Watcher;
+pub use watch::{Batch, WatchEnd, Watcher};

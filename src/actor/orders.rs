@@ -273,9 +273,23 @@ impl Orders {
         self.shared.store.events(id, after_seq, limit).await.map_err(refuse_read)
     }
 
-    /// Hears of new events of one order.
-    pub fn watch(&self, id: OrderId) -> Watcher {
-        self.shared.hub.watch(id)
+    /// The order as the store has it; none when there is no such order.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(super) async fn stored(&self, id: OrderId) -> Result<Option<Arc<Order>>, OrderError> {
+        let stored = self.shared.store.load(id).await.map_err(refuse_read)?;
+        Ok(stored.map(|stored| stored.order))
+    }
+
+    /// Takes part in the order's feed of events; `order` is it as last seen. Needs a runtime.
+    pub fn watch(self: &Arc<Self>, order: &Order) -> Watcher {
+        Watcher::new(self, order)
+    }
+
+    /// How many orders are watched on this node.
+    pub fn watched(&self) -> usize {
+        self.shared.hub.feeds()
     }
 
     /// Starts the actor of an order whose saga is unfinished.

@@ -52,6 +52,8 @@ pub struct ActorConfig {
     pub timers_batch: u32,
     /// Longest a caller waits for its command to be stored.
     pub max_wait: Duration,
+    /// Batches of events kept for the slowest watcher of an order, at least 1.
+    pub watch_buffer: usize,
 }
 
 /// An order whose actor failed lately.

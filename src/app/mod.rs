@@ -27,7 +27,9 @@ use crate::domain::ids::IdKey;
 use crate::domain::pricing::Pricing;
 use crate::domain::react::Policy;
 use crate::domain::risk::{Past, RiskCheck, RiskRules};
-use crate::grpc::{self, AdminApi, GrpcConfig, InFlight, OrderApi, OrderApiConfig, RequestLimits};
+use crate::grpc::{
+    self, AdminApi, GrpcConfig, InFlight, OrderApi, OrderApiConfig, RequestLimits, WatchLimits,
+};
 use crate::ops;
 use crate::ports::Collaborators;
 use crate::ports::cache::OrderCache;
@@ -437,6 +439,7 @@ fn actor_config(config: &Config) -> ActorConfig {
         resume_concurrency: saga.resume_concurrency,
         timers_batch: u32::try_from(saga.timers_batch).unwrap_or(u32::MAX),
         max_wait: config.grpc.max_deadline,
+        watch_buffer: config.watch.buffer,
     }
 }
 
@@ -449,6 +452,7 @@ fn api_config(config: &Config) -> OrderApiConfig {
         call_timeout: config.collaborators.timeout,
         max_concurrent_requests: grpc.max_concurrent_requests,
         max_watchers: grpc.max_watchers,
+        watch: WatchLimits { buffer: config.watch.buffer, slow_after: config.watch.slow_after },
         limits: RequestLimits {
             items_per_order: limits.items_per_order,
             max_quantity: limits.max_quantity,

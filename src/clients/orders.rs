@@ -82,6 +82,11 @@ impl ApiError {
         self.code == "UNAVAILABLE"
     }
 
+    /// Whether a limit was reached, so that the call may work later.
+    pub fn is_overloaded(&self) -> bool {
+        self.code == "RESOURCE_EXHAUSTED"
+    }
+
     /// Whether what was asked for may have happened nevertheless.
     pub fn may_have_happened(&self) -> bool {
         matches!(self.code, "UNAVAILABLE" | "DEADLINE_EXCEEDED" | "CANCELLED" | "UNKNOWN" | "INTERNAL")

@@ -22,7 +22,7 @@ pub use sections::{
     ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, ClusterConfig, CollaboratorUrl,
     CollaboratorsConfig, Config, CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat,
     OpsConfig, PeerConfig, Pooler, PricingConfig, Profile, Repairs, RiskConfig, SagaConfig, Secret,
-    SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl, TestingConfig, UnsafeSetting,
+    SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl, TestingConfig, UnsafeSetting, WatchConfig,
 };
 pub use values::parse_duration;
 

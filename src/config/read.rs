@@ -13,7 +13,7 @@ use super::sections::{
     ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, ClusterConfig, CollaboratorUrl,
     CollaboratorsConfig, Config, CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat,
     OpsConfig, PeerConfig, Pooler, PricingConfig, Profile, Repairs, RiskConfig, SagaConfig, Secret,
-    SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl, TestingConfig,
+    SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl, TestingConfig, WatchConfig,
 };
 use super::values::{
     allow_unsafe, amounts, application_name, cache_url, collaborator_url, host_port, parse_duration,
@@ -87,6 +87,10 @@ fn read(r: &mut Reader<'_>) -> Config {
         },
         auth: AuthConfig { mode: r.parsed("auth.mode", auth_mode, || AuthMode::Dev) },
         create: CreateConfig { wait: r.duration("create.wait", Duration::ZERO..=minutes(5)) },
+        watch: WatchConfig {
+            buffer: r.number("watch.buffer", 1..=1_024),
+            slow_after: r.duration("watch.slow_after", MS..=minutes(10)),
+        },
         actor: read_actor(r),
         saga: read_saga(r),
         risk: RiskConfig {

@@ -34,6 +34,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Creation of orders.
     pub create: CreateConfig,
+    /// Who watches orders.
+    pub watch: WatchConfig,
     /// Actors.
     pub actor: ActorConfig,
     /// Sagas.
@@ -282,6 +284,15 @@ pub struct AuthConfig {
 pub struct CreateConfig {
     /// How long `CreateOrder` waits for its saga.
     pub wait: Duration,
+}
+
+/// `watch`: who watches orders.
+#[derive(Clone, Debug)]
+pub struct WatchConfig {
+    /// Events that wait for one reader, and batches of events that an order's feed keeps for the slowest one.
+    pub buffer: usize,
+    /// Longest time without room for the next event; then the stream is ended.
+    pub slow_after: Duration,
 }
 
 /// `actor`: one actor per order that is being worked on.

@@ -150,6 +150,12 @@ pub enum OrderError {
         /// Which limit.
         what: &'static str,
     },
+    /// A watcher did not read for too long.
+    #[error("this watcher reads too slowly; watch again after sequence {resume_after}")]
+    SlowWatcher {
+        /// The last sequence in its stream.
+        resume_after: i64,
+    },
     /// The order's stored state cannot be worked with; an operator is needed.
     #[error("this order is quarantined after repeated failures; an operator has been alerted")]
     Quarantined,

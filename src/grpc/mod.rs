@@ -14,3 +14,4 @@ pub use admin_service::{AdminApi, AdminRoutes, Peer};
 pub use order_service::{InFlight, OrderApi, OrderApiConfig};
 pub use server::{GrpcConfig, serve};
 pub use validate::RequestLimits;
+pub use watch::WatchLimits;

@@ -55,6 +55,8 @@ pub struct OrderApiConfig {
     pub max_concurrent_requests: usize,
     /// Open watch streams on this node.
     pub max_watchers: usize,
+    /// How patient the service is with who watches.
+    pub watch: watch::WatchLimits,
     /// Limits of a request's content.
     pub limits: RequestLimits,
 }
@@ -422,15 +424,15 @@ impl pb::order_service_server::OrderService for OrderApi {
             check.bad("after_sequence", "expected 0 or a sequence");
         }
         let checked = match check.finish() {
-            Ok(()) => self.look_up(OrderKey::Id(id), false).await.map(drop),
+            Ok(()) => self.look_up(OrderKey::Id(id), false).await,
             Err(error) => Err(error),
         };
-        let answer = checked.and_then(|()| {
+        let answer = checked.and_then(|order| {
             let permit = Arc::clone(&self.watchers)
                 .try_acquire_owned()
                 .map_err(|_full| OrderError::Overloaded { what: "this node has too many watchers" })?;
-            let (orders, stop) = (Arc::clone(&self.orders), self.stop.clone());
-            Ok(watch::stream(orders, id, request.after_sequence, permit, stop))
+            let (orders, limits, stop) = (Arc::clone(&self.orders), self.config.watch, self.stop.clone());
+            Ok(watch::stream(orders, order, request.after_sequence, limits, permit, stop))
         });
         begun.end(answer)
     }

@@ -210,6 +210,9 @@ fn tell(error: &OrderError) -> Told {
         OrderError::ShuttingDown => Told::new(Code::Unavailable, "SHUTTING_DOWN"),
         OrderError::NotOwner => Told::new(Code::Unavailable, "NOT_OWNER"),
         OrderError::Overloaded { .. } => Told::new(Code::ResourceExhausted, "OVERLOADED"),
+        OrderError::SlowWatcher { resume_after } => {
+            Told::new(Code::ResourceExhausted, "OVERLOADED").with("resume_after_sequence", resume_after)
+        }
     }
 }
 

@@ -4,90 +4,90 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{convert, status};
-use crate::actor::Orders;
+use crate::actor::{Orders, WatchEnd};
 use crate::domain::error::OrderError;
-use crate::domain::ids::OrderId;
+use crate::domain::order::Order;
 use crate::proto::order as pb;
 
-/// Events read at once.
-const PAGE: u32 = 100;
-/// Events waiting for a slow reader; beyond it, reading the store waits too.
-const BUFFER: usize = 16;
+/// How patient the service is with who watches.
+#[derive(Clone, Copy, Debug)]
+pub struct WatchLimits {
+    /// Events that wait for one reader, at least 1.
+    pub buffer: usize,
+    /// Longest time without room for the next event.
+    pub slow_after: Duration,
+}
 
-/// How often the store is asked for events that nobody told of.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// The longest time to wait for a publication before looking again.
-const PUBLISHED_SOON: Duration = Duration::from_millis(50);
+type Answer = Result<pb::WatchOrderResponse, Status>;
 
 /// What a watcher is sent.
-pub(super) type Stream = ReceiverStream<Result<pb::WatchOrderResponse, Status>>;
+pub(super) type Stream = ReceiverStream<Answer>;
 
-/// Streams the events of an order behind `after_seq`, until the reader hangs up or `stop`.
+/// Streams the events of an order behind `after_seq`, until the reader hangs up or is too slow, or `stop`.
 pub(super) fn stream(
     orders: Arc<Orders>,
-    id: OrderId,
+    order: Arc<Order>,
     after_seq: i64,
+    limits: WatchLimits,
     permit: OwnedSemaphorePermit,
     stop: CancellationToken,
 ) -> Stream {
-    let (sender, receiver) = mpsc::channel(BUFFER);
+    let (sender, receiver) = mpsc::channel(limits.buffer.saturating_add(1));
+    // Why it ends can be told also to a reader whose buffer is full.
+    let last_place = sender.clone().try_reserve_owned();
     tokio::spawn(async move {
         let _permit = permit;
         let ended = tokio::select! {
             () = sender.closed() => return,
             () = stop.cancelled() => OrderError::ShuttingDown,
-            error = follow(&orders, id, after_seq, &sender) => match error {
+            error = follow(&orders, &order, after_seq, limits.slow_after, &sender) => match error {
                 Some(error) => error,
                 None => return,
             },
         };
-        // A reader that hung up, or does not read, does not hear it.
-        let _gone = sender.try_send(Err(status::to_status(&ended)));
+        if matches!(ended, OrderError::SlowWatcher { .. }) {
+            metrics::counter!("order_watchers_dropped_total").increment(1);
+        }
+        if let Ok(place) = last_place {
+            place.send(Err(status::to_status(&ended)));
+        }
     });
     ReceiverStream::new(receiver)
 }
 
 /// Sends events for ever; comes back with what went wrong, or with nothing when the reader hung up.
 async fn follow(
-    orders: &Orders,
-    id: OrderId,
-    mut after_seq: i64,
-    sender: &mpsc::Sender<Result<pb::WatchOrderResponse, Status>>,
+    orders: &Arc<Orders>,
+    order: &Order,
+    after_seq: i64,
+    slow_after: Duration,
+    sender: &mpsc::Sender<Answer>,
 ) -> Option<OrderError> {
-    let mut watcher = orders.watch(id);
+    let mut watcher = orders.watch(order);
+    let mut last = after_seq;
     loop {
-        // Read after subscribing: what is stored meanwhile wakes the watcher.
-        let events = match orders.events(id, after_seq, PAGE).await {
-            Ok(events) => events,
-            Err(error) => return Some(error),
+        let batch = match watcher.next(last).await {
+            Ok(batch) => batch,
+            Err(WatchEnd::Lagged) => return Some(OrderError::SlowWatcher { resume_after: last }),
+            Err(WatchEnd::Failed(error)) => return Some(error),
         };
-        let Some(last) = events.last() else {
-            // Also without news: a commit whose end was in doubt may have told nobody.
-            let _either = tokio::time::timeout(LOOK_AGAIN, watcher.changed()).await;
-            continue;
-        };
-        after_seq = last.seq;
-        // Events are stored a moment before the order that has them is published.
-        let order = loop {
-            match orders.view(id).await {
-                Ok(Some(order)) if order.version < last.version => {
-                    let _either = tokio::time::timeout(PUBLISHED_SOON, watcher.changed()).await;
+        let (known, order) = (last, convert::order(&batch.order));
+        for event in batch.events.iter().filter(|event| event.seq > known) {
+            match timeout(slow_after, sender.reserve()).await {
+                Ok(Ok(place)) => {
+                    let event = Some(convert::event(batch.order.id, event));
+                    place.send(Ok(pb::WatchOrderResponse { event, order: Some(order.clone()) }));
                 }
-                Ok(order) => break order.map(|order| convert::order(&order)),
-                Err(error) => return Some(error),
+                Ok(Err(_hung_up)) => return None,
+                Err(_elapsed) => return Some(OrderError::SlowWatcher { resume_after: last }),
             }
-        };
-        for event in &events {
-            let response =
-                pb::WatchOrderResponse { event: Some(convert::event(id, event)), order: order.clone() };
-            if sender.send(Ok(response)).await.is_err() {
-                return None;
-            }
+            last = event.seq;
         }
     }
 }

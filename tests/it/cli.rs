@@ -167,7 +167,8 @@ impl OrderService for Scripted {
 
     type WatchOrderStream = Pin<Box<dyn Stream<Item = Result<WatchOrderResponse, Status>> + Send>>;
 
-    /// Breaks after the second event; after the fourth the order is cancelled, with a fifth stored unsent.
+    /// Breaks after the second event, and after the third because the reader is slow; after the fourth the order is
+    /// cancelled, with a fifth stored unsent.
     async fn watch_order(
         &self,
         request: Request<WatchOrderRequest>,
@@ -182,7 +183,11 @@ impl OrderService for Scripted {
                 answer(2, OrderStatus::Pending),
                 Err(refusal(Code::Unavailable, "SHUTTING_DOWN", &[])),
             ],
-            2 => vec![answer(3, OrderStatus::Cancelling), answer(4, OrderStatus::Cancelled)],
+            2 => vec![
+                answer(3, OrderStatus::Cancelling),
+                Err(refusal(Code::ResourceExhausted, "OVERLOADED", &[("resume_after_sequence", "3")])),
+            ],
+            3 => vec![answer(4, OrderStatus::Cancelled)],
             other => panic!("watched behind {other}"),
         };
         Ok(Response::new(Box::pin(stream::iter(script))))
@@ -344,6 +349,50 @@ async fn a_refund_is_of_an_amount_of_items_or_of_all() {
     }
     for line in ["--amount 1 --item a:1", "--item a", "--item a:0", "--amount"] {
         assert_eq!(order_cli(&format!("refund {NUMBER} {line}"), "").await.code, Some(2), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn items_are_added_changed_and_removed() {
+    let repeat = "--expected-version 3 --request-id r";
+    for (line, expected) in [
+        (
+            format!("add-item {NUMBER} p"),
+            &[
+                "AddOrderItemRequest",
+                "product_id: \"p\"",
+                "variant_id: \"\"",
+                "quantity: 1",
+                "validate_only: false",
+            ][..],
+        ),
+        (
+            format!("add-item {ID} p --variant v --quantity 3 {repeat}"),
+            &["variant_id: \"v\"", "quantity: 3", "expected_version: 3", "request_id: \"r\""],
+        ),
+        (
+            format!("update-item {NUMBER} i --quantity 5 {repeat} --validate-only"),
+            &[
+                "UpdateOrderItemRequest",
+                "item_id: \"i\"",
+                "quantity: 5",
+                "request_id: \"r\"",
+                "validate_only: true",
+            ],
+        ),
+        (
+            format!("remove-item {NUMBER} i {repeat} --validate-only"),
+            &["RemoveOrderItemRequest", "item_id: \"i\"", "expected_version: 3", "validate_only: true"],
+        ),
+    ] {
+        let done = order_cli(&line, "").await;
+        assert_eq!((done.code, done.err.as_str()), (Some(0), ""), "{line}");
+        let asked = done.json()["notes"].as_str().unwrap().to_owned();
+        assert!(asked.contains(ID) && expected.iter().all(|part| asked.contains(part)), "{asked}");
+    }
+    for line in ["add-item", "update-item i", "remove-item", "add-item p --quantity x"] {
+        let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
+        assert_eq!(order_cli(&format!("{command} {NUMBER} {rest}"), "").await.code, Some(2), "{line}");
     }
 }
 

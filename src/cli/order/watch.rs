@@ -53,7 +53,8 @@ async fn follow(session: &Session, arguments: WatchArgs) -> Result<(), ClientFai
         let error = match watcher.stream(&mut client).await {
             Ok(None) => ApiError::local("UNAVAILABLE", "the service ended the stream; watch again later"),
             Ok(Some(order)) => return watcher.show_rest(&mut client, &order).await,
-            Err(ClientFailure::Api(error)) if error.is_unavailable() => error,
+            // Also when what reads our output was too slow for it: nothing is lost.
+            Err(ClientFailure::Api(error)) if error.is_unavailable() || error.is_overloaded() => error,
             Err(failure) => return Err(failure),
         };
         client = watcher.reconnect(error).await?;

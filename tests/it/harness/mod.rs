@@ -2,6 +2,8 @@
 //! private Postgres servers and what breaks them.
 
 pub mod api;
+pub mod api_in_process;
+pub mod edits;
 pub mod frames;
 pub mod invariants;
 pub mod laws;
