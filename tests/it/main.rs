@@ -27,6 +27,7 @@ mod harness_postgres;
 mod harness_proxy;
 mod hold_order;
 mod limits;
+mod model;
 mod postgres_contention;
 mod postgres_doubt;
 mod postgres_load;
