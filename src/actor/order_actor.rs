@@ -310,8 +310,14 @@ impl OrderActor {
                 }
                 // A repeat of a creation that nobody near by remembers. Its asker asks a fresh actor, which looks first.
                 Err(CommitError::Conflict) if state.order.is_none() => return Err(End::Left),
-                // The reply is dropped: the asker asks a fresh actor, which looks at what is stored.
-                Err(error) => return Err(End::of_commit(&error)),
+                Err(error) => {
+                    // It may be stored, and a fresh actor could not tell it from another one that asks for the same.
+                    if matches!(error, CommitError::Unknown(_)) && !ask.may_be_repeated() {
+                        reply.send(Err(OrderError::StorageUnavailable));
+                    }
+                    // Otherwise the reply is dropped: the asker asks a fresh actor, which looks at what is stored.
+                    return Err(End::of_commit(&error));
+                }
             }
         }
     }

@@ -174,3 +174,20 @@ pub struct Ask {
     /// What.
     pub command: OrderCommand,
 }
+
+impl Ask {
+    /// Whether asking again does no more than asking once, and is told no less, when it is not known if the first was
+    /// stored. A refund or an edit without a request id would be carried out twice, or be refused because of itself.
+    pub fn may_be_repeated(&self) -> bool {
+        match &self.command {
+            _ if self.repeatable.is_some() => true,
+            OrderCommand::Create(_) | OrderCommand::Rejoin { .. } => true,
+            // The version it names would be gone.
+            _ if self.expected_version.is_some() => false,
+            OrderCommand::Cancel { .. } | OrderCommand::Hold { .. } | OrderCommand::Release { .. } => true,
+            OrderCommand::SetStatus { to, .. } => *to != OrderStatus::Processing,
+            // A repair is tied to what was seen of the order, so it would meet what it did itself.
+            OrderCommand::Refund { .. } | OrderCommand::Edit(_) | OrderCommand::Repair(_) => false,
+        }
+    }
+}

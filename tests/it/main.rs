@@ -31,6 +31,7 @@ mod harness_proxy;
 mod hold_order;
 mod lifecycle;
 mod limits;
+mod model;
 mod ops_repairs;
 mod postgres_contention;
 mod postgres_doubt;

@@ -11,8 +11,9 @@ use order_service::cache::MemoryCache;
 use order_service::clients::sim::{SimConfig, Simulator};
 use order_service::domain::Timestamp;
 use order_service::domain::event::RecordedEvent;
-use order_service::domain::ids::{IdKey, OrderId, OrderNumber};
+use order_service::domain::ids::{IdKey, OrderId, OrderNumber, UserId};
 use order_service::domain::order::Order;
+use order_service::domain::risk::RiskRules;
 use order_service::grpc::{OrderApi, OrderApiConfig, RequestLimits, WatchLimits};
 use order_service::ports::clock::Clock;
 use order_service::ports::store::{
@@ -94,6 +95,23 @@ impl OrderStore for CountingStore {
         self.inner.unfinished(due_before, after, limit).await
     }
 
+    async fn timers(
+        &self,
+        due_before: Timestamp,
+        after: Option<Unfinished>,
+        limit: u32,
+    ) -> Result<Vec<Unfinished>, StoreError> {
+        self.inner.timers(due_before, after, limit).await
+    }
+
+    async fn count_of_user(&self, user: UserId, since: Timestamp, at_most: u32) -> Result<u32, StoreError> {
+        self.inner.count_of_user(user, since, at_most).await
+    }
+
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.now().await
+    }
+
     fn reconnects(&self) -> watch::Receiver<u64> {
         self.inner.reconnects()
     }
@@ -161,6 +179,7 @@ impl Service {
             is_broken: AtomicBool::new(false),
         });
         let clock: Arc<dyn Clock> = Arc::new(RealClock);
+        let risk = Arc::new(RiskRules::default());
         let simulator = Simulator::open(SimConfig::default(), Arc::new(|| RealClock.now()), None).unwrap();
         let collaborators = simulator.collaborators();
         let key = IdKey(b"test of watchers".to_vec());
@@ -185,6 +204,7 @@ impl Service {
                 resume_every: second,
                 resume_batch: 10,
                 resume_concurrency: 10,
+                timers_batch: 100,
                 max_wait: 30 * second,
                 watch_buffer: watch.buffer,
             },
@@ -214,7 +234,7 @@ impl Service {
         };
         let pricing = Arc::new(price_book().clone());
         let api =
-            OrderApi::new(Arc::clone(&orders), collaborators, pricing, clock, key, config, stopping.clone());
+            OrderApi::new(Arc::clone(&orders), collaborators, pricing, risk, key, config, stopping.clone());
         Self { api, orders, store, stopping, _folder: folder }
     }
 
