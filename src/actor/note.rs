@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use metrics::Counter;
 
+use crate::domain::command::OrderCommand;
 use crate::domain::event::{OrderEvent, RecordedEvent};
 use crate::domain::ids::OrderId;
 use crate::domain::order::Order;
-use crate::domain::saga::{StepCall, StepResult};
+use crate::domain::react::Change;
+use crate::domain::saga::{SagaKind, StepCall, StepResult};
 use crate::domain::status::OrderStatus;
 use crate::ports::store::{Commit, Touched};
 
@@ -24,6 +26,12 @@ pub(super) fn touched(before: Option<&Order>, after: &Order) -> Touched {
         payments_from: before.payments.len(),
         timer: before.timer() != after.timer(),
     }
+}
+
+/// Whether the answer to this command waits for no saga.
+pub(super) fn is_noted(command: &OrderCommand, change: &Change) -> bool {
+    let by_saga = change.saga.as_ref().is_some_and(|saga| saga.kind == SagaKind::Amend);
+    command.is_noted() || (matches!(command, OrderCommand::Edit(_)) && !by_saga)
 }
 
 /// A failure of a call is told here, once; what it means is the saga's business.

@@ -8,7 +8,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use super::attempt;
 use super::crash::{Moment, Points};
 use super::message::{Message, Reply};
-use super::note::{counters, log_setback, touched};
+use super::note::{counters, is_noted, log_setback, touched};
 use super::registry::Permit;
 use super::regression;
 use super::shared::Shared;
@@ -18,7 +18,7 @@ use crate::domain::command::{Ask, OrderCommand};
 use crate::domain::error::OrderError;
 use crate::domain::ids::{OrderId, OrderNumber};
 use crate::domain::react::{Change, CouponChange, Input, Reaction, react};
-use crate::domain::saga::{SagaKind, SagaMove, StepCall, StepName, StepResult};
+use crate::domain::saga::{SagaMove, StepCall, StepName, StepResult};
 use crate::domain::status::OrderStatus;
 use crate::domain::text::{Violation, ViolationReason};
 use crate::ports::store::{ClaimError, Commit, CommitError, CouponMove, StoreError, WriteGuard};
@@ -263,13 +263,11 @@ impl OrderActor {
             let saga_no = change.order.saga_no;
             let want = match &ask.command {
                 OrderCommand::Create(_) => Want::Goal(saga_no),
-                OrderCommand::Edit(_) => Want::Goal(saga_no),
+                OrderCommand::Edit(_) | OrderCommand::AddShipment { .. } => Want::Processing(saga_no),
                 OrderCommand::SetStatus { to: OrderStatus::Processing, .. } => Want::Processing(saga_no),
                 _ => Want::End,
             };
-            let by_saga = change.saga.as_ref().is_some_and(|saga| saga.kind == SagaKind::Amend);
-            let in_place = matches!(ask.command, OrderCommand::Edit(_)) && !by_saga;
-            let is_noted = ask.command.is_noted() || in_place;
+            let is_noted = is_noted(&ask.command, &change);
             match self.commit(state, change, None).await {
                 Ok(act) => {
                     if act == SagaMove::Settled || is_noted {

@@ -1,5 +1,7 @@
 //! A client of our own API for the command line: plain calls, plain errors.
 
+mod edits;
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
@@ -175,42 +177,6 @@ impl OrdersClient {
     pub async fn refund(&mut self, content: order::RefundOrderRequest) -> Result<order::Order, ApiError> {
         let request = self.request(content);
         let answer = self.inner.refund_order(request).await;
-        self.plain(answer)
-    }
-
-    /// `AddOrderItem`.
-    ///
-    /// # Errors
-    /// What the server answers, or that it does not.
-    pub async fn add_item(&mut self, content: order::AddOrderItemRequest) -> Result<order::Order, ApiError> {
-        let request = self.request(content);
-        let answer = self.inner.add_order_item(request).await;
-        self.plain(answer)
-    }
-
-    /// `UpdateOrderItem`.
-    ///
-    /// # Errors
-    /// What the server answers, or that it does not.
-    pub async fn update_item(
-        &mut self,
-        content: order::UpdateOrderItemRequest,
-    ) -> Result<order::Order, ApiError> {
-        let request = self.request(content);
-        let answer = self.inner.update_order_item(request).await;
-        self.plain(answer)
-    }
-
-    /// `RemoveOrderItem`.
-    ///
-    /// # Errors
-    /// What the server answers, or that it does not.
-    pub async fn remove_item(
-        &mut self,
-        content: order::RemoveOrderItemRequest,
-    ) -> Result<order::Order, ApiError> {
-        let request = self.request(content);
-        let answer = self.inner.remove_order_item(request).await;
         self.plain(answer)
     }
 

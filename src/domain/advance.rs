@@ -251,7 +251,12 @@ fn backward(work: &mut Work<'_>) -> Option<Next> {
     }
     let order = &work.order;
     if kind != Some(SagaKind::Return) {
-        let mut live = order.shipments.iter().filter(|shipment| shipment.state != LabelState::Voided);
+        // Of an order that goes on, only the label that could not be made is void.
+        let own = work.key("label");
+        let all = kind != Some(SagaKind::Fulfil) || order.status == OrderStatus::Cancelling;
+        let mut live = order.shipments.iter().filter(|shipment| {
+            shipment.state != LabelState::Voided && (all || shipment.key.as_ref() == Some(&own))
+        });
         if let Some(key) = live.find_map(|shipment| shipment.key.clone()) {
             return Some((StepName::Label, StepCall::VoidLabel { key }));
         }

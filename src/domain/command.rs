@@ -137,6 +137,11 @@ pub enum OrderCommand {
     },
     /// Give it other items.
     Edit(Box<Edit>),
+    /// Send it in one parcel more.
+    AddShipment {
+        /// Who carries it, where the label came from elsewhere; none = a label is made.
+        tracking: Option<Tracking>,
+    },
     /// Stop its forward moves. One that is held already is held for the new reason from now on.
     Hold {
         /// Why, 1..=200 characters.
@@ -187,7 +192,10 @@ impl Ask {
             OrderCommand::Cancel { .. } | OrderCommand::Hold { .. } | OrderCommand::Release { .. } => true,
             OrderCommand::SetStatus { to, .. } => *to != OrderStatus::Processing,
             // A repair is tied to what was seen of the order, so it would meet what it did itself.
-            OrderCommand::Refund { .. } | OrderCommand::Edit(_) | OrderCommand::Repair(_) => false,
+            OrderCommand::Refund { .. }
+            | OrderCommand::Edit(_)
+            | OrderCommand::AddShipment { .. }
+            | OrderCommand::Repair(_) => false,
         }
     }
 }

@@ -17,6 +17,9 @@ use super::stock;
 use super::text::Violation;
 use super::{risk, waiting};
 
+/// Most shipments of an order, void ones included.
+const MAX_SHIPMENTS: usize = 100;
+
 /// A new order: stored as PENDING with the intent of its first call.
 pub(super) fn create(draft: &Draft, ask: &Ask, now: Timestamp, policy: &Policy) -> Reaction {
     let mut work = begin(&evolve::open(draft, now), None, ask, now, policy);
@@ -56,6 +59,7 @@ pub(super) fn decide(
         | OrderCommand::SetStatus { .. }
         | OrderCommand::Refund { .. }
         | OrderCommand::Edit(_)
+        | OrderCommand::AddShipment { .. }
         | OrderCommand::Hold { .. }
         | OrderCommand::Release { .. }
         | OrderCommand::Repair(_) => None,
@@ -99,6 +103,9 @@ pub(super) fn decide(
         }
         OrderCommand::Refund { wish, reason } => refund(order, saga, ask, (wish, reason), now, policy),
         OrderCommand::Edit(edit) => super::amend::edit(order, saga, ask, edit, calling, now, policy),
+        OrderCommand::AddShipment { tracking } => {
+            add_shipment(order, saga, ask, tracking.as_ref(), now, policy)
+        }
         OrderCommand::Hold { reason, until } => {
             if !order.status.can_hold() {
                 return Err(OrderError::NotAllowed { status: order.status, what: "put on hold" });
@@ -294,6 +301,45 @@ fn set_status(
         _ => {
             change_status(&mut work, to, notes, None);
             SagaMove::Settled
+        }
+    };
+    let request = record(ask, saga_no);
+    Ok(work.commit(request, None, act))
+}
+
+/// One parcel more: its label is made by a Fulfil saga that leaves the order where it is.
+fn add_shipment(
+    order: &Order,
+    saga: Option<&SagaProgress>,
+    ask: &Ask,
+    tracking: Option<&Tracking>,
+    now: Timestamp,
+    policy: &Policy,
+) -> Result<Reaction, OrderError> {
+    let status = order.status;
+    if status != OrderStatus::Processing {
+        return Err(OrderError::NotAllowed { status, what: "given another shipment" });
+    }
+    if let Some(hold) = order.hold.as_ref().filter(|hold| hold.is_on(now)) {
+        return Err(OrderError::OnHold { status, reason: hold.reason.clone() });
+    }
+    if saga.is_some() {
+        return Err(OrderError::Busy { status });
+    }
+    if order.shipments.len() >= MAX_SHIPMENTS {
+        return Err(OrderError::Overloaded { what: "this order has as many shipments as it may have" });
+    }
+    let mut work = begin(order, None, ask, now, policy);
+    let (saga_no, act) = match tracking {
+        Some(tracking) => {
+            let shipment_id = order.id.part("shipment", order.shipments.len() as u64);
+            let (carrier, tracking_number) = (tracking.carrier.clone(), tracking.tracking_number.clone());
+            work.emit(OrderEvent::TrackingSet { shipment_id, carrier, tracking_number });
+            (None, SagaMove::Settled)
+        }
+        None => {
+            work.start(SagaKind::Fulfil, ask, "");
+            (Some(work.order.saga_no), advance(&mut work))
         }
     };
     let request = record(ask, saga_no);

@@ -358,6 +358,15 @@ impl pb::order_service_server::OrderService for OrderApi {
         begun.end(answer)
     }
 
+    async fn add_shipment(
+        &self,
+        request: Request<pb::AddShipmentRequest>,
+    ) -> Result<Response<pb::Order>, Status> {
+        let begun = self.begin("AddShipment", request.metadata())?;
+        let answer = self.ship_more(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
     async fn hold_order(
         &self,
         request: Request<pb::HoldOrderRequest>,

@@ -10,12 +10,12 @@ use futures::Stream;
 use futures::stream;
 use order_service::proto::order::order_service_server::{OrderService, OrderServiceServer};
 use order_service::proto::order::{
-    AddOrderItemRequest, CancelOrderRequest, CreateOrderRequest, GetOrderRequest, GetOrderStatusRequest,
-    GetOrderStatusResponse, Hold, HoldOrderRequest, ListOrderEventsRequest, ListOrderEventsResponse,
-    ListOrdersRequest, ListOrdersResponse, ListPaymentTransactionsRequest, ListPaymentTransactionsResponse,
-    Order, OrderEvent, OrderStatus, PaymentTransaction, RefundOrderRequest, ReleaseOrderRequest,
-    RemoveOrderItemRequest, UpdateOrderItemRequest, UpdateOrderStatusRequest, WatchOrderRequest,
-    WatchOrderResponse, get_order_request::Key,
+    AddOrderItemRequest, AddShipmentRequest, CancelOrderRequest, CreateOrderRequest, GetOrderRequest,
+    GetOrderStatusRequest, GetOrderStatusResponse, Hold, HoldOrderRequest, ListOrderEventsRequest,
+    ListOrderEventsResponse, ListOrdersRequest, ListOrdersResponse, ListPaymentTransactionsRequest,
+    ListPaymentTransactionsResponse, Order, OrderEvent, OrderStatus, PaymentTransaction, RefundOrderRequest,
+    ReleaseOrderRequest, RemoveOrderItemRequest, UpdateOrderItemRequest, UpdateOrderStatusRequest,
+    WatchOrderRequest, WatchOrderResponse, get_order_request::Key,
 };
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -119,6 +119,10 @@ impl OrderService for Scripted {
         request: Request<RemoveOrderItemRequest>,
     ) -> Result<Response<Order>, Status> {
         Ok(Response::new(order(OrderStatus::Confirmed, format!("{:?}", request.into_inner()))))
+    }
+
+    async fn add_shipment(&self, request: Request<AddShipmentRequest>) -> Result<Response<Order>, Status> {
+        Ok(Response::new(order(OrderStatus::Processing, format!("{:?}", request.into_inner()))))
     }
 
     async fn hold_order(&self, request: Request<HoldOrderRequest>) -> Result<Response<Order>, Status> {

@@ -48,6 +48,7 @@ mod resume;
 mod saga_calls;
 mod saga_failures;
 mod saga_tables;
+mod shipments;
 mod simulation;
 mod store_suite;
 mod tidy;

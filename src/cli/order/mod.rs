@@ -11,6 +11,7 @@ mod payments;
 mod refund;
 mod report;
 mod request;
+mod shipment;
 mod status;
 pub(super) mod table;
 mod view;
@@ -94,6 +95,8 @@ enum OrderCommand {
     UpdateItem(edit::UpdateArgs),
     /// Remove an item.
     RemoveItem(edit::RemoveArgs),
+    /// Send an order in one parcel more.
+    AddShipment(shipment::ShipmentArgs),
     /// Put an order on hold: stop its forward moves.
     Hold(hold::HoldArgs),
     /// End a hold.
@@ -227,6 +230,7 @@ async fn dispatch(session: &Session, command: OrderCommand) -> Result<(), Client
         OrderCommand::AddItem(arguments) => edit::add(session, arguments).await,
         OrderCommand::UpdateItem(arguments) => edit::update(session, arguments).await,
         OrderCommand::RemoveItem(arguments) => edit::remove(session, arguments).await,
+        OrderCommand::AddShipment(arguments) => shipment::run(session, arguments).await,
         OrderCommand::Hold(arguments) => hold::hold(session, arguments).await,
         OrderCommand::Release(arguments) => hold::release(session, arguments).await,
         OrderCommand::Status(arguments) => status::run(session, arguments).await,

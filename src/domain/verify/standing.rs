@@ -130,7 +130,8 @@ pub(super) fn saga(
         (SagaKind::Create, OrderStatus::Pending) => true,
         (SagaKind::Create | SagaKind::Fulfil | SagaKind::Amend, OrderStatus::Cancelling) => unwinding,
         (SagaKind::Create, OrderStatus::Confirmed) => !unwinding,
-        (SagaKind::Fulfil | SagaKind::Amend, OrderStatus::Confirmed) => saga.turn.is_none(),
+        (SagaKind::Fulfil | SagaKind::Amend, OrderStatus::Confirmed)
+        | (SagaKind::Fulfil, OrderStatus::Processing) => saga.turn.is_none(),
         (SagaKind::Refund, OrderStatus::Cancelling) => unwinding,
         (SagaKind::Refund, status) => {
             saga.direction == Direction::Backward && saga.turn.is_none() && status.can_refund()

@@ -66,6 +66,22 @@ impl OrderApi {
         self.change(id, ask, begun.wait).await
     }
 
+    pub(super) async fn ship_more(
+        &self,
+        begun: &Begun,
+        request: pb::AddShipmentRequest,
+    ) -> Result<pb::Order, OrderError> {
+        let mut check = Checker::default();
+        let id = check.order_id("id", &request.id);
+        let tracking = check.tracking(request.tracking.as_ref(), None);
+        let expected = check.expected_version(request.expected_version);
+        let hash = content_hash("AddShipment", &[&without_id(&request, |r| &mut r.request_id)]);
+        let repeatable = check.repeatable(&request.request_id, hash);
+        check.finish()?;
+        let ask = begun.ask(OrderCommand::AddShipment { tracking }, expected, repeatable);
+        self.change(id, ask, begun.wait).await
+    }
+
     pub(super) async fn hold(
         &self,
         begun: &Begun,

@@ -7,7 +7,7 @@ use order_service::domain::Timestamp;
 use order_service::domain::event::{OrderEvent, RecordedEvent};
 use order_service::domain::evolve::evolve;
 use order_service::domain::ids::CallKey;
-use order_service::domain::order::{Order, Reservation};
+use order_service::domain::order::{LabelState, Order, Reservation};
 use order_service::domain::payment::{EntryKind, in_doubt, money_may_be_here, payment_status, settled};
 use order_service::domain::react::{Change, CouponChange};
 use order_service::domain::saga::{Direction, SagaMove, SagaProgress, StepCall};
@@ -271,7 +271,12 @@ impl Store {
             order.status,
             OrderStatus::Processing | OrderStatus::Shipped | OrderStatus::Delivered | OrderStatus::Returned
         );
-        law!(labels == usize::from(made), "{} with {labels} labels", order.status);
+        law!((labels > 0) == made, "{} with {labels} labels", order.status);
+        let live = order
+            .shipments
+            .iter()
+            .filter(|shipment| shipment.state == LabelState::Created && shipment.key.is_some());
+        law!(live.count() == labels, "{labels} labels, and the order tells of others");
         let uses = i32::from(order.coupon_code.is_some() && order.status != OrderStatus::Cancelled);
         law!(self.coupon_uses == uses, "the coupon counts {} uses", self.coupon_uses);
         Ok(())

@@ -28,6 +28,8 @@ pub enum Act {
     Become(OrderStatus),
     /// A part of the money is wished back.
     Refund,
+    /// One parcel more.
+    Parcel,
     /// So many of the first line are wished for.
     Quantity(i32),
     /// So many of a product that the order does not have.
@@ -55,7 +57,7 @@ pub struct Scenario {
 
 /// Every saga, forward and back, whichever way it is turned.
 pub const SCENARIOS: &[Scenario] = {
-    use Act::{Add, Become, Cancel, Create, CreateDeclined, Quantity, Refund};
+    use Act::{Add, Become, Cancel, Create, CreateDeclined, Parcel, Quantity, Refund};
     use Direction::{Backward, Forward};
     use StepName::{Charge, CommitStock, Label, Reserve};
     const PLAIN: Scenario = Scenario {
@@ -126,6 +128,14 @@ pub const SCENARIOS: &[Scenario] = {
             ends: Cancelled,
         },
         Scenario {
+            name: "fulfil in two parcels",
+            saga: SagaKind::Fulfil,
+            stations: &[(Label, Forward)],
+            acts: &[Create, Become(Processing), Parcel],
+            ends: Processing,
+            ..PLAIN
+        },
+        Scenario {
             name: "return",
             saga: SagaKind::Return,
             stations: &[(Charge, Backward), (Reserve, Backward)],
@@ -187,6 +197,7 @@ enum Request {
     Cancel(pb::CancelOrderRequest),
     Update(pb::UpdateOrderStatusRequest),
     Refund(pb::RefundOrderRequest),
+    Parcel(pb::AddShipmentRequest),
     /// Of the first line.
     Quantity(pb::UpdateOrderItemRequest),
     Add(pb::AddOrderItemRequest),
@@ -228,6 +239,9 @@ impl Customer {
                 request_id: request_id(),
                 ..Default::default()
             }),
+            Act::Parcel => {
+                Request::Parcel(pb::AddShipmentRequest { request_id: request_id(), ..Default::default() })
+            }
             Act::Quantity(quantity) => Request::Quantity(pb::UpdateOrderItemRequest {
                 quantity: *quantity,
                 request_id: request_id(),
@@ -320,6 +334,9 @@ impl Customer {
             Request::Cancel(request) => request.reason.push('!'),
             Request::Update(request) => request.notes.push('!'),
             Request::Refund(request) => request.reason.push('!'),
+            Request::Parcel(request) => {
+                request.tracking = Some(pb::Tracking { carrier: String::new(), tracking_number: "1Z".into() })
+            }
             Request::Quantity(request) => request.quantity += 1,
             Request::Add(request) => request.item.as_mut().unwrap().quantity += 1,
         }
@@ -337,6 +354,7 @@ impl Customer {
             Request::Create(request) => client.create_order(request).await,
             Request::Refund(request) => client.refund_order(pb::RefundOrderRequest { id, ..request }).await,
             Request::Cancel(request) => client.cancel_order(pb::CancelOrderRequest { id, ..request }).await,
+            Request::Parcel(request) => client.add_shipment(pb::AddShipmentRequest { id, ..request }).await,
             Request::Add(request) => {
                 client.add_order_item(pb::AddOrderItemRequest { order_id: id, ..request }).await
             }

@@ -37,6 +37,8 @@ impl Run {
                 Some(OrderCommand::Cancel { notes: "changed my mind".to_owned() })
             } else if self.chance.percent(edits) {
                 None
+            } else if self.chance.percent(5) {
+                Some(OrderCommand::AddShipment { tracking: None })
             } else if self.chance.percent(25) {
                 Some(self.noted())
             } else if self.chance.percent(20) {
@@ -199,6 +201,7 @@ impl Seen<'_> {
             OrderCommand::Release { .. } => self.fits_note(heard, None),
             OrderCommand::Refund { wish, .. } => self.fits_refund(heard, wish),
             OrderCommand::Edit(edit) => self.fits_edit(heard, edit),
+            OrderCommand::AddShipment { .. } => self.fits_parcel(heard),
             _ => self.fits_move(command, heard),
         }
     }
@@ -219,6 +222,24 @@ impl Seen<'_> {
             Heard::Unchanged => hold.is_none() && self.order.hold.is_none(),
             Heard::No(NotAllowed { .. }) => hold.is_some() && !can_hold,
             Heard::No(Invalid(_)) => over,
+            _ => false,
+        }
+    }
+
+    fn fits_parcel(&self, heard: &Heard) -> bool {
+        use OrderError::{Busy, NotAllowed, OnHold, RequestIdReused, VersionMismatch};
+        let may = self.order.status == OrderStatus::Processing;
+        let held = self.order.hold.as_ref().is_some_and(|hold| hold.is_on(self.now));
+        match heard {
+            Heard::Died => true,
+            Heard::No(RequestIdReused) => self.known == Some(false),
+            Heard::Repeat(_) => self.known == Some(true),
+            Heard::No(VersionMismatch { .. }) => self.known.is_none() && self.stale,
+            _ if self.known.is_some() || self.stale => false,
+            Heard::No(NotAllowed { .. }) => !may,
+            Heard::No(OnHold { .. }) => may && held,
+            Heard::No(Busy { .. }) => may && !held && self.running,
+            Heard::Done => may && !held && !self.running,
             _ => false,
         }
     }
