@@ -41,6 +41,7 @@ mod postgres_owner;
 mod postgres_regression;
 mod postgres_replicas;
 mod quarantine;
+mod races;
 mod read_orders;
 mod refund_order;
 mod repairs;
