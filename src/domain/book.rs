@@ -4,7 +4,9 @@ use super::advance::{intend, retry_at, spread, turn_round};
 use super::event::OrderEvent;
 use super::item::Shortage;
 use super::order::{LabelState, Reservation};
-use super::payment::{EntryKind, EntryState, in_doubt, is_of_edit, money_may_be_here, stories};
+use super::payment::{
+    EntryKind, EntryState, in_doubt, is_of_another, is_of_edit, money_may_be_here, stories,
+};
 use super::react::Work;
 use super::refund;
 use super::saga::{Direction, Failure, StepCall, StepResult, refusal};
@@ -50,6 +52,14 @@ pub(super) fn book(work: &mut Work<'_>, call: &StepCall, result: StepResult) {
 /// Books an answer that brings the saga on; gives back what turns out to be a setback.
 fn success(work: &mut Work<'_>, call: &StepCall, result: StepResult) -> Option<Setback> {
     match (call, result) {
+        (
+            StepCall::Charge { key, .. } | StepCall::QueryCharge { key } | StepCall::Refund { key, .. },
+            StepResult::Charged { transaction_id: reference, .. }
+            | StepResult::Refunded { refund_id: reference },
+        ) if is_of_another(&work.order.payments, key, &reference) => {
+            let error = "the answer has the reference of another payment".to_owned();
+            return Some(Setback { dependency: "payment", error, unsent: false });
+        }
         (StepCall::Reserve { key, .. }, StepResult::Reserved { reservation_id }) => {
             if waiting::renews(&work.order, key) {
                 work.emit(OrderEvent::StockRenewed { reservation_id });

@@ -183,6 +183,12 @@ pub fn state_of(entries: &[LedgerEntry], key: &CallKey) -> Option<EntryState> {
     entries.iter().rfind(|entry| entry.key == *key).map(|entry| entry.state)
 }
 
+/// Whether another call than that with this key has this reference: one payment counts for one call, whatever a provider
+/// answers.
+pub(super) fn is_of_another(entries: &[LedgerEntry], key: &CallKey, reference: &str) -> bool {
+    entries.iter().any(|entry| entry.key != *key && entry.transaction_id == reference)
+}
+
 /// The step of the refunds that an edit makes. If one is refused, the edit is, and nothing is owed any more.
 pub(super) const EDIT_REFUND: &str = "refund_delta";
 

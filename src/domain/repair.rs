@@ -26,7 +26,7 @@ use super::error::OrderError;
 use super::event::OrderEvent;
 use super::ids::CallKey;
 use super::order::Order;
-use super::payment::{EntryKind, EntryState, LedgerEntry, stories};
+use super::payment::{EntryKind, EntryState, LedgerEntry, is_of_another, stories};
 use super::react::{Policy, Reaction, Work};
 use super::saga::{Direction, SagaMove, SagaProgress, StepCall, StepName, StepResult};
 use super::status::names;
@@ -254,6 +254,9 @@ fn settle(
             sure_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
         );
         return refuse(work, what);
+    }
+    if outcome.happened() && is_of_another(&work.order.payments, &entry.key, reference) {
+        return refuse(work, "another payment of this order has this reference already");
     }
     let (key, amount) = (entry.key.clone(), entry.amount);
     let refused = || StepResult::Refused {

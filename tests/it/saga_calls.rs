@@ -6,10 +6,12 @@ use chrono::TimeDelta;
 use order_service::domain::Timestamp;
 use order_service::domain::command::OrderCommand;
 use order_service::domain::react::{Change, Input, Reaction, react};
+use order_service::domain::refund;
 use order_service::domain::saga::{SagaMove, StepCall, StepResult};
+use order_service::domain::status::PaymentStatus;
 
 use crate::harness::laws::Store;
-use crate::harness::world::World;
+use crate::harness::world::{Charge, Hold, World};
 use crate::harness::{Wish, ask, dawn, policy};
 
 fn answer(store: &mut Store, world: &World, call: &StepCall, result: StepResult, now: Timestamp) -> Change {
@@ -115,4 +117,27 @@ fn what_is_settled_is_not_moved_by_late_answers_and_timers() {
         let reaction = react(store.order.as_ref(), store.saga.as_ref(), input, dawn(), &policy()).unwrap();
         assert!(matches!(reaction, Reaction::Unchanged), "{reaction:?}");
     }
+}
+
+#[test]
+fn one_payment_counts_for_one_call() {
+    let (mut store, world, query, now) = in_doubt(1);
+    let charged = || StepResult::Charged { transaction_id: "tx-1".to_owned(), gateway_response: None };
+    let mut payment_side = world.clone();
+    payment_side.charges.insert(query.key().clone(), Charge::Taken(Wish::plain().draft(1).totals.total));
+    payment_side.holds.push(Hold::Held(None));
+    let act = answer(&mut store, &payment_side, &query, charged(), now).act;
+    let SagaMove::Run(commit) = act else { panic!("{act:?}") };
+    answer(&mut store, &payment_side, &commit, StepResult::Committed, now);
+    let refund = OrderCommand::Refund { wish: refund::Wish::Rest, reason: String::new() };
+    let input = Input::Command { ask: ask(refund, None, None), calling: false };
+    let reaction = react(store.order.as_ref(), store.saga.as_ref(), input, now, &policy()).unwrap();
+    let Reaction::Commit(change) = reaction else { panic!() };
+    store.commit(&change, &payment_side, now).unwrap();
+    let SagaMove::Run(refund) = change.act else { panic!() };
+    // The provider answers with the reference of the charge: nothing went back as far as anybody can tell.
+    let confused = StepResult::Refunded { refund_id: "tx-1".to_owned() };
+    let change = answer(&mut store, &payment_side, &refund, confused, now);
+    assert!(matches!(change.act, SagaMove::Wait(_)), "{:?}", change.act);
+    assert_eq!(change.order.payment_status, PaymentStatus::RefundPending);
 }

@@ -295,6 +295,16 @@ fn an_intent_is_charged_once() {
         for mut entry in again {
             let (intent, _) = entry.key.as_str().rsplit_once('/').unwrap();
             entry.key = CallKey::from_text(format!("{intent}/2"));
+            if !entry.transaction_id.is_empty() {
+                entry.transaction_id.push_str("-again");
+            }
+            Arc::make_mut(&mut life.order.payments).push(entry);
+        }
+    });
+    life.broken(&["I4", "I3", "I3"], "are one payment", |life| {
+        let again: Vec<_> = life.order.payments.iter().cloned().collect();
+        for mut entry in again {
+            entry.key = CallKey::from_text(entry.key.as_str().replace("/charge/", "/other/"));
             Arc::make_mut(&mut life.order.payments).push(entry);
         }
     });

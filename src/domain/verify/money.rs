@@ -76,6 +76,13 @@ pub(super) fn ledger(findings: &mut Findings, order: &Order, events: &[RecordedE
         });
         succeeded(findings, entry, invariant);
     }
+    let mut references: BTreeMap<&str, &str> = BTreeMap::new();
+    for entry in entries.iter().filter(|entry| entry.state == EntryState::Succeeded) {
+        let other = references.insert(&entry.transaction_id, entry.key.as_str());
+        findings.expect(other.is_none_or(|key| key == entry.key.as_str()), "I4", || {
+            format!("calls {} and {} are one payment", other.unwrap_or_default(), entry.key)
+        });
+    }
     let mut takings: BTreeMap<&str, u32> = BTreeMap::new();
     for story in stories(entries) {
         if story.last.kind == EntryKind::Charge && story.last.state == EntryState::Succeeded {
