@@ -263,7 +263,8 @@ impl OrderActor {
             let saga_no = change.order.saga_no;
             let want = match &ask.command {
                 OrderCommand::Create(_) => Want::Goal(saga_no),
-                OrderCommand::Edit(_) | OrderCommand::AddShipment { .. } => Want::Processing(saga_no),
+                OrderCommand::Edit(_) => Want::Goal(saga_no),
+                OrderCommand::AddShipment { .. } => Want::Processing(saga_no),
                 OrderCommand::SetStatus { to: OrderStatus::Processing, .. } => Want::Processing(saga_no),
                 _ => Want::End,
             };

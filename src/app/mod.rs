@@ -126,7 +126,8 @@ impl Node {
         let stopping = CancellationToken::new();
         let admin = (config.ops.repairs != Repairs::None).then(|| {
             let only_here = config.ops.repairs == Repairs::Loopback;
-            let (orders, clock, limits) = (Arc::clone(&orders), Arc::clone(&clock), api_config(&config));
+            let (clock, limits) = (orders.clock(), api_config(&config));
+            let orders = Arc::clone(&orders);
             AdminApi::new(orders, clock, key.clone(), limits, only_here)
                 .into_routes(config.grpc.max_message_bytes)
         });

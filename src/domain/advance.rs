@@ -82,7 +82,8 @@ fn create_forward(work: &mut Work<'_>) -> Option<Next> {
         }
         _ => {}
     }
-    if work.order.status == OrderStatus::Pending {
+    // Also once it is paid: what an edit added may have been lost since.
+    if matches!(work.order.status, OrderStatus::Pending | OrderStatus::Confirmed) {
         if let Some(next) = calls::reserve_addition(work) {
             return Some(next);
         }
@@ -118,7 +119,11 @@ fn amend_forward(work: &mut Work<'_>) -> Option<Next> {
     }
     let missing = stock::missing(&work.order, &amendment.items);
     if !missing.is_empty() {
-        let key = work.key("reserve");
+        // The first, or one more for what was lost.
+        let own =
+            |addition: &&Reservation| addition.key.as_ref().and_then(CallKey::saga) == Some(amendment.saga);
+        let number = u32::try_from(work.order.additions.iter().filter(own).count()).unwrap_or(u32::MAX);
+        let key = work.attempt("reserve", number.saturating_add(1));
         return Some(calls::add_stock(work, key, missing));
     }
     let delta = amendment.totals.total.saturating_sub(work.order.totals.total);
@@ -157,11 +162,11 @@ fn amend_backward(work: &mut Work<'_>) -> Option<Next> {
     if let Some((key, transaction_id, amount)) = going {
         return Some((StepName::Charge, StepCall::Refund { key, transaction_id, amount }));
     }
-    if amendment.applied {
-        return calls::restock_surplus(work);
-    }
     if work.order.status == OrderStatus::Cancelling {
         return None;
+    }
+    if amendment.applied {
+        return calls::restock_surplus(work);
     }
     let charge = work.key("charge");
     if let Some(next) = calls::clear_up(work, Some(&charge)) {
@@ -170,8 +175,7 @@ fn amend_backward(work: &mut Work<'_>) -> Option<Next> {
     if let Some(next) = calls::give_back(work, REFUND, Some(&charge)) {
         return Some(next);
     }
-    let reserve = work.key("reserve");
-    calls::let_go(work, Some(&reserve))
+    calls::let_go(work, Some(amendment.saga))
 }
 
 /// Records what a saga that nobody drives may have called while it ran ahead of what is stored. No call is under way, so
@@ -269,7 +273,13 @@ fn backward(work: &mut Work<'_>) -> Option<Next> {
     }
     // That of the wish is another call of the same saga.
     let step = if kind == Some(SagaKind::Refund) { "refund_rest" } else { REFUND };
-    calls::give_back(work, step, None).or_else(|| calls::let_go(work, None))
+    if let Some(next) = calls::give_back(work, step, None) {
+        return Some(next);
+    }
+    // What an edit left over may be on its way back already: that is made certain by the same call before the rest goes.
+    let applied = work.order.amendment.as_ref().is_some_and(|amendment| amendment.applied);
+    let surplus = (kind == Some(SagaKind::Create) || applied).then(|| calls::restock_surplus(work)).flatten();
+    surplus.or_else(|| calls::let_go(work, None))
 }
 
 /// The refund that the running saga was started for, until it is certain what became of it.

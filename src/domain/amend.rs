@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Timestamp;
 use super::advance::advance;
 use super::command::Ask;
-use super::decide::{begin, record};
+use super::decide::{begin, record, unchanged};
 use super::error::OrderError;
 use super::event::OrderEvent;
 use super::evolve::evolve;
@@ -162,7 +162,7 @@ pub(super) fn edit(
     }
     let changes = changes(&edit.base, &edit.items);
     if changes.is_empty() {
-        return Ok(Reaction::Unchanged);
+        return Ok(unchanged(order, saga, ask, calling, now, policy));
     }
     let (before, totals) = (order.totals, edit.totals);
     if creating {

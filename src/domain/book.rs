@@ -62,7 +62,8 @@ fn success(work: &mut Work<'_>, call: &StepCall, result: StepResult) -> Option<S
         }
         (StepCall::Reserve { key, .. }, StepResult::Reserved { reservation_id }) => {
             if waiting::renews(&work.order, key) {
-                work.emit(OrderEvent::StockRenewed { reservation_id });
+                let of = stock::name_of(&work.order, key);
+                work.emit(OrderEvent::StockRenewed { reservation_id, of });
                 if money_may_be_here(&work.order.payments) {
                     // The tries are those of what is more urgent.
                     return None;
@@ -316,8 +317,8 @@ fn set_back(work: &mut Work<'_>, call: &StepCall, setback: Setback) {
     let may_give_up = direction == Direction::Forward
         && match call {
             // A saga that ran ahead and was interrupted asks again for stock, and it may have been paid by then.
-            StepCall::Reserve { .. } => {
-                in_doubt(&work.order.payments, EntryKind::Charge).is_none() && !waiting::is_bound(work)
+            StepCall::Reserve { key, .. } => {
+                in_doubt(&work.order.payments, EntryKind::Charge).is_none() && !waiting::is_bound(work, key)
             }
             StepCall::CreateLabel { .. } => true,
             StepCall::Charge { .. } => certain,

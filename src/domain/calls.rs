@@ -165,12 +165,13 @@ pub(super) fn restock_surplus(work: &Work<'_>) -> Option<Next> {
     Some((StepName::Reserve, StepCall::Restock { key, reservation_id, lines }))
 }
 
-/// Gives back whatever is held: by all reservations, or by the one with this key.
-pub(super) fn let_go(work: &Work<'_>, only: Option<&CallKey>) -> Option<Next> {
+/// Gives back whatever is held: by all reservations, or by those that this saga asked for.
+pub(super) fn let_go(work: &Work<'_>, only: Option<u32>) -> Option<Next> {
     let order = &work.order;
     let all = stock::reservations(order).enumerate();
     let mut live = all.filter(|(_, reservation)| {
-        reservation.is_live() && only.is_none_or(|key| reservation.key.as_ref() == Some(key))
+        reservation.is_live()
+            && only.is_none_or(|saga| reservation.key.as_ref().and_then(CallKey::saga) == Some(saga))
     });
     live.find_map(|(place, reservation)| {
         let call = match (reservation.state, &reservation.id, &reservation.key) {

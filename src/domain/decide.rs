@@ -35,7 +35,8 @@ pub(super) fn create(draft: &Draft, ask: &Ask, now: Timestamp, policy: &Policy) 
     }
     work.start(SagaKind::Create, ask, "");
     if let Some(saga) = &mut work.saga {
-        saga.token = draft.payment_token.clone().filter(|_| !draft.totals.total.is_zero());
+        // Also of a free order: an edit before it is confirmed may make it dearer.
+        saga.token.clone_from(&draft.payment_token);
     }
     let act = advance(&mut work);
     work.ahead = !policy.run_ahead.is_zero() && draft.risk.is_none();
@@ -121,7 +122,7 @@ pub(super) fn decide(
         }
         OrderCommand::Release { notes } => {
             if order.hold.is_none() {
-                return Ok(Reaction::Unchanged);
+                return Ok(unchanged(order, saga, ask, calling, now, policy));
             }
             let event = OrderEvent::OrderReleased { notes: notes.clone() };
             Ok(note(order, saga, ask, event, calling, now, policy))
@@ -153,6 +154,28 @@ fn refund(
     let act = advance(&mut work);
     let request = record(ask, Some(no));
     Ok(work.commit(request, None, act))
+}
+
+/// Nothing is to be done. The request's id is kept all the same: when it comes again later it still changes nothing.
+pub(super) fn unchanged(
+    order: &Order,
+    saga: Option<&SagaProgress>,
+    ask: &Ask,
+    calling: bool,
+    now: Timestamp,
+    policy: &Policy,
+) -> Reaction {
+    let Some(request) = record(ask, None) else { return Reaction::Unchanged };
+    let mut work = begin(order, saga, ask, now, policy);
+    if !calling {
+        doubt(&mut work);
+    }
+    let act = match saga {
+        None => SagaMove::Settled,
+        Some(_) if calling => SagaMove::Keep,
+        Some(_) => advance(&mut work),
+    };
+    work.commit(Some(request), None, act)
 }
 
 /// Records what no saga has to do anything for. Whatever is under way goes on.

@@ -175,12 +175,18 @@ pub enum OrderEvent {
     StockRenewed {
         /// Inventory's id.
         reservation_id: String,
+        /// The key of the reserve call, where it is not the order's first reservation.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        of: Option<CallKey>,
     },
     /// Inventory holds it no more: its time was over. What follows asks for the stock anew, or gives up.
     StockLapsed {
         /// Inventory's id, where it was known.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         reservation_id: Option<String>,
+        /// The key of the reserve call, where it is not the order's first reservation.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        of: Option<CallKey>,
     },
     /// Inventory refused.
     StockRefused {

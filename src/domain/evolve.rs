@@ -193,8 +193,12 @@ pub fn evolve(order: &mut Order, event: &OrderEvent, at: Timestamp) {
                 Arc::make_mut(amendment).applied = true;
             }
         }
-        OrderEvent::StockRenewed { .. } => order.reservation.renewed_at = Some(at),
-        OrderEvent::StockLapsed { .. } => {
+        OrderEvent::StockRenewed { of, .. } => reservation(order, of.as_ref()).renewed_at = Some(at),
+        // What it was about is missing now, and is asked for as such.
+        OrderEvent::StockLapsed { of: Some(key), .. } => {
+            reservation(order, Some(key)).state = StockState::Returned;
+        }
+        OrderEvent::StockLapsed { of: None, .. } => {
             (order.reservation.state, order.reservation.id) = (StockState::None, None);
         }
         OrderEvent::StockRequested { key, lines: None } => {

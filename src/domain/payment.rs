@@ -266,12 +266,13 @@ pub fn payment_status(entries: &[LedgerEntry], total: Decimal, status: OrderStat
             PaymentStatus::Paid
         };
     }
+    if lives && total.is_zero() {
+        return PaymentStatus::Paid;
+    }
     if last(EntryKind::Charge, EntryState::Requested) || last(EntryKind::Charge, EntryState::Unsent) {
         PaymentStatus::Pending
     } else if last(EntryKind::Charge, EntryState::Failed) {
         PaymentStatus::Failed
-    } else if total.is_zero() && lives {
-        PaymentStatus::Paid
     } else {
         PaymentStatus::Pending
     }

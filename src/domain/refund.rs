@@ -96,6 +96,11 @@ pub fn stands(order: &Order, grant: &Grant) -> bool {
     !is_refused(order, grant) || returned(order, grant) > Decimal::ZERO
 }
 
+/// Whether a refund of items was refused after a part of it went back: which of the items that was for, nobody can say.
+fn is_half_done(order: &Order, grant: &Grant) -> bool {
+    !grant.items.is_empty() && is_refused(order, grant) && stands(order, grant)
+}
+
 /// What went back because somebody wished so.
 pub fn given_back(order: &Order) -> Decimal {
     order.grants.iter().fold(Decimal::ZERO, |sum, grant| sum.saturating_add(returned(order, grant)))
@@ -160,6 +165,10 @@ pub fn grant(order: &Order, wish: &Wish, saga: u32) -> Result<Grant, OrderError>
             Ok(_) => refuse("amount", format!("expected an amount above 0 and at most {most}")),
             Err(error) => refuse("amount", format!("{error}; at most {most} can be given back")),
         },
+        Wish::Items(_) if order.grants.iter().any(|grant| is_half_done(order, grant)) => {
+            let expected = "expected an amount: a refund of items was refused after a part of it went back";
+            refuse("items", expected.to_owned())
+        }
         Wish::Items(wanted) => {
             let items = shares(order, wanted)?;
             let amount = items.iter().fold(Decimal::ZERO, |sum, part| sum.saturating_add(part.amount));

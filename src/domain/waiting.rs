@@ -9,7 +9,7 @@ use super::Timestamp;
 use super::advance::turn_round;
 use super::event::OrderEvent;
 use super::ids::CallKey;
-use super::order::{Order, StockState};
+use super::order::{Order, Reservation, StockState};
 use super::payment::{EntryKind, EntryState, in_doubt, settled, stories};
 use super::react::{Policy, Reaction, Work};
 use super::saga::{Direction, SagaKind, SagaMove, StepCall};
@@ -105,8 +105,8 @@ pub(super) fn before_payment(work: &mut Work<'_>) -> Option<SagaMove> {
         return None;
     }
     let ends_at = work.order.timer();
-    let next =
-        [ends_at, expires_at, renew_at(work)].into_iter().flatten().min().unwrap_or(Timestamp::MAX_UTC);
+    let renewals = held_by_inventory(&work.order).filter_map(|held| renew_at(work, held)).min();
+    let next = [ends_at, expires_at, renewals].into_iter().flatten().min().unwrap_or(Timestamp::MAX_UTC);
     if let Some(saga) = &mut work.saga {
         saga.next_at = Some(next);
     }
@@ -115,16 +115,17 @@ pub(super) fn before_payment(work: &mut Work<'_>) -> Option<SagaMove> {
 
 /// Whether a reserve call with this key renews what inventory holds as far as we know.
 pub(super) fn renews(order: &Order, key: &CallKey) -> bool {
-    is_held_by_inventory(order) && order.reservation.key.as_ref() == Some(key)
+    held_by_inventory(order).any(|held| held.key.as_ref() == Some(key))
 }
 
-/// Whether a creation cannot do without its stock: it is paid, or has it and only renews it.
-pub(super) fn is_bound(work: &Work<'_>) -> bool {
-    is_creating(work) && (is_paid(work) || is_held_by_inventory(&work.order))
+/// Whether a creation cannot do without the stock of this key: it is paid, or has it and only renews it.
+pub(super) fn is_bound(work: &Work<'_>, key: &CallKey) -> bool {
+    is_creating(work) && (is_paid(work) || renews(&work.order, key))
 }
 
-fn is_held_by_inventory(order: &Order) -> bool {
-    matches!(order.reservation.state, StockState::Held | StockState::Committing)
+fn held_by_inventory(order: &Order) -> impl Iterator<Item = &Reservation> {
+    let is_held = |held: &&Reservation| matches!(held.state, StockState::Held | StockState::Committing);
+    stock::reservations(order).filter(is_held)
 }
 
 /// Whether the money of a creation is here.
@@ -147,8 +148,7 @@ pub(super) fn reserve_anew(work: &mut Work<'_>, call: &StepCall, reason: &str) -
         _ => false,
     };
     if !is_first {
-        // What an edit added is given up.
-        return false;
+        return lose_addition(work, call, reason);
     }
     let attempt = work.order.reservation.key.as_ref().map_or(1, CallKey::attempt).saturating_add(1);
     let Some(saga) = &mut work.saga else { return false };
@@ -158,11 +158,32 @@ pub(super) fn reserve_anew(work: &mut Work<'_>, call: &StepCall, reason: &str) -
     (saga.tries, saga.last_error) = (0, None);
     let goes_on = saga.turn.is_none() && saga.direction == Direction::Forward;
     let reservation_id = work.order.reservation.id.clone();
-    work.emit(OrderEvent::StockLapsed { reservation_id });
+    work.emit(OrderEvent::StockLapsed { reservation_id, of: None });
     if goes_on {
         let key = work.attempt("reserve", attempt);
         work.emit(OrderEvent::StockRequested { key, lines: None });
     }
+    true
+}
+
+/// The same for what an edit added: then it is missing, and what is missing is asked for anyway.
+fn lose_addition(work: &mut Work<'_>, call: &StepCall, reason: &str) -> bool {
+    let of = match call {
+        StepCall::Reserve { key, .. } => stock::name_of(&work.order, key),
+        StepCall::CommitStock { reservation_id, .. } => stock::name_by_id(&work.order, reservation_id),
+        _ => None,
+    };
+    let Some(key) = of.filter(|_| is_lost(reason)) else { return false };
+    let own = |other: &&Reservation| other.key.as_ref().and_then(CallKey::saga) == key.saga();
+    let attempts = u32::try_from(work.order.additions.iter().filter(own).count()).unwrap_or(u32::MAX);
+    if attempts >= RESERVE_ATTEMPTS {
+        return false;
+    }
+    let Some(saga) = &mut work.saga else { return false };
+    (saga.tries, saga.last_error) = (0, None);
+    let is_it = |held: &&Reservation| held.key.as_ref() == Some(&key);
+    let reservation_id = work.order.additions.iter().find(is_it).and_then(|held| held.id.clone());
+    work.emit(OrderEvent::StockLapsed { reservation_id, of: Some(key) });
     true
 }
 
@@ -178,11 +199,12 @@ pub(super) fn is_unknown_for_long(work: &Work<'_>) -> bool {
 /// The call that makes inventory hold on, when that is due. Where a charge is in doubt or taken, its tries and those of
 /// what is more urgent take turns, so that neither waits for the other.
 fn renewal(work: &Work<'_>) -> Option<StepCall> {
-    let is_due = is_held_by_inventory(&work.order) && renew_at(work).is_none_or(|at| at <= work.now);
+    let is_due = |held: &&Reservation| renew_at(work, held).is_none_or(|at| at <= work.now);
+    let due = held_by_inventory(&work.order).find(is_due)?;
     let is_urgent = is_asking(work) || is_paid(work);
     let is_turn = !is_urgent || work.saga.as_ref().is_some_and(|saga| saga.tries.is_multiple_of(2));
-    let key = work.order.reservation.key.clone().filter(|_| is_due && is_turn)?;
-    let lines = stock::lines_of(&work.order, &work.order.reservation);
+    let key = due.key.clone().filter(|_| is_turn)?;
+    let lines = stock::lines_of(&work.order, due);
     Some(StepCall::Reserve { key, lines, fresh: false })
 }
 
@@ -213,9 +235,9 @@ fn expires_at(work: &Work<'_>) -> Option<Timestamp> {
 }
 
 /// When inventory is asked to hold on; none when it is not known since when it holds.
-fn renew_at(work: &Work<'_>) -> Option<Timestamp> {
+fn renew_at(work: &Work<'_>, held: &Reservation) -> Option<Timestamp> {
     let half = work.policy.reservation_ttl.checked_div(2).unwrap_or_default();
-    work.order.reservation.renewed_at.map(|at| later(at, half))
+    held.renewed_at.map(|at| later(at, half))
 }
 
 fn later(at: Timestamp, wait: Duration) -> Timestamp {

@@ -22,6 +22,7 @@ mod crash_points;
 mod create_order;
 mod create_repeat;
 mod edit_faults;
+mod edit_in_place;
 mod edit_order;
 mod errors;
 mod fraud_check;

@@ -54,9 +54,12 @@ pub(super) fn stock(findings: &mut Findings, order: &Order, saga: Option<&SagaPr
             });
         }
         OrderStatus::Confirmed if kind == Some(SagaKind::Create) => {
+            // What inventory lost is asked for anew: the first one by the key of a later attempt, what an edit added by
+            // another addition.
+            let lost = order.additions.iter().any(|addition| addition.state == StockState::Returned);
             let promised = stock::reservations(order).enumerate().all(|(place, held)| match held.state {
-                // The first one, when inventory lost it, is asked for anew, by the key of a later attempt.
-                StockState::Requested => place == 0 && held.key.as_ref().is_some_and(|key| key.attempt() > 1),
+                StockState::Requested if place > 0 => lost,
+                StockState::Requested => held.key.as_ref().is_some_and(|key| key.attempt() > 1),
                 _ => true,
             });
             findings.expect(promised && stock::covers(order), "I6", || format!("{status} with stock {held}"));

@@ -159,14 +159,21 @@ impl Run {
         let heard = self.input(Input::Command { ask: asked, calling })?;
         self.note(|| format!("  heard {heard:?}"));
         let stale = version.is_some_and(|seen| seen != order.version);
-        let seen = Seen { order: &order, running, known, stale, now: self.now };
+        let repeatable = request.is_some();
+        let seen = Seen { order: &order, running, known, stale, repeatable, now: self.now };
         law!(
             seen.fits(&command, &heard),
             "I2: {wanted:?} of an order that is {} was answered {heard:?}",
             order.status
         );
         let cancel = matches!(command, OrderCommand::Cancel { .. });
-        if matches!(heard, Heard::Done) {
+        // Of what changes nothing, only the request's id is kept.
+        let is_idle = match &command {
+            OrderCommand::Release { .. } => order.hold.is_none(),
+            OrderCommand::Edit(edit) => edit.base == edit.items,
+            _ => false,
+        };
+        if matches!(heard, Heard::Done) && !is_idle {
             self.acknowledged.push(order.version + 1);
             // Some think better of an edit before it is made.
             if matches!(command, OrderCommand::Edit(_)) && self.chance.percent(15) {
@@ -190,6 +197,8 @@ struct Seen<'a> {
     /// Its request id changed the order before, by the same content or by other.
     known: Option<bool>,
     stale: bool,
+    /// It has a request id.
+    repeatable: bool,
     now: Timestamp,
 }
 
@@ -218,8 +227,9 @@ impl Seen<'_> {
             Heard::No(VersionMismatch { .. }) => self.known.is_none() && self.stale,
             _ if self.known.is_some() || self.stale => false,
             Heard::Done if hold.is_some() => can_hold && !over,
-            Heard::Done => self.order.hold.is_some(),
-            Heard::Unchanged => hold.is_none() && self.order.hold.is_none(),
+            // The id of a request that changes nothing is kept.
+            Heard::Done => self.order.hold.is_some() || self.repeatable,
+            Heard::Unchanged => hold.is_none() && self.order.hold.is_none() && !self.repeatable,
             Heard::No(NotAllowed { .. }) => hold.is_some() && !can_hold,
             Heard::No(Invalid(_)) => over,
             _ => false,
@@ -259,7 +269,8 @@ impl Seen<'_> {
             Heard::Unchanged if self.known.is_some() => self.known == Some(true),
             Heard::No(VersionMismatch { .. }) => self.known.is_none() && self.stale,
             _ if self.known.is_some() || self.stale => false,
-            Heard::Unchanged => edit.base == edit.items,
+            Heard::Unchanged => edit.base == edit.items && !self.repeatable,
+            Heard::Done if edit.base == edit.items => self.repeatable,
             Heard::No(OnHold { .. }) => held,
             Heard::No(NotEditable { .. }) => pending || !confirmed || given,
             Heard::No(Busy { .. }) => pending || (confirmed && (self.running || moved)),
