@@ -12,11 +12,12 @@ use order_service::domain::ids::{IdKey, OrderId};
 use order_service::domain::pricing::Pricing;
 use order_service::domain::react::Policy;
 use order_service::domain::risk::RiskRules;
+use order_service::domain::status::OrderStatus;
 use order_service::domain::verify;
 use order_service::grpc::{OrderApi, OrderApiConfig, RequestLimits, WatchLimits};
 use order_service::ports::cache::OrderCache;
 use order_service::ports::clock::Clock;
-use order_service::ports::store::{OrderStore, Owner};
+use order_service::ports::store::{OrderStore, Owner, Stored};
 use order_service::proto::order as pb;
 use order_service::proto::order::order_service_server::OrderService;
 use order_service::steps::StepLimits;
@@ -311,9 +312,25 @@ impl World {
     pub async fn at_rest(&self, id: OrderId) -> Result<Option<Evidence>, String> {
         let begun = tokio::time::Instant::now();
         let mut pause = Duration::from_millis(1);
+        // A hold that came before the charge makes a creation wait for its release: somebody lets it go on, and puts the
+        // order on hold again afterwards.
+        let mut was_held = false;
         let stored = loop {
             let stored = self.store.load(id).await.map_err(|error| error.to_string())?;
             let moving = stored.as_ref().is_some_and(|stored| stored.saga.is_some());
+            let waits =
+                |stored: &Stored| stored.order.status == OrderStatus::Pending && stored.order.hold.is_some();
+            if moving && stored.as_ref().is_some_and(waits) {
+                let request = pb::ReleaseOrderRequest { id: id.to_string(), ..Default::default() };
+                was_held |= self.api().release_order(Request::new(request)).await.is_ok();
+            }
+            let can_hold = stored.as_ref().is_some_and(|stored| stored.order.status.can_hold());
+            if !moving && was_held && can_hold {
+                let (id, reason) = (id.to_string(), "again".to_owned());
+                let request = pb::HoldOrderRequest { id, reason, ..Default::default() };
+                was_held = self.api().hold_order(Request::new(request)).await.is_err();
+                continue;
+            }
             if !moving && !self.store.is_writing() {
                 break self.store.load(id).await.map_err(|error| error.to_string())?;
             }
