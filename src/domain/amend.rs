@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Timestamp;
 use super::advance::advance;
 use super::command::Ask;
-use super::decide::{begin, record, unchanged};
+use super::decide::{begin, record, takes_more, unchanged};
 use super::error::OrderError;
 use super::event::OrderEvent;
 use super::evolve::evolve;
@@ -182,6 +182,7 @@ pub(super) fn edit(
     if saga.is_some() {
         return Err(OrderError::Busy { status });
     }
+    takes_more(order)?;
     let mut work: Work<'_> = begin(order, None, ask, now, policy);
     work.start(SagaKind::Amend, ask, "");
     let no = work.order.saga_no;

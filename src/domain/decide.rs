@@ -17,6 +17,21 @@ use super::stock;
 use super::text::Violation;
 use super::{risk, waiting};
 
+/// Most sagas of an order before refunds, edits and further parcels are refused: reading an order takes longer with each.
+/// What ends an order is never refused for it.
+pub const MAX_SAGAS: u32 = 250;
+
+/// Whether an order takes another change that a saga carries out.
+///
+/// # Errors
+/// `Overloaded` when it has had too many.
+pub(super) fn takes_more(order: &Order) -> Result<(), OrderError> {
+    if order.saga_no >= MAX_SAGAS {
+        return Err(OrderError::Overloaded { what: "this order was changed as often as it may be" });
+    }
+    Ok(())
+}
+
 /// Most shipments of an order, void ones included.
 const MAX_SHIPMENTS: usize = 100;
 
@@ -147,6 +162,7 @@ fn refund(
     if saga.is_some() {
         return Err(OrderError::Busy { status });
     }
+    takes_more(order)?;
     let mut work = begin(order, None, ask, now, policy);
     let Grant { saga: no, amount, items } = grant(order, wish, order.saga_no.saturating_add(1))?;
     work.start(SagaKind::Refund, ask, "");
@@ -349,6 +365,7 @@ fn add_shipment(
     if saga.is_some() {
         return Err(OrderError::Busy { status });
     }
+    takes_more(order)?;
     if order.shipments.len() >= MAX_SHIPMENTS {
         return Err(OrderError::Overloaded { what: "this order has as many shipments as it may have" });
     }

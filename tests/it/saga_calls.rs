@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use chrono::TimeDelta;
 use order_service::domain::Timestamp;
 use order_service::domain::command::OrderCommand;
+use order_service::domain::decide::MAX_SAGAS;
+use order_service::domain::error::OrderError;
 use order_service::domain::react::{Change, Input, Reaction, react};
 use order_service::domain::refund;
 use order_service::domain::saga::{SagaMove, StepCall, StepResult};
@@ -140,4 +142,29 @@ fn one_payment_counts_for_one_call() {
     let change = answer(&mut store, &payment_side, &refund, confused, now);
     assert!(matches!(change.act, SagaMove::Wait(_)), "{:?}", change.act);
     assert_eq!(change.order.payment_status, PaymentStatus::RefundPending);
+}
+
+#[test]
+fn an_order_is_not_refunded_without_end_and_can_always_be_cancelled() {
+    let (mut store, world, query, now) = in_doubt(1);
+    let mut world = world.clone();
+    let total = Wish::plain().draft(1).totals.total;
+    world.charges.insert(query.key().clone(), Charge::Taken(total));
+    world.holds.push(Hold::Held(None));
+    let charged = StepResult::Charged { transaction_id: "tx-1".to_owned(), gateway_response: None };
+    let SagaMove::Run(commit) = answer(&mut store, &world, &query, charged, now).act else { panic!() };
+    answer(&mut store, &world, &commit, StepResult::Committed, now);
+    let asked = |command| Input::Command { ask: ask(command, None, None), calling: false };
+    let cent =
+        || OrderCommand::Refund { wish: refund::Wish::Amount("0.01".to_owned()), reason: String::new() };
+    let mut order = store.order.clone().unwrap();
+    order.saga_no = MAX_SAGAS - 1;
+    let reaction = react(Some(&order), None, asked(cent()), now, &policy());
+    assert!(matches!(reaction, Ok(Reaction::Commit(_))), "{reaction:?}");
+    order.saga_no = MAX_SAGAS;
+    let refused = react(Some(&order), None, asked(cent()), now, &policy()).unwrap_err();
+    assert!(matches!(refused, OrderError::Overloaded { .. }), "{refused}");
+    let cancel = OrderCommand::Cancel { notes: String::new() };
+    let reaction = react(Some(&order), None, asked(cancel), now, &policy());
+    assert!(matches!(reaction, Ok(Reaction::Commit(_))), "{reaction:?}");
 }

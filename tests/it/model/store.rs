@@ -24,7 +24,7 @@ pub struct Window {
     chance: Mutex<Chance>,
     /// Commits of 100 that fail, in one way or the other.
     percent: AtomicU32,
-    writing: AtomicUsize,
+    writing: Arc<AtomicUsize>,
     lose_next: AtomicBool,
     /// The process life whose writes count; one that died writes nothing.
     alive: AtomicI64,
@@ -38,7 +38,7 @@ impl Window {
             own: Mutex::default(),
             chance: Mutex::new(chance),
             percent: AtomicU32::new(percent),
-            writing: AtomicUsize::new(0),
+            writing: Arc::default(),
             lose_next: AtomicBool::new(false),
             alive: AtomicI64::new(0),
         }
@@ -96,9 +96,15 @@ impl OrderStore for Window {
         if fails && before && !lost {
             return Err(CommitError::NotCommitted(String::from("chance would have it")));
         }
+        // On its own: whoever asked for it may be dead before it is stored.
         self.writing.fetch_add(1, Ordering::AcqRel);
-        let done = self.inner.commit(commit).await;
-        self.writing.fetch_sub(1, Ordering::AcqRel);
+        let (inner, writing) = (Arc::clone(&self.inner), Arc::clone(&self.writing));
+        let written = tokio::spawn(async move {
+            let done = inner.commit(commit).await;
+            writing.fetch_sub(1, Ordering::AcqRel);
+            done
+        });
+        let done = written.await.unwrap();
         match done {
             Ok(()) if fails || lost => Err(CommitError::Unknown(String::from("the answer is lost"))),
             done => done,

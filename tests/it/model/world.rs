@@ -329,9 +329,7 @@ impl World {
                 let (id, reason) = (id.to_string(), "again".to_owned());
                 let request = pb::HoldOrderRequest { id, reason, ..Default::default() };
                 was_held = self.api().hold_order(Request::new(request)).await.is_err();
-                continue;
-            }
-            if !moving && !self.store.is_writing() {
+            } else if !moving && !self.store.is_writing() {
                 break self.store.load(id).await.map_err(|error| error.to_string())?;
             }
             if begun.elapsed() > REST {
