@@ -230,7 +230,11 @@ impl TestNode {
 
     /// Waits until an order has an event of this type.
     pub async fn until_event(&self, id: &str, kind: &str) -> pb::OrderEvent {
-        let look = || async { self.events(id).await.into_iter().find(|event| event.r#type == kind) };
+        let look = || async {
+            let event = self.events(id).await.into_iter().find(|event| event.r#type == kind)?;
+            // It is stored a moment before the order that has it is shown.
+            (self.get(id).await.version >= event.version).then_some(event)
+        };
         eventually(kind, look).await
     }
 
