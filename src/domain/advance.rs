@@ -203,9 +203,8 @@ pub(super) fn intend(work: &mut Work<'_>, call: &StepCall) {
         }
         StepCall::CommitStock { key, reservation_id } => {
             let of = stock::name_by_id(&work.order, reservation_id);
-            let is_it = |held: &&Reservation| held.id.as_ref() == Some(reservation_id);
-            let state = stock::reservations(&work.order).find(is_it).map(|held| held.state);
-            if state == Some(StockState::Held) {
+            let held = stock::by_id(&work.order, reservation_id);
+            if held.is_some_and(|held| held.state == StockState::Held) {
                 work.emit(OrderEvent::StockCommitRequested { key: key.clone(), of });
             }
         }

@@ -3,7 +3,7 @@
 use super::advance::{intend, retry_at, spread, turn_round};
 use super::event::OrderEvent;
 use super::item::Shortage;
-use super::order::{LabelState, Reservation};
+use super::order::LabelState;
 use super::payment::{
     EntryKind, EntryState, in_doubt, is_of_another, is_of_edit, money_may_be_here, stories,
 };
@@ -104,9 +104,7 @@ fn success(work: &mut Work<'_>, call: &StepCall, result: StepResult) -> Option<S
         }
         (StepCall::Restock { key, reservation_id, lines }, StepResult::Restocked) => {
             let of = stock::name_by_id(&work.order, reservation_id);
-            let is_it = |held: &&Reservation| held.id.as_ref() == Some(reservation_id);
-            let all = stock::reservations(&work.order).find(is_it);
-            let whole = all
+            let whole = stock::by_id(&work.order, reservation_id)
                 .is_none_or(|held| stock::units(&stock::lines_of(&work.order, held)) == stock::units(lines));
             let lines = (!whole).then(|| lines.clone());
             work.emit(OrderEvent::StockReturned { key: key.clone(), of, lines });

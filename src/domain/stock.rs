@@ -52,6 +52,11 @@ pub(super) fn name_by_id(order: &Order, id: &str) -> Option<CallKey> {
     order.additions.iter().find(is_it).and_then(|addition| addition.key.clone())
 }
 
+/// The reservation with inventory's id.
+pub(super) fn by_id<'a>(order: &'a Order, id: &str) -> Option<&'a Reservation> {
+    reservations(order).find(|reservation| reservation.id.as_deref() == Some(id))
+}
+
 /// What is set aside for the order, or may be.
 pub fn held(order: &Order) -> Units {
     let live = reservations(order).filter(|reservation| reservation.is_live());
