@@ -8,6 +8,7 @@ pub mod app;
 pub mod cache;
 pub mod cli;
 pub mod clients;
+pub mod cluster;
 pub mod config;
 pub mod domain;
 pub mod file_lock;

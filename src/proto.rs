@@ -34,6 +34,10 @@ package! {
     admin, "order.admin.v1"
 }
 package! {
+    /// `order.peer.v1`: what nodes say to each other.
+    peer, "order.peer.v1"
+}
+package! {
     /// `inventory.v1`: stock and reservations.
     inventory, "inventory.v1"
 }

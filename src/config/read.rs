@@ -7,24 +7,25 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::cluster;
 use super::load::{DEFAULTS, Entry, Merged, Origin, Scalar, all_or_errors, parse_yaml};
 use super::mask::shown;
 use super::sections::{
-    ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, ClusterConfig, CollaboratorUrl,
-    CollaboratorsConfig, Config, CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat,
-    OpsConfig, PeerConfig, Pooler, PricingConfig, Profile, Repairs, RiskConfig, SagaConfig, Secret,
-    SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl, TestingConfig, WatchConfig,
+    ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, CollaboratorUrl, CollaboratorsConfig, Config,
+    CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat, OpsConfig, Pooler,
+    PricingConfig, Profile, Repairs, RiskConfig, SagaConfig, Secret, SimulatorConfig, SimulatorJournal,
+    StoreConfig, StoreUrl, TestingConfig, WatchConfig,
 };
 use super::values::{
-    allow_unsafe, amounts, application_name, cache_url, collaborator_url, host_port, parse_duration,
-    show_duration, simulator_journal, store_url,
+    allow_unsafe, amounts, application_name, cache_url, collaborator_url, parse_duration, show_duration,
+    simulator_journal, store_url,
 };
 use super::{ConfigError, ConfigErrors, PostgresUrl};
 
 const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 const MESSAGE_BYTES: RangeInclusive<usize> = 4_096..=67_108_864;
 
 impl Config {
@@ -55,11 +56,8 @@ fn read(r: &mut Reader<'_>) -> Config {
             keepalive: r.duration("grpc.keepalive", SECOND..=HOUR),
             shutdown_grace: r.duration("grpc.shutdown_grace", Duration::ZERO..=minutes(10)),
         },
-        peer: PeerConfig {
-            listen: r.address("peer.listen"),
-            advertise: r.optional("peer.advertise", host_port),
-        },
-        cluster: ClusterConfig { enabled: r.flag("cluster.enabled") },
+        peer: cluster::read_peer(r),
+        cluster: cluster::read(r),
         ops: OpsConfig {
             listen: r.address("ops.listen"),
             repairs: r.choice(
@@ -221,12 +219,7 @@ fn cross_check(config: &Config, r: &mut Reader<'_>) {
             "names a replica, but store.url is a SQLite file; remove it or use Postgres for both",
         );
     }
-    if config.cluster.enabled {
-        r.refuse(
-            "cluster.enabled",
-            "is refused because clustering is not part of this version yet; set it to false",
-        );
-    }
+    cluster::cross_check(config, r);
     if config.profile == Profile::Production {
         if config.auth.mode == AuthMode::Dev && !r.has_error("auth.mode") {
             r.refuse(
@@ -270,11 +263,11 @@ fn log_level(text: &str) -> Result<String, String> {
     }
 }
 
-const fn ms(count: u64) -> Duration {
+pub(super) const fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
-const fn minutes(count: u64) -> Duration {
+pub(super) const fn minutes(count: u64) -> Duration {
     Duration::from_secs(count.saturating_mul(60))
 }
 
@@ -310,14 +303,14 @@ impl<'a> Reader<'a> {
     }
 
     /// Reports the present value of `key`.
-    fn refuse(&mut self, key: &'static str, problem: impl Into<String>) {
+    pub(super) fn refuse(&mut self, key: &'static str, problem: impl Into<String>) {
         if let Some(entry) = self.merged.entries.get(key) {
             let value = Some(shown(key, &entry.value));
             self.errors.push(ConfigError::new(key, value, &entry.origin, problem));
         }
     }
 
-    fn has_error(&self, key: &str) -> bool {
+    pub(super) fn has_error(&self, key: &str) -> bool {
         self.errors.iter().any(|error| error.key == key)
     }
 
@@ -332,7 +325,7 @@ impl<'a> Reader<'a> {
             .is_some_and(|value| value.into_string().is_ok_and(|default| default == text))
     }
 
-    fn text(&mut self, key: &'static str) -> Option<&'a str> {
+    pub(super) fn text(&mut self, key: &'static str) -> Option<&'a str> {
         match &self.entry(key)?.value {
             Scalar::Text(text) => Some(text),
             Scalar::Flag(_) | Scalar::Number(_) => {
@@ -356,7 +349,11 @@ impl<'a> Reader<'a> {
     }
 
     /// Text of which the empty one means none.
-    fn optional<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn optional<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
         let parse = |text: &str| if text.is_empty() { Ok(None) } else { parse(text).map(Some) };
         self.parsed(key, parse, || None)
     }
@@ -365,7 +362,7 @@ impl<'a> Reader<'a> {
         self.parsed(key, collaborator_url, || CollaboratorUrl::Simulated)
     }
 
-    fn address(&mut self, key: &'static str) -> SocketAddr {
+    pub(super) fn address(&mut self, key: &'static str) -> SocketAddr {
         let parse = |text: &str| {
             text.parse()
                 .map_err(|_| "is not ADDRESS:PORT; write it like 127.0.0.1:50051 or [::]:50051".to_owned())
@@ -384,7 +381,7 @@ impl<'a> Reader<'a> {
         self.parsed(key, parse, T::default)
     }
 
-    fn flag(&mut self, key: &'static str) -> bool {
+    pub(super) fn flag(&mut self, key: &'static str) -> bool {
         let Some(entry) = self.entry(key) else { return false };
         match &entry.value {
             Scalar::Flag(flag) => *flag,
@@ -397,7 +394,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn number<T>(&mut self, key: &'static str, range: RangeInclusive<T>) -> T
+    pub(super) fn number<T>(&mut self, key: &'static str, range: RangeInclusive<T>) -> T
     where
         T: TryFrom<i64> + PartialOrd + Copy + Display,
     {
@@ -420,7 +417,7 @@ impl<'a> Reader<'a> {
         *range.start()
     }
 
-    fn duration(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Duration {
+    pub(super) fn duration(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Duration {
         let Some(entry) = self.entry(key) else { return *range.start() };
         let parsed = match &entry.value {
             Scalar::Text(text) => parse_duration(text),

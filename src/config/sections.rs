@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rust_decimal::Decimal;
 
+use super::cluster::{ClusterConfig, PeerConfig};
 use super::postgres::PostgresUrl;
 use crate::domain::money::Currency;
 
@@ -89,22 +90,6 @@ pub struct GrpcConfig {
     pub keepalive: Duration,
     /// How long a stopping node waits for what is in flight.
     pub shutdown_grace: Duration,
-}
-
-/// `peer`: the listener for other nodes. Reserved.
-#[derive(Clone, Debug)]
-pub struct PeerConfig {
-    /// Where it would listen.
-    pub listen: SocketAddr,
-    /// `HOST:PORT` for other nodes; none = `listen`.
-    pub advertise: Option<String>,
-}
-
-/// `cluster`. Reserved: `enabled` is always false.
-#[derive(Clone, Debug)]
-pub struct ClusterConfig {
-    /// Whether this node joins others.
-    pub enabled: bool,
 }
 
 /// From where repairs are taken.

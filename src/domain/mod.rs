@@ -15,6 +15,7 @@ pub mod event;
 pub mod evolve;
 pub mod ids;
 pub mod item;
+pub mod membership;
 pub mod money;
 pub mod order;
 pub mod payment;

@@ -311,6 +311,36 @@ fn without_id<M: Message + Clone>(request: &M, id: fn(&mut M) -> &mut String) ->
 
 #[tonic::async_trait]
 impl pb::order_admin_service_server::OrderAdminService for AdminApi {
+    async fn list_nodes(
+        &self,
+        _request: Request<pb::ListNodesRequest>,
+    ) -> Result<Response<pb::ListNodesResponse>, Status> {
+        Err(Status::unimplemented("not served by this version"))
+    }
+
+    async fn list_slots(
+        &self,
+        _request: Request<pb::ListSlotsRequest>,
+    ) -> Result<Response<pb::ListSlotsResponse>, Status> {
+        Err(Status::unimplemented("not served by this version"))
+    }
+
+    type DrainNodeStream = futures::stream::Empty<Result<pb::DrainNodeProgress, Status>>;
+
+    async fn drain_node(
+        &self,
+        _request: Request<pb::DrainNodeRequest>,
+    ) -> Result<Response<Self::DrainNodeStream>, Status> {
+        Err(Status::unimplemented("not served by this version"))
+    }
+
+    async fn plan_cluster(
+        &self,
+        _request: Request<pb::PlanClusterRequest>,
+    ) -> Result<Response<pb::PlanClusterResponse>, Status> {
+        Err(Status::unimplemented("not served by this version"))
+    }
+
     async fn explain_order(
         &self,
         request: Request<pb::ExplainOrderRequest>,

@@ -16,7 +16,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("clients", &["ports", "domain", "proto", "file_lock"]),
     ("steps", &["ports", "domain"]),
     ("actor", &["steps", "ports", "domain"]),
-    ("grpc", &["actor", "steps", "ports", "domain", "proto"]),
+    ("cluster", &["actor", "ports", "domain", "proto"]),
+    ("grpc", &["cluster", "actor", "steps", "ports", "domain", "proto"]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
     // The service for operators is served there.
@@ -29,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "actor",
             "cache",
             "clients",
+            "cluster",
             "config",
             "domain",
             "grpc",
@@ -48,9 +50,11 @@ const ARROWS: &[(&str, &[&str])] = &[
 const BEHIND: &[(&str, &[&str])] = &[
     ("sqlx", &["store"]),
     ("backon", &["store"]),
-    ("tonic", &["grpc", "clients", "proto"]),
+    ("tonic", &["grpc", "clients", "cluster", "proto"]),
     ("ractor", &["actor"]),
     ("dashmap", &["actor"]),
+    ("consistent_hash", &["cluster"]),
+    ("xxhash_rust", &["cluster"]),
     ("moka", &["cache"]),
     ("axum", &["ops"]),
     ("clap", &["cli"]),
@@ -62,7 +66,7 @@ const BEHIND: &[(&str, &[&str])] = &[
     ("iso_currency", &["domain"]),
     ("rust_iso3166", &["domain"]),
     ("unicode_normalization", &["domain"]),
-    ("rustix", &["actor"]),
+    ("rustix", &["actor", "cluster"]),
     ("anyhow", &["app", "cli"]),
 ];
 
