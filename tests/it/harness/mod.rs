@@ -3,10 +3,14 @@
 
 pub mod api;
 pub mod api_in_process;
+pub mod cluster;
+pub mod cluster_audit;
 pub mod edits;
+pub mod fleet;
 pub mod frames;
 pub mod invariants;
 pub mod laws;
+pub mod links;
 pub mod load;
 pub mod node;
 pub mod orders;
@@ -22,6 +26,7 @@ pub mod scenarios;
 pub mod small_disk;
 pub mod standby;
 pub mod stores;
+pub mod traffic;
 pub mod traps;
 pub mod wait;
 pub mod world;
