@@ -108,7 +108,7 @@ pub struct Cluster {
     settings: Vec<(String, String)>,
     simulate: Simulate,
     url: String,
-    server: PgServer,
+    _server: PgServer,
     _turn: SemaphorePermit<'static>,
 }
 
@@ -145,7 +145,7 @@ impl Cluster {
         let all = [ALL, plan.settings].concat();
         let mut settings = simulate.settings();
         settings.extend(all.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-        let mut cluster = Self { nodes, network, settings, simulate, url, server, _turn: turn };
+        let mut cluster = Self { nodes, network, settings, simulate, url, _server: server, _turn: turn };
         // The first one makes the tables.
         cluster.start_nodes(&[0]).await;
         let others: Vec<usize> = (1..plan.running).collect();
@@ -206,9 +206,9 @@ impl Cluster {
         started.elapsed()
     }
 
-    /// What a running node has logged.
-    pub fn log(&self, number: usize) -> String {
-        self.nodes[number].process.as_ref().unwrap().log()
+    /// What the running nodes have logged.
+    pub fn logs(&self) -> impl Iterator<Item = String> {
+        self.nodes.iter().filter_map(|node| Some(node.process.as_ref()?.log()))
     }
 
     /// Whether nothing comes through between a node and the database, in either direction.
@@ -222,8 +222,8 @@ impl Cluster {
     }
 
     /// What becomes of what others ask a node; what it asks them goes on.
-    pub fn into(&self, number: usize, link: Link) {
-        self.network.as_ref().unwrap().into(number, 0..self.nodes.len(), link);
+    pub fn toward(&self, number: usize, link: Link) {
+        self.network.as_ref().unwrap().toward(number, 0..self.nodes.len(), link);
     }
 
     /// Waits until the slots are owned by these nodes and no others, each of which has about its share.
@@ -293,7 +293,8 @@ impl Cluster {
 
     /// The node that owns the slot of each order; none for those whose owner has no name.
     pub async fn owners(&self, orders: &[String]) -> Vec<Option<usize>> {
-        let sql = "SELECT o.slot, n.name FROM slot_owner AS o JOIN cluster_nodes AS n ON n.incarnation = o.owner";
+        let sql =
+            "SELECT o.slot, n.name FROM slot_owner AS o JOIN cluster_nodes AS n ON n.incarnation = o.owner";
         let rows = query(&self.url, sql).await.unwrap();
         let by_slot: BTreeMap<u16, &str> =
             rows.iter().map(|row| (row[0].parse().unwrap(), row[1].as_str())).collect();
@@ -348,11 +349,6 @@ impl Cluster {
     /// The URL of the database, past all proxies.
     pub fn url(&self) -> &str {
         &self.url
-    }
-
-    /// The server it is on.
-    pub fn server(&self) -> &PgServer {
-        &self.server
     }
 }
 

@@ -10,7 +10,7 @@ use order_service::proto::simulator as sim;
 use tokio::time::Instant;
 
 use super::cluster::Cluster;
-use super::invariants::{acknowledged, check, gather};
+use super::invariants::{acknowledged, check, discreet, gather};
 use super::postgres::query;
 use super::stores::verified_store;
 use super::wait::within;
@@ -82,9 +82,9 @@ pub async fn audit(cluster: &Cluster, asked: usize, acknowledgements: &[pb::Orde
         let truth = books.0.get(id).map(Into::into).unwrap_or_default();
         let evidence = gather(&client, id, truth).await;
         let heard = answers.get(id.as_str()).map(Vec::as_slice).unwrap_or_default();
-        let law = heard.iter().fold(check(&evidence), |law, order| {
-            law.and_then(|()| acknowledged(order, &evidence))
-        });
+        let law = heard
+            .iter()
+            .fold(check(&evidence), |law, order| law.and_then(|()| acknowledged(order, &evidence)));
         assert_eq!(law, Ok(()), "{evidence:#?}");
         assert!(
             matches!(evidence.order.status(), pb::OrderStatus::Confirmed | pb::OrderStatus::Cancelled),
@@ -99,6 +99,9 @@ pub async fn audit(cluster: &Cluster, asked: usize, acknowledgements: &[pb::Orde
         assert_eq!(stock.reserved, 0, "I5: something is kept for nobody: {stock:?}");
     }
     tables(cluster).await;
+    for log in cluster.logs() {
+        assert_eq!(discreet(&log), Ok(()));
+    }
     let settings = vec![("ORDER__STORE__URL".to_owned(), cluster.url().to_owned())];
     verified_store(settings, orders.len()).await;
     println!("{} orders, {} acknowledgements: every law is kept", orders.len(), acknowledgements.len());

@@ -212,5 +212,8 @@ fn is_broken(status: &Status) -> bool {
 pub fn is_no_answer(status: &Status) -> bool {
     let code = status.code();
     is_broken(status)
-        || matches!(code, Code::Unavailable | Code::Aborted | Code::ResourceExhausted | Code::DeadlineExceeded)
+        || matches!(
+            code,
+            Code::Unavailable | Code::Aborted | Code::ResourceExhausted | Code::DeadlineExceeded
+        )
 }

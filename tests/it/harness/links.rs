@@ -77,7 +77,7 @@ impl Network {
     }
 
     /// What becomes of what others connect to a node for; what it asks them itself goes on.
-    pub fn into(&self, node: usize, others: impl Iterator<Item = usize>, link: Link) {
+    pub fn toward(&self, node: usize, others: impl Iterator<Item = usize>, link: Link) {
         for other in others.filter(|other| *other != node) {
             self.shared.link(other, node).send_replace(link);
         }

@@ -26,6 +26,7 @@ pub mod scenarios;
 pub mod small_disk;
 pub mod standby;
 pub mod stores;
+pub mod takeover;
 pub mod traffic;
 pub mod traps;
 pub mod wait;

@@ -156,7 +156,11 @@ impl Simulate {
     pub async fn ledgers(&self) -> sim::GetLedgerResponse {
         let mut all = sim::GetLedgerResponse::default();
         loop {
-            let request = sim::GetLedgerRequest { page_size: 1_000, page_token: all.next_page_token, ..Default::default() };
+            let request = sim::GetLedgerRequest {
+                page_size: 1_000,
+                page_token: all.next_page_token,
+                ..Default::default()
+            };
             let page = self.client.clone().get_ledger(request).await.unwrap().into_inner();
             all.charges.extend(page.charges);
             all.refunds.extend(page.refunds);

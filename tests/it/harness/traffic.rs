@@ -21,7 +21,10 @@ use super::Chance;
 use super::api::by_id;
 use super::fleet::Fleet;
 use super::node::sample_order;
-use super::wait::eventually;
+use super::wait::within;
+
+/// How long calls are waited for that should have come long ago.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What becomes of a call that fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -220,7 +223,7 @@ impl Traffic {
     pub async fn more(&self, calls: u64) {
         let goal = self.shared.answered.load(Ordering::Relaxed) + calls;
         let look = async || (self.shared.answered.load(Ordering::Relaxed) >= goal).then_some(());
-        eventually("more answers", look).await;
+        within(PATIENCE, "more answers", look).await;
     }
 
     /// As many calls as come in this time.
