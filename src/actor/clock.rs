@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use chrono::TimeDelta;
 
@@ -44,7 +45,21 @@ impl StoreClock {
                 return;
             }
         };
-        let took = TimeDelta::from_std(asked.elapsed()).unwrap_or(TimeDelta::MAX);
+        self.adjust(machine, told, asked.elapsed());
+    }
+
+    /// As [`Self::set_by`], with an answer that took so long until now.
+    pub(super) fn set(&self, told: Timestamp, took: Duration) {
+        let took_delta = TimeDelta::from_std(took).unwrap_or(TimeDelta::MAX);
+        let asked_at = self.machine.now().checked_sub_signed(took_delta);
+        if let Some(asked_at) = asked_at {
+            self.adjust(asked_at, told, took);
+        }
+    }
+
+    /// `told` is the answer to a question that was asked when it was `machine` here, and that took so long.
+    fn adjust(&self, machine: Timestamp, told: Timestamp, took: Duration) {
+        let took = TimeDelta::from_std(took).unwrap_or(TimeDelta::MAX);
         if took >= TOLERANCE {
             return;
         }

@@ -82,7 +82,8 @@ impl Orders {
             }
         };
         let failing = shared.failing(id);
-        let (is_live, incarnation) = (entry.is_some(), shared.owner.incarnation);
+        let (is_live, incarnation) =
+            (entry.is_some(), shared.placement.owner(id.slot()).map_or(0, |owner| owner.incarnation));
         Ok(Some(Inspection { explained, quarantine, failing, is_live, incarnation }))
     }
 

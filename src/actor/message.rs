@@ -87,4 +87,6 @@ pub(super) enum Message {
     },
     /// Leave, if nothing is going on.
     Passivate,
+    /// Leave, whatever is going on: the order has another owner.
+    Release,
 }

@@ -7,6 +7,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::attempt;
 use super::crash::{Moment, Points};
+use super::end::End;
 use super::message::{Message, Reply};
 use super::note::{counters, is_noted, log_setback, touched};
 use super::registry::Permit;
@@ -21,7 +22,7 @@ use crate::domain::react::{Change, CouponChange, Input, Reaction, react};
 use crate::domain::saga::{SagaMove, StepCall, StepName, StepResult};
 use crate::domain::status::OrderStatus;
 use crate::domain::text::{Violation, ViolationReason};
-use crate::ports::store::{ClaimError, Commit, CommitError, CouponMove, StoreError, WriteGuard};
+use crate::ports::store::{ClaimError, Commit, CommitError, CouponMove, Owner, StoreError, WriteGuard};
 
 /// Numbers tried for a new order before it is refused: 38 bits are seldom taken twice, never eight times.
 const NUMBER_ATTEMPTS: u32 = 8;
@@ -33,30 +34,17 @@ const QUEUE_FULL: &str = "the order store has too many changes waiting";
 #[derive(Debug)]
 pub(super) struct OrderActor(pub(super) Arc<Shared>);
 
-/// Why an actor ends.
-#[derive(Debug)]
-enum End {
-    /// Nothing is here, or nothing is left to do.
-    Left,
-    /// Memory can no longer be trusted; `counts` says that the order itself may be to blame.
-    Failed { why: String, counts: bool, hopeless: bool },
-}
-
-impl End {
-    fn of_commit(error: &CommitError) -> Self {
-        // Whatever else goes wrong with a commit is the store's trouble, not this order's.
-        let counts = matches!(error, CommitError::Conflict);
-        Self::Failed { why: error.to_string(), counts, hopeless: false }
-    }
-}
-
 impl Actor for OrderActor {
     type Msg = Message;
     type State = State;
-    type Arguments = OrderId;
+    type Arguments = (OrderId, Owner);
 
-    async fn pre_start(&self, _myself: ActorRef<Message>, id: OrderId) -> Result<State, ActorProcessingErr> {
-        Ok(State::new(id, Arc::clone(&self.0)))
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<Message>,
+        (id, owner): (OrderId, Owner),
+    ) -> Result<State, ActorProcessingErr> {
+        Ok(State::new(id, owner, Arc::clone(&self.0)))
     }
 
     async fn handle(
@@ -135,12 +123,13 @@ impl OrderActor {
                     self.resume(myself, state).await?;
                 }
             }
+            Message::Release => return Err(End::Left),
             Message::Passivate => {
                 // One that is held may be so for days; the sweeper brings it back when it is due.
                 if state.unsettled().is_none() || state.held {
                     // Near by before it is gone: a read in between must not find an older one.
                     if let Some(order) = &state.order {
-                        self.0.cache.put(Arc::clone(order)).await;
+                        self.0.cache.put(Arc::clone(order), state.owner.epoch).await;
                     }
                     if state.entry.as_ref().is_some_and(|entry| entry.close_if_idle()) {
                         return Err(End::Left);
@@ -168,7 +157,7 @@ impl OrderActor {
     /// Becomes the order's only writer and takes its newest state.
     async fn load(&self, state: &mut State) -> Result<(), (OrderError, End)> {
         let failed = |why: String, hopeless: bool| End::Failed { why, counts: hopeless, hopeless };
-        match self.0.store.claim(state.id, self.0.owner).await {
+        match self.0.store.claim(state.id, state.owner).await {
             Ok(stored) => {
                 let version = stored.as_ref().map_or(0, |stored| stored.order.version);
                 if let Some(lost) = self.0.regression(state.id, version) {
@@ -370,6 +359,10 @@ impl OrderActor {
         change: Box<Change>,
         finished: Option<StepName>,
     ) -> Result<SagaMove, CommitError> {
+        // Whoever has lost the order stops; the store would refuse it where somebody else has taken it.
+        if !state.is_owned() {
+            return Err(CommitError::Conflict);
+        }
         let points = Points::of(state, &change, finished);
         let change = match state.ahead.take() {
             Some(earlier) => change.after(*earlier),
@@ -381,7 +374,7 @@ impl OrderActor {
         let commit = Commit {
             guard: WriteGuard {
                 version: state.order.as_ref().map_or(0, |order| order.version),
-                owner: self.0.owner,
+                owner: state.owner,
             },
             touched: touched(state.order.as_deref(), &order),
             order: Arc::clone(&order),
@@ -467,34 +460,5 @@ impl OrderActor {
             }
             entry.set_settled(state.unsettled().is_none() || state.held);
         }
-    }
-
-    /// Takes the order out of memory. The cache keeps it only if what is in memory is certain.
-    async fn leave(&self, myself: &ActorRef<Message>, state: &mut State, end: End) {
-        state.left = true;
-        state.stop_timer();
-        match (end, &state.order) {
-            (End::Left, _) => {}
-            (End::Failed { why, counts, hopeless }, order) => {
-                tracing::warn!(order_id = %state.id, why, "an order's actor ends; the next one loads afresh");
-                if let Some(order) = order {
-                    self.0.left_at(state.id, order.version);
-                }
-                if state.unsettled().is_some() {
-                    // Full: the sweeper finds it by itself.
-                    let _later = self.0.orphans.try_send(state.id);
-                }
-                // Known to be at least this; it may be one more.
-                let at_least = order.as_ref().map_or(1, |order| order.version.saturating_add(1));
-                self.0.cache.forget(state.id, at_least).await;
-                if counts {
-                    self.0.failed(state.id, hopeless);
-                }
-            }
-        }
-        if let Some(entry) = &state.entry {
-            self.0.leave(state.id, entry);
-        }
-        myself.stop(None);
     }
 }

@@ -28,7 +28,8 @@ use crate::domain::react::Policy;
 use crate::ports::Collaborators;
 use crate::ports::cache::OrderCache;
 use crate::ports::clock::Clock;
-use crate::ports::store::{ListQuery, OrderStore, Owner, StoreError};
+use crate::ports::placement::Placement;
+use crate::ports::store::{ListQuery, OrderStore, StoreError};
 use crate::steps::StepLimits;
 
 /// How often a command is given to a fresh actor after one ended under it.
@@ -59,8 +60,8 @@ pub struct Parts {
     pub limits: StepLimits,
     /// Limits of the actor layer.
     pub config: ActorConfig,
-    /// This process life.
-    pub owner: Owner,
+    /// Which orders are this process's own.
+    pub placement: Arc<dyn Placement>,
     /// Where a test wants this process killed.
     pub crash_at: Option<CrashPoint>,
 }
@@ -165,9 +166,14 @@ impl Orders {
                 // The actor ended before it answered. A command it had stored is under way, and the order as it stands
                 // is its answer; of any other, what is stored decides.
                 Err(_dropped) => {
+                    let is_lost = self.shared.placement.owner(id.slot()) != Some(entry.owner());
                     if accepted.try_recv().is_ok()
                         && let Some(order) = entry.published()
                     {
+                        // Its new owner can tell how it ended, provided that it can tell that it is the same request.
+                        if is_lost && ask.repeatable.is_some() {
+                            return Err(OrderError::NotOwner);
+                        }
                         return Ok(order);
                     }
                 }
@@ -178,7 +184,9 @@ impl Orders {
 
     /// Whether the order is live or was a short while ago: it costs nothing to find out.
     pub async fn is_near(&self, id: OrderId) -> bool {
-        self.shared.registry.get(id).is_some() || self.shared.cache.get(id).await.is_some()
+        let Some(reader) = self.shared.placement.reader(id.slot()) else { return false };
+        let live = self.shared.registry.get(id).is_some_and(|entry| entry.owner() == reader);
+        live || self.shared.cache.get(id, reader.epoch).await.is_some()
     }
 
     /// The answer to a creation that may have been stored before; none when it was not.
@@ -216,15 +224,23 @@ impl Orders {
     /// # Errors
     /// When it is not in memory and the store cannot be read.
     pub async fn view(&self, id: OrderId) -> Result<Option<Arc<Order>>, OrderError> {
-        if let Some(order) = self.shared.registry.get(id).and_then(|entry| entry.published()) {
-            return Ok(Some(order));
-        }
-        if let Some(order) = self.shared.cache.get(id).await {
-            return Ok(Some(order));
+        let reader = self.shared.placement.reader(id.slot());
+        if let Some(reader) = reader {
+            let entry = self.shared.registry.get(id).filter(|entry| entry.owner() == reader);
+            if let Some(order) = entry.and_then(|entry| entry.published()) {
+                return Ok(Some(order));
+            }
+            if let Some(order) = self.shared.cache.get(id, reader.epoch).await {
+                return Ok(Some(order));
+            }
         }
         let stored = self.shared.store.load(id).await.map_err(refuse_read)?;
         let Some(stored) = stored else { return Ok(None) };
-        self.shared.cache.put(Arc::clone(&stored.order)).await;
+        // Where others use the store, only what was claimed is surely not changed behind our back: an owner that was
+        // declared dead may still commit to what nobody has claimed.
+        if let Some(reader) = reader.filter(|_| !self.shared.placement.is_shared()) {
+            self.shared.cache.put(Arc::clone(&stored.order), reader.epoch).await;
+        }
         Ok(Some(stored.order))
     }
 
@@ -322,12 +338,18 @@ impl Orders {
     }
 
     fn activate(&self, id: OrderId, max_live: usize) -> Result<Arc<Entry>, OrderError> {
+        let owner = self.shared.placement.owner(id.slot()).ok_or(OrderError::NotOwner)?;
         self.shared.check_trouble(id)?;
+        // An actor of an earlier ownership may still be there, and would be refused whatever it wants to store.
+        if let Some(entry) = self.shared.registry.get(id).filter(|entry| entry.owner() != owner) {
+            self.shared.leave(id, &entry);
+            let _gone = entry.actor().cast(Message::Release);
+        }
         let spawn = || {
             let behavior = OrderActor(Arc::clone(&self.shared));
             let supervisor = self.supervisor.clone();
-            match ActorRuntime::spawn_linked_instant(None, behavior, id, supervisor) {
-                Ok((actor, _join)) => Some(Entry::new(actor, self.shared.now_millis())),
+            match ActorRuntime::spawn_linked_instant(None, behavior, (id, owner), supervisor) {
+                Ok((actor, _join)) => Some(Entry::new(actor, owner, self.shared.now_millis())),
                 Err(error) => {
                     tracing::error!(order_id = %id, %error, "an order's actor could not be spawned");
                     None

@@ -11,6 +11,7 @@ use super::message::Message;
 use crate::domain::ids::OrderId;
 use crate::domain::order::Order;
 use crate::domain::saga::StepCall;
+use crate::ports::store::Owner;
 
 /// Set in a gate when its actor takes no more messages.
 const CLOSED: u32 = 1 << 31;
@@ -19,6 +20,8 @@ const CLOSED: u32 = 1 << 31;
 #[derive(Debug)]
 pub(super) struct Entry {
     actor: ActorRef<Message>,
+    /// As whom the actor writes.
+    owner: Owner,
     /// What reads see. Only ever a committed version.
     published: ArcSwapOption<Order>,
     /// Commands in flight, and the `CLOSED` bit.
@@ -34,9 +37,10 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(actor: ActorRef<Message>, now_millis: i64) -> Arc<Self> {
+    pub(super) fn new(actor: ActorRef<Message>, owner: Owner, now_millis: i64) -> Arc<Self> {
         Arc::new(Self {
             actor,
+            owner,
             published: ArcSwapOption::empty(),
             gate: AtomicU32::new(0),
             touched_at: AtomicI64::new(now_millis),
@@ -48,6 +52,10 @@ impl Entry {
 
     pub(super) fn actor(&self) -> &ActorRef<Message> {
         &self.actor
+    }
+
+    pub(super) fn owner(&self) -> Owner {
+        self.owner
     }
 
     pub(super) fn published(&self) -> Option<Arc<Order>> {

@@ -13,6 +13,7 @@ use super::crash::CrashPoint;
 use super::inspect::Failing;
 use super::registry::{Entry, Registry};
 use super::regression::Acknowledged;
+use super::sweeper::Gained;
 use super::watch::WatchHub;
 use crate::domain::Timestamp;
 use crate::domain::error::OrderError;
@@ -20,7 +21,8 @@ use crate::domain::ids::{IdKey, OrderId};
 use crate::domain::react::Policy;
 use crate::ports::Collaborators;
 use crate::ports::cache::OrderCache;
-use crate::ports::store::{OrderStore, Owner, Regression};
+use crate::ports::placement::Placement;
+use crate::ports::store::{OrderStore, Regression};
 use crate::steps::StepLimits;
 
 /// Limits of the actor layer.
@@ -74,7 +76,9 @@ pub(super) struct Shared {
     pub(super) policy: Policy,
     pub(super) limits: StepLimits,
     pub(super) config: ActorConfig,
-    pub(super) owner: Owner,
+    pub(super) placement: Arc<dyn Placement>,
+    /// Slots that have become this process's own, for the sweeper.
+    pub(super) gained: Gained,
     pub(super) crash_at: Option<CrashPoint>,
     pub(super) registry: Registry,
     pub(super) hub: Arc<WatchHub>,
@@ -103,7 +107,8 @@ impl Shared {
             policy: parts.policy,
             limits: parts.limits,
             config: parts.config,
-            owner: parts.owner,
+            placement: parts.placement,
+            gained: Gained::default(),
             crash_at: parts.crash_at,
             registry: Registry::default(),
             hub: Arc::default(),

@@ -12,10 +12,13 @@ use crate::domain::ids::OrderId;
 use crate::domain::order::Order;
 use crate::domain::react::Change;
 use crate::domain::saga::SagaProgress;
+use crate::ports::store::Owner;
 
 /// One order in memory: the last committed version and what runs.
 pub(super) struct State {
     pub(super) id: OrderId,
+    /// As whom it writes.
+    pub(super) owner: Owner,
     pub(super) shared: Arc<Shared>,
     pub(super) entry: Option<Arc<Entry>>,
     pub(super) loaded: bool,
@@ -36,9 +39,10 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(id: OrderId, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(id: OrderId, owner: Owner, shared: Arc<Shared>) -> Self {
         Self {
             id,
+            owner,
             shared,
             entry: None,
             loaded: false,
@@ -61,6 +65,11 @@ impl State {
             Some(change) => (Some(&change.order), change.saga.as_ref()),
             None => (self.order.as_deref(), self.saga.as_deref()),
         }
+    }
+
+    /// Whether this process still owns the order, by what it knows.
+    pub(super) fn is_owned(&self) -> bool {
+        self.shared.placement.owner(self.id.slot()) == Some(self.owner)
     }
 
     pub(super) fn unsettled(&self) -> Option<&SagaProgress> {

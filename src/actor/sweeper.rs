@@ -1,9 +1,10 @@
 //! Sweepers: one lets idle orders leave memory, two bring back orders whose saga nobody drives.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,35 @@ const FAR: chrono::Duration = chrono::Duration::days(365);
 
 /// How long an order whose actor failed is left alone; whoever waits for it asks sooner.
 const REST: Duration = Duration::from_millis(100);
+
+/// Slots that have become this process's own, until the sweeper looks at them.
+#[derive(Debug, Default)]
+pub(super) struct Gained {
+    slots: Mutex<BTreeSet<u16>>,
+    some: Notify,
+}
+
+impl Gained {
+    pub(super) fn add(&self, slots: impl IntoIterator<Item = u16>) {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).extend(slots);
+        self.some.notify_one();
+    }
+
+    fn take(&self) -> BTreeSet<u16> {
+        std::mem::take(&mut self.slots.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What a pass is for.
+#[derive(Clone, Copy, Debug)]
+enum Pass<'a> {
+    /// Everything that is there, at the start: nobody drives it.
+    First,
+    /// What is due and seems to be left alone.
+    Due,
+    /// Orders of slots that came from another owner.
+    Gained(&'a BTreeSet<u16>),
+}
 
 /// Starts all; they end with `stop`.
 pub(super) fn start(orders: &Arc<Orders>, orphans: mpsc::Receiver<OrderId>, stop: &CancellationToken) {
@@ -80,14 +110,37 @@ async fn resume(orders: &Orders) {
     let shared = orders.shared();
     let mut tick = tokio::time::interval(shared.config.resume_every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Nothing found by the first pass is driven by anybody: it was left by a former life of this node.
-    let mut first = true;
+    // Nothing found by the first pass is driven by anybody: it was left by a former life of this node. In a cluster it
+    // comes with the slots that this node gets.
+    let is_shared = shared.placement.is_shared();
+    let mut first = !is_shared;
     let mut last_timer = None;
+    let mut ticks = 0u32;
     loop {
-        tick.tick().await;
-        shared.clock.set_by(&*shared.store).await;
-        last_timer = timers(orders, last_timer).await;
-        let woken = pass(orders, first).await;
+        let gained = tokio::select! {
+            _ = tick.tick() => BTreeSet::new(),
+            () = shared.gained.some.notified() => shared.gained.take(),
+        };
+        let woken = if gained.is_empty() {
+            ticks = ticks.wrapping_add(1);
+            // The other nodes look as well, and the database has better things to do: each looks for one of the two.
+            let (looks_for_timers, looks_for_sagas) = match is_shared {
+                false => (true, true),
+                true => (ticks.is_multiple_of(2), !ticks.is_multiple_of(2)),
+            };
+            if !is_shared {
+                shared.clock.set_by(&*shared.store).await;
+            }
+            if looks_for_timers {
+                last_timer = timers(orders, last_timer).await;
+            }
+            match looks_for_sagas {
+                true => pass(orders, if first { Pass::First } else { Pass::Due }).await,
+                false => 0,
+            }
+        } else {
+            pass(orders, Pass::Gained(&gained)).await
+        };
         if woken > 0 {
             tracing::info!(sagas = woken, "unfinished sagas resumed");
         }
@@ -96,15 +149,16 @@ async fn resume(orders: &Orders) {
 }
 
 /// Goes through all unfinished sagas that are due, page by page, and wakes those that are not live.
-async fn pass(orders: &Orders, first: bool) -> usize {
+async fn pass(orders: &Orders, what: Pass<'_>) -> usize {
     let shared = orders.shared();
     let now = shared.clock.now();
     // The first pass takes all, also those whose time has not come by a clock that was set back.
-    let due_before = if first {
-        now.checked_add_signed(FAR).unwrap_or(now)
-    } else {
-        now.checked_sub_signed(FRESH).unwrap_or(now)
+    let due_before = match what {
+        Pass::First => now.checked_add_signed(FAR).unwrap_or(now),
+        Pass::Due => now.checked_sub_signed(FRESH).unwrap_or(now),
+        Pass::Gained(_) => now,
     };
+    let first = matches!(what, Pass::First);
     let (mut after, mut woken): (Option<Unfinished>, usize) = (None, 0);
     loop {
         let page = match shared.store.unfinished(due_before, after, shared.config.resume_batch).await {
@@ -116,6 +170,13 @@ async fn pass(orders: &Orders, first: bool) -> usize {
         };
         after = page.last().copied();
         for unfinished in &page {
+            let slot = unfinished.order_id.slot();
+            // Others look after theirs.
+            if shared.placement.owner(slot).is_none()
+                || matches!(what, Pass::Gained(slots) if !slots.contains(&slot))
+            {
+                continue;
+            }
             // A live one drives itself. One that is overdue and idle waits by a clock that was wrong, or stood still with
             // this machine: it is told to look.
             if shared.registry.get(unfinished.order_id).is_some_and(|entry| first || entry.is_busy()) {
@@ -149,7 +210,7 @@ async fn timers(orders: &Orders, after: Option<Unfinished>) -> Option<Unfinished
             return after;
         }
     };
-    for timer in &due {
+    for timer in due.iter().filter(|timer| shared.placement.owner(timer.order_id.slot()).is_some()) {
         let Ok(place) = Arc::clone(&shared.resuming).acquire_owned().await else { return after };
         if let Err(error) = orders.wake(timer.order_id, place) {
             tracing::debug!(order_id = %timer.order_id, %error, "an order was not woken by its timer yet");

@@ -1,5 +1,6 @@
 //! One feed per watched order: a task that reads new events once and hands them to everyone who watches.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -126,9 +127,26 @@ impl WatchHub {
         joined
     }
 
-    /// Ends the feed unless somebody has joined meanwhile.
-    fn end_if_alone(&self, id: OrderId) -> bool {
-        self.feeds.remove_if(&id, |_, feed| feed.news.receiver_count() == 0).is_some()
+    /// Ends the feeds of these slots' orders for this reason.
+    pub(super) fn end(&self, slots: &BTreeSet<u16>, why: &OrderError) {
+        if self.feeds.is_empty() {
+            return;
+        }
+        self.feeds.retain(|id, feed| {
+            let stays = !slots.contains(&id.slot());
+            if !stays {
+                let _nobody = feed.news.send(Err(why.clone()));
+            }
+            stays
+        });
+    }
+
+    /// Whether the feed is over, since nobody watches it any more.
+    fn is_over(&self, id: OrderId, feed: &Arc<Feed>) -> bool {
+        let is_alone = |known: &Arc<Feed>| Arc::ptr_eq(known, feed) && known.news.receiver_count() == 0;
+        self.feeds.remove_if(&id, |_, known| is_alone(known)).is_some()
+            // It was taken out, or even replaced, before.
+            || self.feeds.get(&id).is_none_or(|known| !Arc::ptr_eq(&known, feed))
     }
 }
 
@@ -178,7 +196,7 @@ async fn run(orders: Arc<Orders>, id: OrderId, feed: Arc<Feed>) {
                 _told = told.wait_for(|seq| *seq > known) => break,
                 () = &mut deadline => break,
                 () = feed.news.closed() => {
-                    if hub.end_if_alone(id) {
+                    if hub.is_over(id, &feed) {
                         return;
                     }
                 }

@@ -34,6 +34,7 @@ use crate::ops;
 use crate::ports::Collaborators;
 use crate::ports::cache::OrderCache;
 use crate::ports::clock::Clock;
+use crate::ports::placement::Alone;
 use crate::ports::store::{OrderStore, Owner};
 use crate::steps::StepLimits;
 use crate::telemetry::Telemetry;
@@ -118,7 +119,7 @@ impl Node {
             },
             config: actor_config(&config),
             // One process has the file, and its clock does not stand still between two lives.
-            owner: Owner { epoch: 1, incarnation: clock.now().timestamp_micros() },
+            placement: Arc::new(Alone(Owner { epoch: 1, incarnation: clock.now().timestamp_micros() })),
             crash_at,
         })
         .await

@@ -16,7 +16,8 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
 enum Entry {
-    Order(Arc<Order>),
+    /// With the epoch at which it was kept.
+    Order(Arc<Order>, i64),
     /// Forgotten; older versions than this are refused.
     Floor(i64),
 }
@@ -24,7 +25,7 @@ enum Entry {
 impl Entry {
     fn version(&self) -> i64 {
         match self {
-            Self::Order(order) => order.version,
+            Self::Order(order, _) => order.version,
             Self::Floor(version) => *version,
         }
     }
@@ -52,15 +53,15 @@ impl MemoryCache {
 
 #[async_trait]
 impl OrderCache for MemoryCache {
-    async fn get(&self, id: OrderId) -> Option<Arc<Order>> {
+    async fn get(&self, id: OrderId, epoch: i64) -> Option<Arc<Order>> {
         match self.entries.get(&id) {
-            Some(Entry::Order(order)) => Some(order),
-            Some(Entry::Floor(_)) | None => None,
+            Some(Entry::Order(order, kept)) if kept == epoch => Some(order),
+            Some(Entry::Order(..) | Entry::Floor(_)) | None => None,
         }
     }
 
-    async fn put(&self, order: Arc<Order>) {
-        self.raise(order.id, Entry::Order(order));
+    async fn put(&self, order: Arc<Order>, epoch: i64) {
+        self.raise(order.id, Entry::Order(order, epoch));
     }
 
     async fn forget(&self, id: OrderId, at_least: i64) {

@@ -14,11 +14,11 @@ pub struct NoCache;
 
 #[async_trait]
 impl OrderCache for NoCache {
-    async fn get(&self, _id: OrderId) -> Option<Arc<Order>> {
+    async fn get(&self, _id: OrderId, _epoch: i64) -> Option<Arc<Order>> {
         None
     }
 
-    async fn put(&self, _order: Arc<Order>) {}
+    async fn put(&self, _order: Arc<Order>, _epoch: i64) {}
 
     async fn forget(&self, _id: OrderId, _at_least: i64) {}
 }

@@ -10,11 +10,12 @@ use crate::domain::order::Order;
 /// A cache of committed orders. An entry is replaced only by a newer version.
 #[async_trait]
 pub trait OrderCache: Send + Sync + std::fmt::Debug {
-    /// The order, if it is here.
-    async fn get(&self, id: OrderId) -> Option<Arc<Order>>;
+    /// The order, if it is here and was kept at this epoch of its slot's ownership: what was kept at another one may have
+    /// been changed by others since.
+    async fn get(&self, id: OrderId, epoch: i64) -> Option<Arc<Order>>;
 
-    /// Keeps a committed order, unless a newer version is known.
-    async fn put(&self, order: Arc<Order>);
+    /// Keeps a committed order of an owner at this epoch, unless a newer version is known.
+    async fn put(&self, order: Arc<Order>, epoch: i64);
 
     /// Forgets the order, and refuses versions below `at_least` from now on.
     async fn forget(&self, id: OrderId, at_least: i64);

@@ -16,6 +16,7 @@ use order_service::domain::order::Order;
 use order_service::domain::risk::RiskRules;
 use order_service::grpc::{OrderApi, OrderApiConfig, RequestLimits, WatchLimits};
 use order_service::ports::clock::Clock;
+use order_service::ports::placement::Alone;
 use order_service::ports::store::{
     ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
     StoreError, Stored, Unfinished,
@@ -208,7 +209,7 @@ impl Service {
                 max_wait: 30 * second,
                 watch_buffer: watch.buffer,
             },
-            owner: Owner { epoch: 1, incarnation: 1 },
+            placement: Arc::new(Alone(Owner { epoch: 1, incarnation: 1 })),
             crash_at: None,
         })
         .await

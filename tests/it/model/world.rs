@@ -17,6 +17,7 @@ use order_service::domain::verify;
 use order_service::grpc::{OrderApi, OrderApiConfig, RequestLimits, WatchLimits};
 use order_service::ports::cache::OrderCache;
 use order_service::ports::clock::Clock;
+use order_service::ports::placement::Alone;
 use order_service::ports::store::{OrderStore, Owner, Stored};
 use order_service::proto::order as pb;
 use order_service::proto::order::order_service_server::OrderService;
@@ -445,7 +446,7 @@ async fn live(
             max_wait: PATIENT,
             watch_buffer: 16,
         },
-        owner,
+        placement: Arc::new(Alone(owner)),
         crash_at: None,
     };
     let orders = Orders::start(parts).await.unwrap();

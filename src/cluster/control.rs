@@ -1,0 +1,179 @@
+//! What a node does all the time to be in its cluster: renew its lease, look at new views, take and give slots.
+//!
+//! All of it runs on a thread of its own, which orders and calls do not keep busy.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::lease::BootTime;
+use super::plan::Plan;
+use super::{Cluster, handover, probing};
+use crate::domain::Timestamp;
+use crate::domain::membership::{Change, Incarnation};
+use crate::ports::members::{ChangeError, Renewal};
+
+/// The pause after a renewal that failed, at most.
+const RETRY: Duration = Duration::from_millis(100);
+/// The pause after the records could not be read or changed.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long after a slot should be free it is asked for again, when the store says that it is not yet.
+const SOON: Duration = Duration::from_millis(20);
+/// A plan is looked at again after so long without any news.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Runs until the cluster is stopped.
+pub(super) async fn run(cluster: Arc<Cluster>) {
+    let [one, two, three, four] = [(); 4].map(|()| Arc::clone(&cluster));
+    let all = async {
+        tokio::join!(renew(&one), look(&two), steward(&three), probing::run(&four));
+    };
+    cluster.stopped.run_until_cancelled(all).await;
+}
+
+/// Since when renewals have been good without a break.
+#[derive(Debug, Default)]
+struct Unbroken(Option<(BootTime, BootTime)>);
+
+impl Unbroken {
+    fn good(&mut self, started: BootTime, lease: Duration) {
+        let half = lease.checked_div(2).unwrap_or(lease);
+        match &mut self.0 {
+            // A longer gap is a break too: this process, or its machine, stood still.
+            Some((_, last)) if started.since(*last) < half => *last = started,
+            gap => *gap = Some((started, started)),
+        }
+    }
+
+    fn broken(&mut self) {
+        self.0 = None;
+    }
+
+    /// Whether they have been good for so long.
+    fn is_for(&self, time: Duration) -> bool {
+        self.0.is_some_and(|(first, last)| last.since(first) >= time)
+    }
+}
+
+async fn renew(cluster: &Arc<Cluster>) {
+    let config = &cluster.config;
+    let mut unbroken = Unbroken::default();
+    let mut failing = false;
+    loop {
+        let started = BootTime::now();
+        let live =
+            i64::try_from(cluster.orders().map_or(0, |orders| orders.counts().live)).unwrap_or(i64::MAX);
+        match cluster.store.renew(cluster.me(), config.lease, live).await {
+            Ok(renewal) if !renewal.is_member => {
+                cluster.die("the other nodes have declared this one dead, because they could not reach it");
+                return;
+            }
+            Ok(renewal) => {
+                if failing {
+                    tracing::info!("the node's lease is renewed again");
+                    failing = false;
+                }
+                let took = BootTime::now().since(started);
+                cluster.table.lease.renewed(started);
+                cluster.note_time(renewal.now, took);
+                unbroken.good(started, config.lease);
+                cluster.heard_of(renewal.version);
+                metrics::gauge!("order_cluster_renewal_seconds").set(took.as_secs_f64());
+                expire(cluster, &renewal, unbroken.is_for(config.lease)).await;
+                tokio::time::sleep(config.renew_every.saturating_sub(BootTime::now().since(started))).await;
+            }
+            Err(error) => {
+                unbroken.broken();
+                metrics::counter!("order_cluster_renewals_failed_total").increment(1);
+                if !failing {
+                    tracing::warn!(%error, "the node's lease could not be renewed; trying again");
+                    failing = true;
+                }
+                tokio::time::sleep(RETRY.min(config.renew_every)).await;
+            }
+        }
+    }
+}
+
+/// Declares those dead whose lease is over, if this node may judge that: after an outage of the store all leases are over,
+/// and nobody is to blame.
+async fn expire(cluster: &Arc<Cluster>, renewal: &Renewal, may_judge: bool) {
+    if !may_judge {
+        return;
+    }
+    let (me, known) = (cluster.me(), cluster.table.known());
+    for node in renewal.overdue.iter().copied().filter(|node| *node != me) {
+        // A few are enough. Others only where those are gone too.
+        let watchers = known.view.watchers(node);
+        let overdue = |other: &Incarnation| renewal.overdue.contains(other);
+        if !watchers.contains(&me) && !watchers.iter().all(overdue) {
+            continue;
+        }
+        cluster.change(Change::Expire { node, by: me }).await;
+    }
+}
+
+/// Reads new views.
+async fn look(cluster: &Arc<Cluster>) {
+    let mut wanted = cluster.wanted.subscribe();
+    loop {
+        let since = cluster.table.version();
+        if *wanted.borrow_and_update() > since {
+            if !cluster.look(since).await {
+                tokio::time::sleep(PAUSE).await;
+            }
+        } else if wanted.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Takes and gives slots, one thing after the other, until nothing is left to do.
+async fn steward(cluster: &Arc<Cluster>) {
+    let mut changes = cluster.table.changes();
+    loop {
+        changes.mark_unchanged();
+        let (me, known, now) = (cluster.me(), cluster.table.known(), cluster.store_time());
+        let plan = Plan::new(&known.view, &known.ring, me, now, cluster.config.handover_batch);
+        if !plan.take.is_empty() {
+            if !take(cluster, known.view.version, plan.take).await {
+                tokio::time::sleep(SOON).await;
+            }
+            continue;
+        }
+        if let Some((to, slots)) = plan.give {
+            handover::give(cluster, to, slots).await;
+            continue;
+        }
+        let pause = plan.take_at.map_or(LOOK_AGAIN, |at| until(at, now).max(SOON)).min(LOOK_AGAIN);
+        // Both mean to look again.
+        let _news = tokio::time::timeout(pause, changes.changed()).await;
+    }
+}
+
+fn until(at: Timestamp, now: Timestamp) -> Duration {
+    at.signed_duration_since(now).to_std().unwrap_or_default()
+}
+
+async fn take(cluster: &Arc<Cluster>, version: i64, slots: Vec<u16>) -> bool {
+    let count = slots.len();
+    match cluster.store.change(version, &Change::Take { by: cluster.me(), slots }).await {
+        Ok(version) => {
+            cluster.learn(version).await;
+            tracing::info!(slots = count, view = version, "took slots that nobody owned any more");
+            metrics::counter!("order_cluster_slots_taken_total")
+                .increment(u64::try_from(count).unwrap_or(u64::MAX));
+            cluster.announce(version, None).await;
+            true
+        }
+        Err(ChangeError::Refused) => {
+            cluster.look(version).await;
+            false
+        }
+        Err(error) => {
+            tracing::warn!(%error, "slots could not be taken; trying again");
+            cluster.look(version).await;
+            tokio::time::sleep(PAUSE).await;
+            false
+        }
+    }
+}
