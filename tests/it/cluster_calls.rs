@@ -12,7 +12,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::harness::api::{by_id, by_number, read_refusal};
-use crate::harness::cluster::{Cluster, Plan, SWIFT};
+use crate::harness::cluster::{Cluster, Plan};
 use crate::harness::cluster_audit::audit;
 use crate::harness::node::sample_order;
 use crate::harness::traffic::{Call, Mode, Rate, Traffic};
@@ -27,7 +27,7 @@ fn new_order(number: u64) -> pb::CreateOrderRequest {
 }
 
 async fn two() -> Cluster {
-    Cluster::start(Plan { settings: SWIFT, ..Plan::of(2) }).await
+    Cluster::start(Plan::of(2)).await
 }
 
 async fn create(mut client: OrderServiceClient<Channel>, request: pb::CreateOrderRequest) -> pb::Order {

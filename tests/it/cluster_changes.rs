@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::cluster::{Cluster, Plan, by_default, wished};
+use crate::harness::cluster::{Cluster, Plan, wished};
 use crate::harness::cluster_audit::audit;
 use crate::harness::traffic::{Mode, Rate, Traffic};
 
@@ -37,7 +37,7 @@ async fn a_rolling_restart_fails_no_call() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_grows_and_shrinks_under_load() {
-    let plan = Plan { nodes: 5, running: 1, settings: by_default(), breakable: false };
+    let plan = Plan { running: 1, ..Plan::of(5) };
     let mut cluster = Cluster::start(plan).await;
     let fleet = cluster.fleet();
     fleet.reaches(&[0]).await;
@@ -72,7 +72,7 @@ async fn a_cluster_grows_and_shrinks_under_load() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_nodes_that_start_at_once_share_the_slots() {
-    let mut cluster = Cluster::start(Plan { nodes: 5, running: 1, ..Plan::of(5) }).await;
+    let mut cluster = Cluster::start(Plan { running: 1, ..Plan::of(5) }).await;
     cluster.start_nodes(&[1, 2, 3, 4]).await;
     cluster.balanced(&[0, 1, 2, 3, 4]).await;
     let traffic = Traffic::start(cluster.fleet(), Rate::new(Mode::Strict), 1);

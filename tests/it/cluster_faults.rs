@@ -11,12 +11,12 @@ use std::time::Duration;
 use order_service::proto::order as pb;
 use order_service::proto::simulator::Faults;
 use rustix::process::Signal;
-use tokio::time::Instant;
+use tokio::time::{Instant, interval};
 
 use crate::harness::cluster::{Cluster, Plan, by_default, wished};
 use crate::harness::cluster_audit::{audit, settled};
 use crate::harness::links::Link;
-use crate::harness::postgres::query;
+use crate::harness::postgres::{Shutdown, query};
 use crate::harness::takeover::Witnesses;
 use crate::harness::traffic::{Mode, Rate, Report, Traffic};
 
@@ -51,7 +51,7 @@ async fn end(cluster: &Cluster, traffic: Traffic, mut acknowledged: Vec<pb::Orde
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_node_is_taken_over_under_load() {
-    let mut cluster = Cluster::start(Plan::of(3)).await;
+    let mut cluster = Cluster::start(Plan { settings: by_default(), ..Plan::of(3) }).await;
     let fleet = cluster.fleet();
     let traffic = tolerant(&cluster);
     let mut acknowledged = Vec::new();
@@ -82,7 +82,7 @@ async fn written_by(cluster: &Cluster, incarnation: i64) -> BTreeMap<String, i64
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_node_is_taken_over_and_ends_when_it_wakes_up() {
-    let mut cluster = Cluster::start(Plan::of(3)).await;
+    let mut cluster = Cluster::start(Plan { settings: by_default(), ..Plan::of(3) }).await;
     let fleet = cluster.fleet();
     let traffic = tolerant(&cluster);
     let (witnesses, mut acknowledged) = Witnesses::make(&cluster, &fleet, WITNESSES, LEAST).await;
@@ -115,7 +115,7 @@ async fn a_frozen_node_is_taken_over_and_ends_when_it_wakes_up() {
 /// Cuts a node off in this way and back: its orders are taken over, and it ends when it hears of that, which is at the
 /// latest when the cut is over.
 async fn cut_off(what: &str, cut: impl Fn(&Cluster), heal: impl Fn(&Cluster)) {
-    let mut cluster = Cluster::start(Plan { breakable: true, ..Plan::of(3) }).await;
+    let mut cluster = Cluster::start(Plan { breakable: true, settings: by_default(), ..Plan::of(3) }).await;
     let fleet = cluster.fleet();
     let traffic = tolerant(&cluster);
     let (witnesses, mut acknowledged) = Witnesses::make(&cluster, &fleet, WITNESSES, LEAST).await;
@@ -158,7 +158,7 @@ async fn all_nodes_killed_at_once_go_on_with_every_saga() {
     /// As the service promises.
     const GOES_ON: Duration = Duration::from_secs(30);
     const SLOW_MS: u32 = 400;
-    let mut cluster = Cluster::start(Plan::of(3)).await;
+    let mut cluster = Cluster::start(Plan { settings: by_default(), ..Plan::of(3) }).await;
     let slow = Faults { method: "payment.Charge".into(), delay_ms: SLOW_MS, ..Default::default() };
     cluster.simulate().set_faults(vec![slow]).await;
     let traffic = tolerant(&cluster);
@@ -185,4 +185,26 @@ async fn all_nodes_killed_at_once_go_on_with_every_saga() {
     println!("{report}");
     report.assert_clean();
     audit(&cluster, 0, &report.acknowledged).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_away_for_longer_than_any_lease_costs_no_node() {
+    // The default, or that of these tests.
+    let lease = if by_default().is_empty() { 6 } else { 3 };
+    let cluster = Cluster::start(Plan { settings: by_default(), ..Plan::of(3) }).await;
+    let traffic = tolerant(&cluster);
+    traffic.more(50).await;
+    let before = cluster.lives().await;
+    cluster.server().stop(Shutdown::Immediate).await;
+    let mut tick = interval(Duration::from_secs(1));
+    for _ in 0..=lease + 2 {
+        tick.tick().await;
+    }
+    cluster.server().start_again().await;
+    let back = Instant::now();
+    traffic.more(50).await;
+    println!("50 more answers {:.1?} after the database was back", back.elapsed());
+    // Nobody is to blame.
+    assert_eq!(cluster.lives().await, before);
+    end(&cluster, traffic, Vec::new()).await;
 }

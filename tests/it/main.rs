@@ -19,6 +19,7 @@ mod change_status;
 mod cli;
 mod cluster_calls;
 mod cluster_changes;
+mod cluster_chaos;
 mod cluster_faults;
 mod cluster_traffic;
 mod committer;

@@ -47,6 +47,28 @@ static TURNS: Semaphore = Semaphore::const_new(1);
 /// How long anything may take that is not measured: several nodes start on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// How often the tables are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Looks after which a view counts as the last one for now.
+const QUIET: u32 = 5;
+
+/// For how many looks the view was the same.
+#[derive(Default)]
+struct Quiet {
+    version: i64,
+    looks: u32,
+}
+
+impl Quiet {
+    /// Notes a look; whether it was the same for long enough.
+    fn lasts(&mut self, version: i64) -> bool {
+        self.looks = if version == self.version { self.looks + 1 } else { 1 };
+        self.version = version;
+        self.looks >= QUIET
+    }
+}
+
 /// Whether figures are wanted for the defaults, not only outcomes: set `ORDER_CLUSTER_DEFAULTS`.
 pub fn by_default() -> &'static [(&'static str, &'static str)] {
     if std::env::var_os("ORDER_CLUSTER_DEFAULTS").is_some() { &[] } else { SWIFT }
@@ -73,7 +95,7 @@ pub struct Plan<'a> {
 impl Plan<'_> {
     /// So many nodes, all running, with nothing between them.
     pub fn of(nodes: usize) -> Self {
-        Self { nodes, running: nodes, settings: by_default(), breakable: false }
+        Self { nodes, running: nodes, settings: &[], breakable: false }
     }
 }
 
@@ -108,7 +130,7 @@ pub struct Cluster {
     settings: Vec<(String, String)>,
     simulate: Simulate,
     url: String,
-    _server: PgServer,
+    server: PgServer,
     _turn: SemaphorePermit<'static>,
 }
 
@@ -145,7 +167,7 @@ impl Cluster {
         let all = [ALL, plan.settings].concat();
         let mut settings = simulate.settings();
         settings.extend(all.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-        let mut cluster = Self { nodes, network, settings, simulate, url, _server: server, _turn: turn };
+        let mut cluster = Self { nodes, network, settings, simulate, url, server, _turn: turn };
         // The first one makes the tables.
         cluster.start_nodes(&[0]).await;
         let others: Vec<usize> = (1..plan.running).collect();
@@ -196,6 +218,13 @@ impl Cluster {
         process.ended_within(patience).await
     }
 
+    /// How a node has ended; none while it runs, or when nobody has started it since.
+    pub fn has_ended(&mut self, number: usize) -> Option<ExitStatus> {
+        let status = self.nodes[number].process.as_mut()?.has_ended()?;
+        self.nodes[number].process = None;
+        Some(status)
+    }
+
     /// Stops a node as an operator does, which must end well; how long it took.
     pub async fn stop(&mut self, number: usize) -> Duration {
         let started = Instant::now();
@@ -228,32 +257,51 @@ impl Cluster {
 
     /// Waits until the slots are owned by these nodes and no others, each of which has about its share.
     pub async fn balanced(&self, numbers: &[usize]) {
+        let mut quiet = Quiet::default();
+        let look = async || self.is_balanced(numbers, &mut quiet).await.then_some(());
+        self.until("slots to be spread", look).await;
+    }
+
+    /// As [`Self::balanced`], for as long as all of these nodes run; whether they do.
+    pub async fn balanced_while_running(&mut self, numbers: &[usize]) -> bool {
+        let mut quiet = Quiet::default();
+        let mut tick = interval(LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let deadline = Instant::now() + PATIENCE;
+        while !self.is_balanced(numbers, &mut quiet).await {
+            if !numbers.iter().all(|number| self.runs(*number)) {
+                return false;
+            }
+            assert!(Instant::now() < deadline, "slots are not spread: {:#?}", self.lives().await);
+            tick.tick().await;
+        }
+        true
+    }
+
+    fn runs(&mut self, number: usize) -> bool {
+        self.nodes[number].process.as_mut().is_some_and(|process| process.has_ended().is_none())
+    }
+
+    async fn is_balanced(&self, numbers: &[usize], quiet: &mut Quiet) -> bool {
         if !self.is_cluster() {
-            return;
+            return true;
         }
         // The ring is not that uneven.
         let least = SLOTS / numbers.len() / 3;
-        let mut last = Vec::new();
-        self.until("slots to be spread", async || {
-            let (version, lives) = self.lives().await;
-            let owns = |number: &usize| {
-                let name = self.name(*number);
-                lives.iter().any(|life| life.name == name && life.state == "ACTIVE" && life.slots >= least)
-            };
-            let owners = lives.iter().filter(|life| life.slots > 0).count();
-            let owned: usize = lives.iter().map(|life| life.slots).sum();
-            let all = numbers.iter().all(owns) && owners == numbers.len() && owned == SLOTS;
-            // Nothing has changed since we looked the last time.
-            last.push(version);
-            let is_quiet = last.iter().rev().take(5).filter(|before| **before == version).count() == 5;
-            (all && is_quiet).then_some(())
-        })
-        .await;
+        let (version, lives) = self.lives().await;
+        let owns = |number: &usize| {
+            let name = self.name(*number);
+            lives.iter().any(|life| life.name == name && life.state == "ACTIVE" && life.slots >= least)
+        };
+        let owners = lives.iter().filter(|life| life.slots > 0).count();
+        let owned: usize = lives.iter().map(|life| life.slots).sum();
+        let is_spread = numbers.iter().all(owns) && owners == numbers.len() && owned == SLOTS;
+        quiet.lasts(version) && is_spread
     }
 
     /// Waits until this is seen, looking a few times a second.
     pub async fn until<T>(&self, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-        let mut tick = interval(Duration::from_millis(50));
+        let mut tick = interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let looking = async {
             loop {
@@ -344,6 +392,11 @@ impl Cluster {
     /// The collaborators.
     pub fn simulate(&self) -> &Simulate {
         &self.simulate
+    }
+
+    /// The server that the database is on.
+    pub fn server(&self) -> &PgServer {
+        &self.server
     }
 
     /// The URL of the database, past all proxies.

@@ -85,6 +85,11 @@ impl Process {
         self.child.wait().unwrap()
     }
 
+    /// How it has ended; none while it runs.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
