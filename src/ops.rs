@@ -11,18 +11,20 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::{Request, StatusCode};
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use tower::util::MapRequestLayer;
 
 use crate::grpc::{AdminRoutes, Peer};
 use crate::ports::store::OrderStore;
 use crate::telemetry::Telemetry;
 
+/// Tells whether the node should be sent calls, as far as that is not up to the store; or why not, as one line.
+pub type Readiness = Arc<dyn Fn() -> Result<(), &'static str> + Send + Sync>;
+
 #[derive(Clone)]
 struct Ops {
     store: Arc<dyn OrderStore>,
     telemetry: Telemetry,
-    stopping: CancellationToken,
+    readiness: Readiness,
 }
 
 /// Serves until `shutdown`.
@@ -34,7 +36,7 @@ pub async fn serve(
     store: Arc<dyn OrderStore>,
     admin: Option<AdminRoutes>,
     telemetry: Telemetry,
-    stopping: CancellationToken,
+    readiness: Readiness,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), String> {
     let routes = Router::new()
@@ -43,7 +45,7 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route("/version", get(|| async { concat!(env!("CARGO_PKG_VERSION"), "\n") }))
         .route("/metrics", get(|State(ops): State<Ops>| async move { ops.telemetry.render() }))
-        .with_state(Ops { store, telemetry, stopping });
+        .with_state(Ops { store, telemetry, readiness });
     let routes = match admin {
         // Without its answer to what it does not know: to HTTP that would be a success.
         Some(admin) => routes
@@ -66,8 +68,8 @@ fn note_peer<B>(mut request: Request<B>) -> Request<B> {
 }
 
 async fn ready(State(ops): State<Ops>) -> (StatusCode, &'static str) {
-    if ops.stopping.is_cancelled() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
+    if let Err(why) = (ops.readiness)() {
+        return (StatusCode::SERVICE_UNAVAILABLE, why);
     }
     match ops.store.ping().await {
         Ok(()) => (StatusCode::OK, "ready\n"),

@@ -1,6 +1,7 @@
 //! Starts the parts in order and stops them in reverse. The only place that knows concrete types, and that reads the
 //! machine's clock.
 
+mod cluster;
 mod stores;
 
 use std::future::Future;
@@ -21,6 +22,7 @@ use crate::clients::grpc::{
     BreakerConfig, ClientConfig, InventoryClient, PaymentClient, ProductClient, ShippingClient, UserClient,
 };
 use crate::clients::sim::{self, SimConfig, SimError, Simulator};
+use crate::cluster::Cluster;
 use crate::config::{CacheUrl, CollaboratorUrl, Config, Repairs, SimulatorJournal, StoreUrl};
 use crate::domain::Timestamp;
 use crate::domain::ids::IdKey;
@@ -28,14 +30,14 @@ use crate::domain::pricing::Pricing;
 use crate::domain::react::Policy;
 use crate::domain::risk::{Past, RiskCheck, RiskRules};
 use crate::grpc::{
-    self, AdminApi, GrpcConfig, InFlight, OrderApi, OrderApiConfig, RequestLimits, WatchLimits,
+    self, AdminApi, GrpcConfig, InFlight, OrderApi, OrderApiConfig, PeerServices, RequestLimits, WatchLimits,
 };
 use crate::ops;
 use crate::ports::Collaborators;
 use crate::ports::cache::OrderCache;
 use crate::ports::clock::Clock;
 use crate::ports::placement::Alone;
-use crate::ports::store::{OrderStore, Owner};
+use crate::ports::store::Owner;
 use crate::steps::StepLimits;
 use crate::telemetry::Telemetry;
 use crate::verify::{self, Witness};
@@ -63,6 +65,9 @@ pub struct Node {
     grpc_address: SocketAddr,
     ops_address: SocketAddr,
     orders: Arc<Orders>,
+    /// The other nodes, if there may be some.
+    cluster: Option<Joined>,
+    draining: CancellationToken,
     stopping: CancellationToken,
     ops_stopping: CancellationToken,
     grpc: JoinHandle<Result<(), String>>,
@@ -71,6 +76,15 @@ pub struct Node {
     upkeep: JoinHandle<()>,
     simulator: Option<Simulator>,
     grace: Duration,
+}
+
+/// What a node of a cluster has besides.
+struct Joined {
+    cluster: Arc<Cluster>,
+    peers: JoinHandle<Result<(), String>>,
+    peers_stopping: CancellationToken,
+    peers_in_flight: InFlight,
+    drain_timeout: Duration,
 }
 
 impl Node {
@@ -102,9 +116,25 @@ impl Node {
         let grpc_listener = bind(config.grpc.listen, "grpc.listen").await?;
         let ops_listener = bind(config.ops.listen, "ops.listen").await?;
         let (grpc_address, ops_address) = (grpc_listener.local_addr()?, ops_listener.local_addr()?);
+        let peer_listener = match config.cluster.enabled {
+            true => Some(bind(config.peer.listen, "peer.listen").await?),
+            false => None,
+        };
         // The store first: whoever has it is named, and a file that is not ours keeps its folder clean.
-        let store: Arc<dyn OrderStore> = stores::open(&config).await?;
+        let opened = stores::open(&config).await?;
+        let store = Arc::clone(&opened.store);
         let (collaborators, simulator) = collaborators(&config, &clock)?;
+        let cluster = match &peer_listener {
+            Some(listener) => Some(cluster::join(&config, &opened, listener.local_addr()?).await?),
+            None => None,
+        };
+        let placement = match &cluster {
+            Some(cluster) => cluster.placement(),
+            // Its clock does not stand still between two lives.
+            None => {
+                Arc::new(Alone(Owner { epoch: opened.epoch, incarnation: clock.now().timestamp_micros() }))
+            }
+        };
         let key = IdKey(config.ids.key.expose().as_bytes().to_vec());
         let orders = Orders::start(Parts {
             store: Arc::clone(&store),
@@ -118,20 +148,21 @@ impl Node {
                 reservation_ttl: config.saga.reservation_ttl,
             },
             config: actor_config(&config),
-            // One process has the file, and its clock does not stand still between two lives.
-            placement: Arc::new(Alone(Owner { epoch: 1, incarnation: clock.now().timestamp_micros() })),
+            placement,
             crash_at,
         })
         .await
         .map_err(|error| anyhow!("the order actors cannot be started: {error}"))?;
-        let stopping = CancellationToken::new();
-        let admin = (config.ops.repairs != Repairs::None).then(|| {
-            let only_here = config.ops.repairs == Repairs::Loopback;
-            let (clock, limits) = (orders.clock(), api_config(&config));
-            let orders = Arc::clone(&orders);
-            AdminApi::new(orders, clock, key.clone(), limits, only_here)
-                .into_routes(config.grpc.max_message_bytes)
-        });
+        if let Some(cluster) = &cluster {
+            cluster.start(Arc::clone(&orders));
+        }
+        let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
+        let only_here = config.ops.repairs == Repairs::Loopback;
+        let (admin_orders, limits) = (Arc::clone(&orders), api_config(&config));
+        let admin_api =
+            AdminApi::new(admin_orders, orders.clock(), key.clone(), limits, cluster.clone(), only_here);
+        let admin = (config.ops.repairs != Repairs::None)
+            .then(|| admin_api.clone().into_routes(config.grpc.max_message_bytes));
         let api = OrderApi::new(
             Arc::clone(&orders),
             collaborators,
@@ -139,6 +170,7 @@ impl Node {
             risk(&config),
             key,
             api_config(&config),
+            cluster.clone(),
             stopping.clone(),
         );
         let listener_config = GrpcConfig {
@@ -149,9 +181,24 @@ impl Node {
             reflection: config.grpc.reflection,
         };
         let in_flight = api.in_flight();
-        let grpc_stopping = stopping.clone();
+        let mut joined = None;
+        if let (Some(cluster), Some(listener)) = (&cluster, peer_listener) {
+            let (cluster, api) = (Arc::clone(cluster), api.for_peers());
+            let (peers_stopping, peers_in_flight) = (CancellationToken::new(), api.in_flight());
+            let tls = cluster::tls(&config)?;
+            let services =
+                PeerServices { orders: api, admin: admin_api.for_peers(), cluster: cluster.clone() };
+            let (limits, stopped) = (listener_config.clone(), peers_stopping.clone());
+            let peers = tokio::spawn(async move {
+                grpc::serve_peers(listener, services, &limits, tls, stopped.cancelled_owned()).await
+            });
+            let drain_timeout = config.cluster.drain_timeout;
+            joined = Some(Joined { cluster, peers, peers_stopping, peers_in_flight, drain_timeout });
+        }
+        let (grpc_draining, grpc_stopping) = (draining.clone(), stopping.clone());
         let grpc = tokio::spawn(async move {
-            grpc::serve(grpc_listener, api, &listener_config, grpc_stopping.cancelled_owned()).await
+            let (draining, stopping) = (grpc_draining.cancelled_owned(), grpc_stopping.cancelled_owned());
+            grpc::serve(grpc_listener, api, &listener_config, draining, stopping).await
         });
         let ops_stopping = CancellationToken::new();
         let ops = tokio::spawn(ops::serve(
@@ -159,7 +206,7 @@ impl Node {
             store,
             admin,
             telemetry.clone(),
-            stopping.clone(),
+            readiness(&draining, cluster),
             ops_stopping.clone().cancelled_owned(),
         ));
         let upkeep = tokio::spawn(async move {
@@ -175,6 +222,8 @@ impl Node {
             grpc_address,
             ops_address,
             orders,
+            cluster: joined,
+            draining,
             stopping,
             ops_stopping,
             grpc,
@@ -206,12 +255,36 @@ impl Node {
         self.simulator.as_ref()
     }
 
-    /// Takes no new work, finishes what runs within `grpc.shutdown_grace`, and closes the store.
+    /// Ends at once, without finishing anything.
+    fn abandon(&self) {
+        if let Some(joined) = &self.cluster {
+            joined.cluster.abandon();
+            joined.peers.abort();
+        }
+        self.draining.cancel();
+        self.grpc.abort();
+        self.ops.abort();
+        self.upkeep.abort();
+        if let Some(simulator) = &self.simulator {
+            simulator.close();
+        }
+    }
+
+    /// Hands over what other nodes can take within `cluster.drain_timeout`; then takes no new work, finishes what runs
+    /// within `grpc.shutdown_grace`, and closes the store.
     ///
     /// # Errors
     /// When a listener had failed.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         tracing::info!("stopping");
+        self.draining.cancel();
+        if let Some(joined) = &self.cluster
+            && !joined.cluster.leave(joined.drain_timeout).await
+        {
+            tracing::warn!(
+                "stopping before everything was handed over; other nodes take it when this one is gone"
+            );
+        }
         let started = tokio::time::Instant::now();
         self.orders.quiesce();
         self.stopping.cancel();
@@ -227,6 +300,14 @@ impl Node {
             _quiet_or_late = tokio::time::timeout(self.grace, quiet) => Err(()),
         };
         self.orders.stop(self.grace.saturating_sub(started.elapsed())).await;
+        if let Some(Joined { cluster, peers, peers_stopping, peers_in_flight, .. }) = &mut self.cluster {
+            cluster.end().await;
+            // Whoever still forwards calls here is told to ask elsewhere.
+            let _quiet = tokio::time::timeout(LAST_WORDS, peers_in_flight.none()).await;
+            peers_stopping.cancel();
+            let _served = tokio::time::timeout(LAST_WORDS, &mut *peers).await;
+            peers.abort();
+        }
         self.ops_stopping.cancel();
         let ops = tokio::time::timeout(LAST_WORDS, &mut self.ops).await.map_err(drop);
         self.grpc.abort();
@@ -244,6 +325,16 @@ impl Node {
     }
 }
 
+/// Whether the node should be sent calls, or why not.
+fn readiness(draining: &CancellationToken, cluster: Option<Arc<Cluster>>) -> ops::Readiness {
+    let draining = draining.clone();
+    Arc::new(move || match &cluster {
+        _ if draining.is_cancelled() => Err("stopping\n"),
+        Some(cluster) if !cluster.is_in() => Err("the node's lease in the cluster is over\n"),
+        _ => Ok(()),
+    })
+}
+
 /// Runs a node until `shutdown` is ready.
 ///
 /// # Errors
@@ -255,8 +346,20 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let mut node = Node::start(config, telemetry).await?;
     tokio::pin!(shutdown);
+    let cluster = node.cluster.as_ref().map(|joined| Arc::clone(&joined.cluster));
+    let died = async {
+        match &cluster {
+            Some(cluster) => cluster.died().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = &mut shutdown => node.stop().await,
+        why = died => {
+            // Whatever it would finish now, another node has taken over.
+            node.abandon();
+            Err(anyhow!("this node ends: {why}; start it again once it is reached"))
+        }
         failed = &mut node.grpc => {
             node.orders.stop(node.grace).await;
             failed.context("the gRPC listener's task failed")?.map_err(|error| anyhow!(error))?;

@@ -10,16 +10,37 @@ use crate::store::Applied;
 use crate::store::postgres::{self, Pooler, PostgresConfig, PostgresStore, Safety, SslMode, Target};
 use crate::store::sqlite::{self, SqliteConfig, SqliteStore};
 
+/// A store that a node uses.
+pub(super) struct Opened {
+    pub(super) store: Arc<dyn OrderStore>,
+    /// At which epoch this node owns all orders, if it has the store to itself.
+    pub(super) epoch: i64,
+    /// Where the cluster's records are.
+    pub(super) postgres: Option<(Arc<PostgresStore>, PostgresConfig)>,
+}
+
+/// A SQLite file has one process at a time, and it knows no others.
+const ALONE: i64 = 1;
+
 /// Opens the configured store for a node.
-pub(super) async fn open(config: &Config) -> anyhow::Result<Arc<dyn OrderStore>> {
+pub(super) async fn open(config: &Config) -> anyhow::Result<Opened> {
     match &config.store.url {
-        StoreUrl::Sqlite(path) => Ok(SqliteStore::open(sqlite_config(config, path)).await?),
+        StoreUrl::Sqlite(path) => {
+            let store = SqliteStore::open(sqlite_config(config, path)).await?;
+            Ok(Opened { store, epoch: ALONE, postgres: None })
+        }
         StoreUrl::Postgres(url) => {
             let config = postgres_config(config, url)?;
             if config.migrate {
                 report(&postgres::migrate(&config).await?);
             }
-            Ok(PostgresStore::open(config).await?)
+            let store = PostgresStore::open(config.clone()).await?;
+            let epoch = store.epoch().unwrap_or(ALONE);
+            Ok(Opened {
+                store: Arc::clone(&store) as Arc<dyn OrderStore>,
+                epoch,
+                postgres: Some((store, config)),
+            })
         }
     }
 }

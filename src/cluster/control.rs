@@ -118,7 +118,11 @@ async fn look(cluster: &Arc<Cluster>) {
     loop {
         let since = cluster.table.version();
         if *wanted.borrow_and_update() > since {
-            if !cluster.look(since).await {
+            if cluster.look(since).await {
+                // There may be no such view after all.
+                let known = cluster.table.version();
+                cluster.wanted.send_modify(|wanted| *wanted = known);
+            } else {
                 tokio::time::sleep(PAUSE).await;
             }
         } else if wanted.changed().await.is_err() {

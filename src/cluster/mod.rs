@@ -292,7 +292,7 @@ impl Cluster {
     }
 
     /// There is a view of this version; it is read soon, if it is new.
-    pub(crate) fn heard_of(&self, version: i64) {
+    pub fn heard_of(&self, version: i64) {
         self.wanted.send_if_modified(|known| {
             let newer = version > *known;
             *known = version.max(*known);

@@ -84,6 +84,11 @@ impl Cluster {
         let _late = tokio::time::timeout_at(soon, learned).await;
     }
 
+    /// Has this node read the newest view soon: what it knows was refused.
+    pub fn look_again(&self) {
+        self.heard_of(self.view_version().saturating_add(1));
+    }
+
     /// Waits until something about the cluster changes, for at most `patience`.
     pub async fn news(&self, patience: Duration) {
         let mut changes = self.table.changes();

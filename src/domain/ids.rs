@@ -111,7 +111,7 @@ impl OrderId {
         now: Timestamp,
         random: u64,
     ) -> Self {
-        let slot = keyed_hash(&key.0, "slot", &[user.0.as_bytes()]) & 0xFFF;
+        let slot = u128::from(Self::slot_of(key, user));
         let (millis, low) = match request_id {
             None => (now.timestamp_millis().unsigned_abs(), random),
             Some(request) => {
@@ -129,6 +129,11 @@ impl OrderId {
             | (0b10u128 << 62)
             | u128::from(low & 0x3FFF_FFFF_FFFF_FFFF);
         Self(Uuid::from_u128(raw))
+    }
+
+    /// The slot of all orders of a user: below [`SLOTS`].
+    pub fn slot_of(key: &IdKey, user: UserId) -> u16 {
+        (keyed_hash(&key.0, "slot", &[user.0.as_bytes()]) & 0xFFF) as u16
     }
 
     /// The slot in this id: below [`SLOTS`].
@@ -182,6 +187,14 @@ impl OrderNumber {
             clean.push(digit);
         }
         Some(Self(clean))
+    }
+
+    /// The slot in this number: its first twelve bits. None in a number that is not of this form.
+    pub fn slot(&self) -> Option<u16> {
+        let digits = self.0.strip_prefix("ORD-")?.bytes().take(3);
+        let value = |digit: u8| CROCKFORD.iter().position(|known| *known == digit);
+        let bits = digits.map(value).try_fold(0usize, |bits, digit| Some(bits << 5 | digit?))?;
+        u16::try_from(bits >> 3).ok().filter(|slot| *slot < SLOTS)
     }
 
     /// A number read back from a store, taken as it is.

@@ -12,11 +12,13 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::auth::{self, Authenticator};
-use super::order_service::{Begun, MARGIN, OrderApiConfig};
+use super::forward::{self, Refusal, Routed};
+use super::order_service::{Begun, MARGIN, OrderApiConfig, Origin};
 use super::page;
 use super::status::{forbidden, to_status};
 use super::validate::Checker;
 use crate::actor::Orders;
+use crate::cluster::Cluster;
 use crate::domain::command::{OrderCommand, Repeatable};
 use crate::domain::error::OrderError;
 use crate::domain::ids::{CallKey, IdKey, OrderId, OrderNumber, content_hash};
@@ -49,6 +51,7 @@ impl Peer {
 }
 
 /// The service.
+#[derive(Clone)]
 pub struct AdminApi {
     orders: Arc<Orders>,
     clock: Arc<dyn Clock>,
@@ -58,6 +61,10 @@ pub struct AdminApi {
     only_here: bool,
     authenticator: Authenticator,
     requests: Arc<Semaphore>,
+    /// The nodes that share the orders; none = this one has them all.
+    cluster: Option<Arc<Cluster>>,
+    /// Whether this is what other nodes talk to.
+    for_peers: bool,
 }
 
 impl AdminApi {
@@ -68,16 +75,47 @@ impl AdminApi {
         clock: Arc<dyn Clock>,
         key: IdKey,
         config: OrderApiConfig,
+        cluster: Option<Arc<Cluster>>,
         only_here: bool,
     ) -> Self {
         let requests = Arc::new(Semaphore::new(IN_FLIGHT));
-        Self { orders, clock, key, config, only_here, authenticator: Authenticator::dev(), requests }
+        let authenticator = Authenticator::dev();
+        Self { orders, clock, key, config, only_here, authenticator, requests, cluster, for_peers: false }
+    }
+
+    /// The same service for calls that other nodes forward, which they have checked.
+    pub fn for_peers(&self) -> Self {
+        Self {
+            only_here: false,
+            authenticator: Authenticator::peer(),
+            requests: Arc::new(Semaphore::new(IN_FLIGHT)),
+            for_peers: true,
+            ..self.clone()
+        }
+    }
+
+    /// Executes a request where its order is owned.
+    async fn execute<R, F>(
+        &self,
+        begun: &Begun,
+        request: Request<R>,
+        local: impl Fn(R) -> F,
+    ) -> Result<R::Answer, Refusal>
+    where
+        R: Routed,
+        F: Future<Output = Result<R::Answer, OrderError>>,
+    {
+        forward::execute(self.cluster.as_ref(), &self.key, begun, request.into_inner(), local).await
     }
 
     /// The service as routes; requests are at most so large.
     pub fn into_routes(self, max_message_bytes: usize) -> AdminRoutes {
-        let service = OrderAdminServiceServer::new(self).max_decoding_message_size(max_message_bytes);
-        AdminRoutes::new(service)
+        AdminRoutes::new(self.into_service(max_message_bytes))
+    }
+
+    /// The service; requests are at most so large.
+    pub(super) fn into_service(self, max_message_bytes: usize) -> OrderAdminServiceServer<Self> {
+        OrderAdminServiceServer::new(self).max_decoding_message_size(max_message_bytes)
     }
 
     fn begin<T>(&self, method: &'static str, request: &Request<T>) -> Result<Begun, Status> {
@@ -93,11 +131,17 @@ impl AdminApi {
         })?;
         let config = &self.config;
         let deadline = auth::deadline(metadata).unwrap_or(config.default_deadline).min(config.max_deadline);
+        let started = Instant::now();
         Ok(Begun {
-            caller: self.authenticator.caller(metadata),
-            context: auth::context(metadata),
+            origin: Origin {
+                caller: self.authenticator.caller(metadata),
+                context: auth::context(metadata),
+                via: self.for_peers.then(|| forward::view_of(metadata)),
+            },
             wait: deadline.saturating_sub(MARGIN),
-            started: Instant::now(),
+            started,
+            deadline: started.checked_add(deadline).unwrap_or(started),
+            view: self.cluster.as_ref().filter(|_| self.for_peers).map(|cluster| cluster.view_version()),
             method,
             permit,
         })
@@ -250,7 +294,7 @@ impl AdminApi {
         check.finish()?;
         let wanted = RepairOrder { repair: Repair::Unquarantine, reason, by };
         let ask = begun.ask(OrderCommand::Repair(wanted), None, repeatable);
-        let order = self.orders.unquarantine(id, ask, begun.wait).await?;
+        let order = self.orders.unquarantine(id, ask, begun.wait()).await?;
         Ok(told::repaired(&order))
     }
 
@@ -264,7 +308,7 @@ impl AdminApi {
     ) -> Result<pb::RepairedOrder, OrderError> {
         let id = self.find(order).await?;
         let ask = begun.ask(OrderCommand::Repair(wanted), expected, repeatable);
-        let order = self.orders.ask(id, ask, begun.wait, false).await?;
+        let order = self.orders.ask(id, ask, begun.wait(), false).await?;
         Ok(told::repaired(&order))
     }
 }
@@ -346,7 +390,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         request: Request<pb::ExplainOrderRequest>,
     ) -> Result<Response<pb::OrderExplanation>, Status> {
         let begun = self.begin("ExplainOrder", &request)?;
-        let answer = self.explain(request.into_inner()).await;
+        let answer = self.execute(&begun, request, |request| self.explain(request)).await;
         begun.end(answer)
     }
 
@@ -364,7 +408,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         request: Request<pb::RetryStepRequest>,
     ) -> Result<Response<pb::RepairedOrder>, Status> {
         let begun = self.begin("RetryStep", &request)?;
-        let answer = self.retry(&begun, request.into_inner()).await;
+        let answer = self.execute(&begun, request, |request| self.retry(&begun, request)).await;
         begun.end(answer)
     }
 
@@ -373,7 +417,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         request: Request<pb::SkipStepRequest>,
     ) -> Result<Response<pb::RepairedOrder>, Status> {
         let begun = self.begin("SkipStep", &request)?;
-        let answer = self.skip(&begun, request.into_inner()).await;
+        let answer = self.execute(&begun, request, |request| self.skip(&begun, request)).await;
         begun.end(answer)
     }
 
@@ -382,7 +426,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         request: Request<pb::ResolvePaymentRequest>,
     ) -> Result<Response<pb::RepairedOrder>, Status> {
         let begun = self.begin("ResolvePayment", &request)?;
-        let answer = self.resolve(&begun, request.into_inner()).await;
+        let answer = self.execute(&begun, request, |request| self.resolve(&begun, request)).await;
         begun.end(answer)
     }
 
@@ -391,7 +435,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         request: Request<pb::UnquarantineOrderRequest>,
     ) -> Result<Response<pb::RepairedOrder>, Status> {
         let begun = self.begin("UnquarantineOrder", &request)?;
-        let answer = self.unquarantine(&begun, request.into_inner()).await;
+        let answer = self.execute(&begun, request, |request| self.unquarantine(&begun, request)).await;
         begun.end(answer)
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tonic::metadata::MetadataMap;
 use uuid::Uuid;
 
+use super::forward;
 use crate::domain::command::{Caller, RequestContext, Role};
 use crate::domain::text::contains_card_number;
 
@@ -21,6 +22,8 @@ const TRACE_PARENT_LEN: usize = 55;
 pub(super) enum Authenticator {
     /// `auth.mode: dev`: everybody is a principal with every right.
     Dev(Caller),
+    /// The listener for other nodes: they have told callers apart.
+    Peer(Caller),
 }
 
 impl Authenticator {
@@ -28,10 +31,39 @@ impl Authenticator {
         Self::Dev(Caller { principal: Arc::from("dev"), roles: Arc::from([Role::Admin]) })
     }
 
-    pub(super) fn caller(&self, _metadata: &MetadataMap) -> Caller {
+    /// For calls that other nodes forward.
+    pub(super) fn peer() -> Self {
+        Self::Peer(Caller { principal: Arc::from("peer"), roles: Arc::from([]) })
+    }
+
+    pub(super) fn caller(&self, metadata: &MetadataMap) -> Caller {
         match self {
             Self::Dev(caller) => caller.clone(),
+            Self::Peer(nobody) => match forward::caller_of(metadata) {
+                Some((principal, roles)) => {
+                    let roles = roles.split(',').filter_map(role).collect();
+                    Caller { principal: Arc::from(principal), roles }
+                }
+                None => nobody.clone(),
+            },
         }
+    }
+}
+
+/// Roles as one node tells them to another.
+pub(super) fn roles_text(roles: &[Role]) -> String {
+    let name = |role: &Role| match role {
+        Role::Customer => "CUSTOMER",
+        Role::Admin => "ADMIN",
+    };
+    roles.iter().map(name).collect::<Vec<_>>().join(",")
+}
+
+fn role(name: &str) -> Option<Role> {
+    match name {
+        "CUSTOMER" => Some(Role::Customer),
+        "ADMIN" => Some(Role::Admin),
+        _ => None,
     }
 }
 

@@ -3,8 +3,10 @@
 mod admin_service;
 mod auth;
 mod convert;
+mod forward;
 mod order_service;
 mod page;
+mod routes;
 mod server;
 mod status;
 mod validate;
@@ -12,6 +14,6 @@ mod watch;
 
 pub use admin_service::{AdminApi, AdminRoutes, Peer};
 pub use order_service::{InFlight, OrderApi, OrderApiConfig};
-pub use server::{GrpcConfig, serve};
+pub use server::{GrpcConfig, PeerServices, serve, serve_peers};
 pub use validate::RequestLimits;
 pub use watch::WatchLimits;

@@ -1,5 +1,6 @@
 //! The calls of `order.v1.OrderService`.
 
+mod begun;
 mod changes;
 mod edits;
 mod in_flight;
@@ -11,20 +12,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
+pub(super) use self::begun::{Begun, Origin};
 pub use self::in_flight::InFlight;
 use super::auth::{self, Authenticator};
+use super::forward::{self, Refusal, Routed};
 use super::status::to_status;
 use super::validate::{self, Checker, OrderKey, RequestLimits};
 use super::{convert, watch};
 use crate::actor::Orders;
-use crate::domain::command::{Ask, Caller, OrderCommand, Repeatable, RequestContext};
+use crate::cluster::Cluster;
+use crate::domain::command::OrderCommand;
 use crate::domain::error::OrderError;
 use crate::domain::ids::{IdKey, OrderId, content_hash};
 use crate::domain::order::Order;
@@ -62,6 +66,7 @@ pub struct OrderApiConfig {
 }
 
 /// The service.
+#[derive(Clone)]
 pub struct OrderApi {
     orders: Arc<Orders>,
     collaborators: Collaborators,
@@ -74,69 +79,10 @@ pub struct OrderApi {
     requests: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
     stop: CancellationToken,
-}
-
-/// What every call begins with.
-pub(super) struct Begun {
-    pub(super) caller: Caller,
-    pub(super) context: RequestContext,
-    /// How long the caller may be kept waiting for a saga.
-    pub(super) wait: Duration,
-    pub(super) started: Instant,
-    pub(super) method: &'static str,
-    pub(super) permit: OwnedSemaphorePermit,
-}
-
-impl Begun {
-    pub(super) fn ask(
-        &self,
-        command: OrderCommand,
-        expected_version: Option<i64>,
-        repeatable: Option<Repeatable>,
-    ) -> Ask {
-        let (caller, context) = (self.caller.clone(), self.context.clone());
-        Ask { caller, context, expected_version, repeatable, command }
-    }
-
-    /// Ends the call: counts it, and puts the answer or the refusal on the wire.
-    pub(super) fn end<T>(self, answer: Result<T, OrderError>) -> Result<Response<T>, Status> {
-        drop(self.permit);
-        let answer = answer.map_err(|error| to_status(&error));
-        let code = answer.as_ref().map_or_else(|status| status.code(), |_| tonic::Code::Ok);
-        metrics::histogram!("order_grpc_seconds", "method" => self.method, "code" => code_name(code))
-            .record(self.started.elapsed().as_secs_f64());
-        tracing::debug!(method = self.method, request_id = %self.context.request_id, ?code, "answered");
-        let request_id = self.context.request_id.parse();
-        match answer {
-            Ok(answer) => {
-                let mut response = Response::new(answer);
-                if let Ok(request_id) = request_id {
-                    response.metadata_mut().insert(auth::REQUEST_ID, request_id);
-                }
-                Ok(response)
-            }
-            Err(mut status) => {
-                if let Ok(request_id) = request_id {
-                    status.metadata_mut().insert(auth::REQUEST_ID, request_id);
-                }
-                Err(status)
-            }
-        }
-    }
-}
-
-fn code_name(code: tonic::Code) -> &'static str {
-    use tonic::Code;
-    match code {
-        Code::Ok => "OK",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::NotFound => "NOT_FOUND",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        _ => "OTHER",
-    }
+    /// The nodes that share the orders; none = this one has them all.
+    cluster: Option<Arc<Cluster>>,
+    /// Whether this is what other nodes talk to.
+    for_peers: bool,
 }
 
 impl OrderApi {
@@ -148,6 +94,7 @@ impl OrderApi {
         risk: Arc<dyn RiskCheck>,
         key: IdKey,
         config: OrderApiConfig,
+        cluster: Option<Arc<Cluster>>,
         stop: CancellationToken,
     ) -> Self {
         let clock = orders.clock();
@@ -166,7 +113,34 @@ impl OrderApi {
             requests,
             watchers,
             stop,
+            cluster,
+            for_peers: false,
         }
+    }
+
+    /// The same service for calls that other nodes forward: it believes what they say of their callers, and executes such
+    /// calls here or not at all.
+    pub fn for_peers(&self) -> Self {
+        Self {
+            authenticator: Authenticator::peer(),
+            requests: Arc::new(Semaphore::new(self.config.max_concurrent_requests)),
+            for_peers: true,
+            ..self.clone()
+        }
+    }
+
+    /// Executes a request where its order is owned.
+    async fn execute<R, F>(
+        &self,
+        begun: &Begun,
+        request: Request<R>,
+        local: impl Fn(R) -> F,
+    ) -> Result<R::Answer, Refusal>
+    where
+        R: Routed,
+        F: Future<Output = Result<R::Answer, OrderError>>,
+    {
+        forward::execute(self.cluster.as_ref(), &self.key, begun, request.into_inner(), local).await
     }
 
     /// The requests that are being answered, to wait for the last one.
@@ -180,11 +154,17 @@ impl OrderApi {
         })?;
         let config = &self.config;
         let deadline = auth::deadline(metadata).unwrap_or(config.default_deadline).min(config.max_deadline);
+        let started = Instant::now();
         Ok(Begun {
-            caller: self.authenticator.caller(metadata),
-            context: auth::context(metadata),
+            origin: Origin {
+                caller: self.authenticator.caller(metadata),
+                context: auth::context(metadata),
+                via: self.for_peers.then(|| forward::view_of(metadata)),
+            },
             wait: config.create_wait.min(deadline.saturating_sub(MARGIN)),
-            started: Instant::now(),
+            started,
+            deadline: started.checked_add(deadline).unwrap_or(started),
+            view: self.cluster.as_ref().filter(|_| self.for_peers).map(|cluster| cluster.view_version()),
             method,
             permit,
         })
@@ -208,7 +188,7 @@ impl OrderApi {
         // A creation that is a repeat is refused by the store, so only what costs nothing is asked ahead.
         if may_repeat
             && self.orders.is_near(id).await
-            && let Some(order) = self.orders.rejoin(id, rejoin.clone(), begun.wait).await?
+            && let Some(order) = self.orders.rejoin(id, rejoin.clone(), begun.wait()).await?
         {
             return Ok(convert::order(&order));
         }
@@ -218,7 +198,7 @@ impl OrderApi {
             Ok(draft) => draft,
             // What was fine when it was asked for first may not be any more: its answer stays the same.
             Err(error) if may_repeat => {
-                let wait = begun.wait.saturating_sub(begun.started.elapsed());
+                let wait = begun.wait();
                 let known = self.orders.rejoin(id, rejoin, wait).await?;
                 return known.map(|order| convert::order(&order)).ok_or(error);
             }
@@ -229,15 +209,15 @@ impl OrderApi {
         }
         draft.risk = self.risk_of(&draft, now).await?;
         let ask = begun.ask(OrderCommand::Create(Box::new(draft)), None, repeatable);
-        let wait = begun.wait.saturating_sub(begun.started.elapsed());
+        let wait = begun.wait();
         let order = self.orders.ask(id, ask, wait, true).await?;
         Ok(convert::order(&order))
     }
 
     fn call_context(&self, begun: &Begun) -> CallContext {
         CallContext {
-            request_id: begun.context.request_id.to_string(),
-            trace_parent: begun.context.trace_parent.as_deref().map(str::to_owned),
+            request_id: begun.origin.context.request_id.to_string(),
+            trace_parent: begun.origin.context.trace_parent.as_deref().map(str::to_owned),
             timeout: self.config.call_timeout,
         }
     }
@@ -274,7 +254,7 @@ impl pb::order_service_server::OrderService for OrderApi {
         request: Request<pb::CreateOrderRequest>,
     ) -> Result<Response<pb::Order>, Status> {
         let begun = self.begin("CreateOrder", request.metadata())?;
-        let answer = self.create(&begun, request.into_inner()).await;
+        let answer = self.execute(&begun, request, |request| self.create(&begun, request)).await;
         begun.end(answer)
     }
 
@@ -309,7 +289,7 @@ impl pb::order_service_server::OrderService for OrderApi {
         request: Request<pb::UpdateOrderStatusRequest>,
     ) -> Result<Response<pb::Order>, Status> {
         let begun = self.begin("UpdateOrderStatus", request.metadata())?;
-        let answer = self.update_status(&begun, request.into_inner()).await;
+        let answer = self.execute(&begun, request, |request| self.update_status(&begun, request)).await;
         begun.end(answer)
     }
 
@@ -318,7 +298,7 @@ impl pb::order_service_server::OrderService for OrderApi {
         request: Request<pb::CancelOrderRequest>,
     ) -> Result<Response<pb::Order>, Status> {
         let begun = self.begin("CancelOrder", request.metadata())?;
-        let answer = self.cancel(&begun, request.into_inner()).await;
+        let answer = self.execute(&begun, request, |request| self.cancel(&begun, request)).await;
         begun.end(answer)
     }
 
@@ -327,7 +307,7 @@ impl pb::order_service_server::OrderService for OrderApi {
         request: Request<pb::RefundOrderRequest>,
     ) -> Result<Response<pb::Order>, Status> {
         let begun = self.begin("RefundOrder", request.metadata())?;
-        let answer = self.refund(&begun, request.into_inner()).await;
+        let answer = self.execute(&begun, request, |request| self.refund(&begun, request)).await;
         begun.end(answer)
     }
 
@@ -336,7 +316,7 @@ impl pb::order_service_server::OrderService for OrderApi {
         request: Request<pb::AddOrderItemRequest>,
     ) -> Result<Response<pb::Order>, Status> {
         let begun = self.begin("AddOrderItem", request.metadata())?;
-        let answer = self.add_item(&begun, request.into_inner()).await;
+        let answer = self.execute(&begun, request, |request| self.add_item(&begun, request)).await;
         begun.end(answer)
     }
 
@@ -345,7 +325,7 @@ impl pb::order_service_server::OrderService for OrderApi {
         request: Request<pb::UpdateOrderItemRequest>,
     ) -> Result<Response<pb::Order>, Status> {
         let begun = self.begin("UpdateOrderItem", request.metadata())?;
-        let answer = self.update_item(&begun, request.into_inner()).await;
+        let answer = self.execute(&begun, request, |request| self.update_item(&begun, request)).await;
         begun.end(answer)
     }
 
@@ -354,7 +334,7 @@ impl pb::order_service_server::OrderService for OrderApi {
         request: Request<pb::RemoveOrderItemRequest>,
     ) -> Result<Response<pb::Order>, Status> {
         let begun = self.begin("RemoveOrderItem", request.metadata())?;
-        let answer = self.remove_item(&begun, request.into_inner()).await;
+        let answer = self.execute(&begun, request, |request| self.remove_item(&begun, request)).await;
         begun.end(answer)
     }
 
@@ -363,7 +343,7 @@ impl pb::order_service_server::OrderService for OrderApi {
         request: Request<pb::AddShipmentRequest>,
     ) -> Result<Response<pb::Order>, Status> {
         let begun = self.begin("AddShipment", request.metadata())?;
-        let answer = self.ship_more(&begun, request.into_inner()).await;
+        let answer = self.execute(&begun, request, |request| self.ship_more(&begun, request)).await;
         begun.end(answer)
     }
 
@@ -372,7 +352,7 @@ impl pb::order_service_server::OrderService for OrderApi {
         request: Request<pb::HoldOrderRequest>,
     ) -> Result<Response<pb::Order>, Status> {
         let begun = self.begin("HoldOrder", request.metadata())?;
-        let answer = self.hold(&begun, request.into_inner()).await;
+        let answer = self.execute(&begun, request, |request| self.hold(&begun, request)).await;
         begun.end(answer)
     }
 
@@ -381,7 +361,7 @@ impl pb::order_service_server::OrderService for OrderApi {
         request: Request<pb::ReleaseOrderRequest>,
     ) -> Result<Response<pb::Order>, Status> {
         let begun = self.begin("ReleaseOrder", request.metadata())?;
-        let answer = self.release(&begun, request.into_inner()).await;
+        let answer = self.execute(&begun, request, |request| self.release(&begun, request)).await;
         begun.end(answer)
     }
 
@@ -440,8 +420,15 @@ impl pb::order_service_server::OrderService for OrderApi {
             let permit = Arc::clone(&self.watchers)
                 .try_acquire_owned()
                 .map_err(|_full| OrderError::Overloaded { what: "this node has too many watchers" })?;
-            let (orders, limits, stop) = (Arc::clone(&self.orders), self.config.watch, self.stop.clone());
-            Ok(watch::stream(orders, order, request.after_sequence, limits, permit, stop))
+            let watched = watch::Watched {
+                orders: Arc::clone(&self.orders),
+                cluster: self.cluster.clone(),
+                order,
+                after_seq: request.after_sequence,
+                limits: self.config.watch,
+                origin: begun.origin.clone(),
+            };
+            Ok(watch::stream(watched, permit, self.stop.clone()))
         });
         begun.end(answer)
     }

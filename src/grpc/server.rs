@@ -1,6 +1,7 @@
 //! The gRPC listener: services, limits, health and reflection.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -8,10 +9,17 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tower::util::MapResponseLayer;
 
+use super::admin_service::AdminApi;
 use super::order_service::OrderApi;
 use super::status::unreadable;
+use crate::cluster::{Cluster, PeerApi, PeerTls};
 use crate::proto::order::order_service_server::OrderServiceServer;
 use crate::proto::{self};
+
+/// How much larger than a caller's request a forwarded one may be, in bytes.
+const ADDED_BYTES: usize = 1_024;
+/// What a node may send to another before that one has read it, in bytes: calls of many share a connection.
+const PEER_WINDOW: u32 = 4 << 20;
 
 /// How long after the longest deadline a call is ended from outside.
 const AFTERTHOUGHT: Duration = Duration::from_secs(1);
@@ -31,7 +39,49 @@ pub struct GrpcConfig {
     pub reflection: bool,
 }
 
-/// Serves until `shutdown`, then finishes what runs.
+/// What other nodes are served.
+pub struct PeerServices {
+    /// Calls that are forwarded.
+    pub orders: OrderApi,
+    /// Calls of operators that are forwarded.
+    pub admin: AdminApi,
+    /// What nodes say to each other.
+    pub cluster: Arc<Cluster>,
+}
+
+/// Serves other nodes until `shutdown`, then finishes what runs.
+///
+/// # Errors
+/// When the listener fails, or `tls` makes no sense.
+pub async fn serve_peers(
+    listener: TcpListener,
+    services: PeerServices,
+    config: &GrpcConfig,
+    tls: Option<PeerTls>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), String> {
+    let failed = |error: tonic::transport::Error| format!("the listener for other nodes failed: {error}");
+    // What callers may send, and a request id that the other node has added.
+    let max_bytes = config.max_message_bytes.saturating_add(ADDED_BYTES);
+    let mut server = Server::builder();
+    if let Some(tls) = tls {
+        server = server.tls_config(tls.server()).map_err(failed)?;
+    }
+    server
+        .timeout(config.max_deadline.saturating_add(AFTERTHOUGHT))
+        .initial_stream_window_size(PEER_WINDOW)
+        .initial_connection_window_size(PEER_WINDOW)
+        .http2_keepalive_interval(Some(config.keepalive))
+        .http2_keepalive_timeout(Some(config.keepalive))
+        .add_service(PeerApi::routes(services.cluster, max_bytes))
+        .add_service(OrderServiceServer::new(services.orders).max_decoding_message_size(max_bytes))
+        .add_service(services.admin.into_service(max_bytes))
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown)
+        .await
+        .map_err(failed)
+}
+
+/// Serves until `shutdown`, then finishes what runs. From `draining` on it says that it should not be sent more.
 ///
 /// # Errors
 /// When the listener fails, or the descriptors for reflection cannot be read.
@@ -39,6 +89,7 @@ pub async fn serve(
     listener: TcpListener,
     api: OrderApi,
     config: &GrpcConfig,
+    draining: impl Future<Output = ()> + Send,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), String> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -59,10 +110,11 @@ pub async fn serve(
     }
     let orders = OrderServiceServer::new(api).max_decoding_message_size(config.max_message_bytes);
     let stopping = async {
-        shutdown.await;
+        draining.await;
         // Load balancers look away before the last requests are answered.
         health.set_not_serving::<OrderServiceServer<OrderApi>>().await;
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        shutdown.await;
     };
     Server::builder()
         // A little later than our own, whose refusals say more.

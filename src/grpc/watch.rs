@@ -1,19 +1,30 @@
-//! The stream of an order's events: what is stored first, then what comes.
+//! The stream of an order's events: what is stored first, then what comes. Where another node owns the order, it is that
+//! node's stream, begun anew whenever the owner changes.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::forward::{self, Miss};
+use super::order_service::Origin;
 use super::{convert, status};
 use crate::actor::{Orders, WatchEnd};
+use crate::cluster::{Cluster, Route};
 use crate::domain::error::OrderError;
+use crate::domain::membership::Member;
 use crate::domain::order::Order;
 use crate::proto::order as pb;
+use crate::proto::order::order_service_client::OrderServiceClient;
+
+/// How long a stream goes on without an owner of its order.
+const WITHOUT_OWNER: Duration = Duration::from_secs(60);
+/// The longest wait for news before the next try.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// How patient the service is with who watches.
 #[derive(Clone, Copy, Debug)]
@@ -24,70 +35,177 @@ pub struct WatchLimits {
     pub slow_after: Duration,
 }
 
+/// What is watched, and by whom.
+pub(super) struct Watched {
+    pub(super) orders: Arc<Orders>,
+    pub(super) cluster: Option<Arc<Cluster>>,
+    pub(super) order: Arc<Order>,
+    /// The last event that the reader has.
+    pub(super) after_seq: i64,
+    pub(super) limits: WatchLimits,
+    pub(super) origin: Origin,
+}
+
 type Answer = Result<pb::WatchOrderResponse, Status>;
 
 /// What a watcher is sent.
 pub(super) type Stream = ReceiverStream<Answer>;
 
-/// Streams the events of an order behind `after_seq`, until the reader hangs up or is too slow, or `stop`.
-pub(super) fn stream(
-    orders: Arc<Orders>,
-    order: Arc<Order>,
-    after_seq: i64,
-    limits: WatchLimits,
-    permit: OwnedSemaphorePermit,
-    stop: CancellationToken,
-) -> Stream {
-    let (sender, receiver) = mpsc::channel(limits.buffer.saturating_add(1));
+/// Why a stream, or one owner's part of it, ends.
+enum End {
+    /// The reader hung up.
+    HungUp,
+    /// For good, as the reader is told.
+    For(OrderError),
+    /// As the owner has told.
+    Told(Status),
+    /// The order has another owner, or none for now.
+    Moved,
+}
+
+/// Streams the events of an order, until the reader hangs up or is too slow, or `stop`.
+pub(super) fn stream(watched: Watched, permit: OwnedSemaphorePermit, stop: CancellationToken) -> Stream {
+    let (sender, receiver) = mpsc::channel(watched.limits.buffer.saturating_add(1));
     // Why it ends can be told also to a reader whose buffer is full.
     let last_place = sender.clone().try_reserve_owned();
     tokio::spawn(async move {
         let _permit = permit;
         let ended = tokio::select! {
             () = sender.closed() => return,
-            () = stop.cancelled() => OrderError::ShuttingDown,
-            error = follow(&orders, &order, after_seq, limits.slow_after, &sender) => match error {
-                Some(error) => error,
-                None => return,
-            },
+            () = stop.cancelled() => End::For(OrderError::ShuttingDown),
+            ended = follow(&watched, &sender) => ended,
         };
-        if matches!(ended, OrderError::SlowWatcher { .. }) {
+        if matches!(ended, End::For(OrderError::SlowWatcher { .. })) {
             metrics::counter!("order_watchers_dropped_total").increment(1);
         }
+        let mut told = match ended {
+            End::HungUp => return,
+            End::For(error) => status::to_status(&error),
+            End::Told(told) => told,
+            End::Moved => status::to_status(&OrderError::NotOwner),
+        };
+        if let (Some(cluster), Some(_)) = (&watched.cluster, watched.origin.via) {
+            forward::tell_view(told.metadata_mut(), cluster.view_version());
+        }
         if let Ok(place) = last_place {
-            place.send(Err(status::to_status(&ended)));
+            place.send(Err(told));
         }
     });
     ReceiverStream::new(receiver)
 }
 
-/// Sends events for ever; comes back with what went wrong, or with nothing when the reader hung up.
-async fn follow(
-    orders: &Arc<Orders>,
-    order: &Order,
-    after_seq: i64,
-    slow_after: Duration,
-    sender: &mpsc::Sender<Answer>,
-) -> Option<OrderError> {
-    let mut watcher = orders.watch(order);
-    let mut last = after_seq;
+/// Follows the order from owner to owner.
+async fn follow(watched: &Watched, sender: &mpsc::Sender<Answer>) -> End {
+    let mut last = watched.after_seq;
+    let Some(cluster) = &watched.cluster else { return here(watched, &mut last, sender).await };
+    let (slot, via) = (watched.order.id.slot(), watched.origin.via);
+    let mut alone_since = Instant::now();
     loop {
-        let batch = match watcher.next(last).await {
-            Ok(batch) => batch,
-            Err(WatchEnd::Lagged) => return Some(OrderError::SlowWatcher { resume_after: last }),
-            Err(WatchEnd::Failed(error)) => return Some(error),
+        let deadline = alone_since.checked_add(WITHOUT_OWNER).unwrap_or(alone_since);
+        let before = last;
+        let ended = match cluster.route(slot, via, deadline).await {
+            Ok(Route::Here) => here(watched, &mut last, sender).await,
+            Ok(Route::Peer(member)) => relay(watched, cluster, &member, &mut last, sender).await,
+            // In time it will have one.
+            Err(OrderError::NotOwner | OrderError::StorageUnavailable) => End::Moved,
+            Err(error) => End::For(error),
         };
-        let (known, order) = (last, convert::order(&batch.order));
-        for event in batch.events.iter().filter(|event| event.seq > known) {
-            match timeout(slow_after, sender.reserve()).await {
-                Ok(Ok(place)) => {
-                    let event = Some(convert::event(batch.order.id, event));
-                    place.send(Ok(pb::WatchOrderResponse { event, order: Some(order.clone()) }));
-                }
-                Ok(Err(_hung_up)) => return None,
-                Err(_elapsed) => return Some(OrderError::SlowWatcher { resume_after: last }),
-            }
-            last = event.seq;
+        if !matches!(ended, End::Moved) || via.is_some() {
+            return ended;
         }
+        let now = Instant::now();
+        if last != before {
+            alone_since = now;
+        } else if now >= deadline {
+            return End::Moved;
+        }
+        cluster.news(PAUSE).await;
+    }
+}
+
+/// Sends the events that this node has.
+async fn here(watched: &Watched, last: &mut i64, sender: &mpsc::Sender<Answer>) -> End {
+    let mut watcher = watched.orders.watch(&watched.order);
+    loop {
+        let batch = match watcher.next(*last).await {
+            Ok(batch) => batch,
+            Err(WatchEnd::Lagged) => return End::For(OrderError::SlowWatcher { resume_after: *last }),
+            Err(WatchEnd::Failed(OrderError::NotOwner)) => return End::Moved,
+            Err(WatchEnd::Failed(error)) => return End::For(error),
+        };
+        let (known, order) = (*last, convert::order(&batch.order));
+        for event in batch.events.iter().filter(|event| event.seq > known) {
+            let told = Some(convert::event(batch.order.id, event));
+            let answer = pb::WatchOrderResponse { event: told, order: Some(order.clone()) };
+            if let Err(end) = send(watched, *last, answer, sender).await {
+                return end;
+            }
+            *last = event.seq;
+        }
+    }
+}
+
+/// Sends the events that the owner tells.
+async fn relay(
+    watched: &Watched,
+    cluster: &Arc<Cluster>,
+    member: &Member,
+    last: &mut i64,
+    sender: &mpsc::Sender<Answer>,
+) -> End {
+    let missed = |miss: Miss| match miss {
+        Miss::Refused(status) => {
+            End::Told(Status::with_details(status.code(), status.message(), status.details().to_vec().into()))
+        }
+        Miss::NotThere(version) => {
+            cluster.heard_of(version);
+            End::Moved
+        }
+        Miss::Broken(why) => {
+            tracing::debug!(node = member.name, why, "a watch through another node broke; it goes on");
+            cluster.doubt(member);
+            End::Moved
+        }
+    };
+    let channel = match cluster.connection(member) {
+        Ok(channel) => channel,
+        Err(why) => return missed(Miss::Broken(why)),
+    };
+    let request = pb::WatchOrderRequest { order_id: watched.order.id.to_string(), after_sequence: *last };
+    let request = forward::mark(cluster, &watched.origin, request);
+    let mut client = OrderServiceClient::new(channel).max_decoding_message_size(forward::ANSWER_BYTES);
+    let mut told = match client.watch_order(request).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => return missed(Miss::of(status)),
+    };
+    loop {
+        match told.message().await {
+            Ok(Some(answer)) => {
+                let seq = answer.event.as_ref().map_or(*last, |event| event.sequence);
+                if let Err(end) = send(watched, *last, answer, sender).await {
+                    return end;
+                }
+                *last = seq;
+            }
+            Ok(None) => return End::Moved,
+            Err(status) => return missed(Miss::of(status)),
+        }
+    }
+}
+
+/// Sends one event to a reader that has all up to `last`.
+async fn send(
+    watched: &Watched,
+    last: i64,
+    answer: pb::WatchOrderResponse,
+    sender: &mpsc::Sender<Answer>,
+) -> Result<(), End> {
+    match timeout(watched.limits.slow_after, sender.reserve()).await {
+        Ok(Ok(place)) => {
+            place.send(Ok(answer));
+            Ok(())
+        }
+        Ok(Err(_hung_up)) => Err(End::HungUp),
+        Err(_elapsed) => Err(End::For(OrderError::SlowWatcher { resume_after: last })),
     }
 }

@@ -29,7 +29,7 @@ impl OrderApi {
         check.finish()?;
         let Some(to) = to else { return Err(OrderError::Invalid(Vec::new())) };
         let ask = begun.ask(OrderCommand::SetStatus { to, notes, tracking }, expected, repeatable);
-        self.change(id, ask, begun.wait).await
+        self.change(id, ask, begun.wait()).await
     }
 
     pub(super) async fn cancel(
@@ -45,7 +45,7 @@ impl OrderApi {
         let repeatable = check.repeatable(&request.request_id, hash);
         check.finish()?;
         let ask = begun.ask(OrderCommand::Cancel { notes }, expected, repeatable);
-        self.change(id, ask, begun.wait).await
+        self.change(id, ask, begun.wait()).await
     }
 
     pub(super) async fn refund(
@@ -63,7 +63,7 @@ impl OrderApi {
         let repeatable = check.repeatable(&request.request_id, hash);
         check.finish()?;
         let ask = begun.ask(OrderCommand::Refund { wish, reason }, expected, repeatable);
-        self.change(id, ask, begun.wait).await
+        self.change(id, ask, begun.wait()).await
     }
 
     pub(super) async fn ship_more(
@@ -79,7 +79,7 @@ impl OrderApi {
         let repeatable = check.repeatable(&request.request_id, hash);
         check.finish()?;
         let ask = begun.ask(OrderCommand::AddShipment { tracking }, expected, repeatable);
-        self.change(id, ask, begun.wait).await
+        self.change(id, ask, begun.wait()).await
     }
 
     pub(super) async fn hold(
@@ -96,7 +96,7 @@ impl OrderApi {
         let repeatable = check.repeatable(&request.request_id, hash);
         check.finish()?;
         let ask = begun.ask(OrderCommand::Hold { reason, until }, expected, repeatable);
-        self.change(id, ask, begun.wait).await
+        self.change(id, ask, begun.wait()).await
     }
 
     pub(super) async fn release(
@@ -112,7 +112,7 @@ impl OrderApi {
         let repeatable = check.repeatable(&request.request_id, hash);
         check.finish()?;
         let ask = begun.ask(OrderCommand::Release { notes }, expected, repeatable);
-        self.change(id, ask, begun.wait).await
+        self.change(id, ask, begun.wait()).await
     }
 
     pub(super) async fn change(

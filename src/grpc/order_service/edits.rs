@@ -95,7 +95,7 @@ impl OrderApi {
                 return Ok(convert::order(&amend::preview(&order, &edit, self.clock.now())?));
             }
             let ask = begun.ask(OrderCommand::Edit(Box::new(edit)), expected, repeatable.clone());
-            let wait = begun.wait.saturating_sub(begun.started.elapsed());
+            let wait = begun.wait();
             match self.change(id, ask, wait).await {
                 // Unless it is another change that runs: then so it stays.
                 Err(OrderError::Busy { .. }) if attempt < ATTEMPTS && self.has_moved(&order).await => {}

@@ -184,7 +184,7 @@ impl PostgresConfig {
         let millis = |duration: Duration| duration.as_millis().max(1).to_string();
         let timeout = match kind {
             Session::Commit => self.commit_timeout,
-            Session::Read => self.read_timeout,
+            Session::Read | Session::Renew => self.read_timeout,
         };
         let mut settings = vec![
             ("statement_timeout", millis(timeout)),
@@ -199,8 +199,14 @@ impl PostgresConfig {
             ("enable_hashjoin", String::from("off")),
             ("enable_mergejoin", String::from("off")),
         ];
-        if kind == Session::Commit {
+        if kind != Session::Read {
             settings.push(("plan_cache_mode", String::from("force_generic_plan")));
+        }
+        if kind == Session::Renew {
+            // A server that crashed is not asked who was in time: see `members`.
+            settings.push(("synchronous_commit", String::from("off")));
+        }
+        if kind == Session::Commit {
             // A commit that may not outlive its server is told of by a warning.
             settings.push(("client_min_messages", String::from("notice")));
         }
@@ -215,4 +221,6 @@ pub(super) enum Session {
     Commit,
     /// Reading.
     Read,
+    /// Renewing a lease, which need not outlive the server.
+    Renew,
 }

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sqlx::Executor;
+use sqlx::postgres::PgConnection;
 use tracing::field::{Field, Visit};
 use tracing::instrument::WithSubscriber;
 use tracing::level_filters::LevelFilter;
@@ -14,11 +16,19 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 
+use super::fault::told;
+
 /// Where the driver logs notices.
 const TARGET: &str = "sqlx::postgres::notice";
 
 /// Notices kept between two looks; one warning would do.
 const KEPT: usize = 16;
+
+/// What a connection has to hear before it is used.
+const GREETING: &str = "order store: can you hear me";
+/// Has the server say it: as a notice, which comes the way of a warning but does not fill the server's log.
+const GREET: &str = "BEGIN; SET LOCAL client_min_messages = notice; \
+     DO $$ BEGIN RAISE NOTICE 'order store: can you hear me'; END $$; COMMIT";
 
 /// Hears the connections of one writer.
 #[derive(Debug)]
@@ -44,8 +54,18 @@ impl Ear {
         (result, warnings.map(|(_, words)| words).collect())
     }
 
+    /// Makes sure that a new connection's warnings are heard.
+    pub(super) async fn prove(&self, connection: &mut PgConnection) -> Result<(), String> {
+        let (greeted, heard) = self.listen_closely(connection.execute(GREET)).await;
+        greeted.map_err(|error| told(&error))?;
+        if heard.iter().any(|(_, words)| words.contains(GREETING)) {
+            return Ok(());
+        }
+        Err(String::from("the server's warnings are not heard, so its commits cannot be trusted"))
+    }
+
     /// Runs `work` and returns with its result all notices that came meanwhile.
-    pub(super) async fn listen_closely<F: Future>(&self, work: F) -> (F::Output, Vec<(Level, String)>) {
+    async fn listen_closely<F: Future>(&self, work: F) -> (F::Output, Vec<(Level, String)>) {
         let result = work.with_subscriber(self.listening.clone()).await;
         let heard = std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner));
         (result, heard)

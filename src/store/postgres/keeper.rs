@@ -1,4 +1,5 @@
-//! One node has the database: it holds a lock there for as long as it lives.
+//! One node has the database, or the members of one cluster share it: whoever does holds a lock there for as long as it
+//! lives.
 //!
 //! The lock only spares operators two nodes that take each other's orders away; that nothing is written twice is the
 //! business of the guards. It goes with its connection, so a node that died lets go at once, and one that lost the
@@ -12,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::config::PostgresConfig;
+use super::config::{PostgresConfig, Target};
 use super::fault::told;
 use super::open::{OpenError, connect};
 
@@ -24,6 +25,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it looks meanwhile, and how often a holder makes sure of its connection.
 const LOOK: Duration = Duration::from_millis(50);
 const BEAT: Duration = Duration::from_secs(1);
+
+/// How the lock is held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Hold {
+    /// By a node that has the database for itself.
+    Alone,
+    /// By a member of a cluster, beside the others.
+    Shared,
+}
 
 /// Holds the lock until it is stopped.
 #[derive(Debug)]
@@ -39,16 +49,7 @@ impl Keeper {
         reconnects: watch::Sender<u64>,
     ) -> Result<Self, OpenError> {
         let mut connection = connect(config, "owner").await?;
-        let target = config.target.to_string();
-        let failed = |error: &sqlx::Error| OpenError::Server { target: target.clone(), what: told(error) };
-        let started = tokio::time::Instant::now();
-        while !take(&mut connection).await.map_err(|error| failed(&error))? {
-            if started.elapsed() > PATIENCE {
-                let holder = holder(&mut connection).await.map_err(|error| failed(&error))?;
-                return Err(OpenError::InUse { target, holder });
-            }
-            tokio::time::sleep(LOOK).await;
-        }
+        wait_for(&mut connection, Hold::Alone, &config.target).await?;
         let (stop, task) = (CancellationToken::new(), TaskTracker::new());
         let (config, stopped) = (config.clone(), stop.clone());
         task.spawn(async move { stopped.run_until_cancelled(keep(connection, &config, &reconnects)).await });
@@ -69,8 +70,31 @@ impl Drop for Keeper {
     }
 }
 
-async fn take(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    let asked = query_scalar("SELECT pg_try_advisory_lock($1)").bind(KEY).fetch_one(connection);
+/// Takes the lock, or tells who has it after some patience with one that is just ending.
+pub(super) async fn wait_for(
+    connection: &mut PgConnection,
+    hold: Hold,
+    target: &Target,
+) -> Result<(), OpenError> {
+    let failed = |error: sqlx::Error| OpenError::Server { target: target.to_string(), what: told(&error) };
+    let started = tokio::time::Instant::now();
+    while !take(connection, hold).await.map_err(failed)? {
+        if started.elapsed() > PATIENCE {
+            let holder = holder(connection).await.map_err(failed)?;
+            return Err(OpenError::InUse { target: target.to_string(), holder });
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+/// Takes the lock if it is to be had now.
+pub(super) async fn take(connection: &mut PgConnection, hold: Hold) -> Result<bool, sqlx::Error> {
+    let take = match hold {
+        Hold::Alone => "SELECT pg_try_advisory_lock($1)",
+        Hold::Shared => "SELECT pg_try_advisory_lock_shared($1)",
+    };
+    let asked = query_scalar(take).bind(KEY).fetch_one(connection);
     // A server that says nothing must not hold up a start, nor this node's next look.
     tokio::time::timeout(PATIENCE, asked).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
@@ -96,7 +120,7 @@ async fn keep(mut connection: PgConnection, config: &PostgresConfig, reconnects:
         }
         loop {
             if let Ok(mut again) = connect(config, "owner").await
-                && let Ok(taken) = take(&mut again).await
+                && let Ok(taken) = take(&mut again, Hold::Alone).await
             {
                 if taken {
                     // Without a change to store, nobody else would notice that it is another server now.

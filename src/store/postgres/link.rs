@@ -11,12 +11,6 @@ use super::config::{FIRST_PAUSE, Pooler, PostgresConfig, Session};
 use super::ear::Ear;
 use super::fault::told;
 
-/// What a connection has to hear before it is used.
-const GREETING: &str = "order store: can you hear me";
-/// Has the server say it: as a notice, which comes the way of a warning but does not fill the server's log.
-const GREET: &str = "BEGIN; SET LOCAL client_min_messages = notice; \
-     DO $$ BEGIN RAISE NOTICE 'order store: can you hear me'; END $$; COMMIT";
-
 /// Whether this is a standby, and which of its processes we talk to.
 const WHO: &str = "SELECT pg_is_in_recovery(), pg_backend_pid()";
 /// Processes of ours that are still at work, oldest first as given.
@@ -183,13 +177,7 @@ impl Link {
             if row.try_get::<bool, _>(0).map_err(|error| error.to_string())? {
                 return Err(String::from("this server is a standby"));
             }
-            let (greeted, heard) = self.ear.listen_closely(connection.execute(GREET)).await;
-            greeted.map_err(|error| told(&error))?;
-            if !heard.iter().any(|(_, words)| words.contains(GREETING)) {
-                return Err(String::from(
-                    "the server's warnings are not heard, so its commits cannot be trusted",
-                ));
-            }
+            self.ear.prove(&mut connection).await?;
             let process = row.try_get(1).map_err(|error| error.to_string())?;
             Ok((connection, process))
         };

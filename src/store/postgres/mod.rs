@@ -11,6 +11,7 @@ mod fault;
 mod keeper;
 mod link;
 mod loader;
+mod members;
 mod open;
 mod pool;
 mod read;
@@ -43,6 +44,7 @@ use crate::ports::store::{
 };
 
 pub use self::config::{Pooler, PostgresConfig, Safety, SslMode, Target};
+pub use self::members::PostgresMembers;
 pub use self::open::{OpenError, Setting, migrate};
 
 /// The statement that reads one order, for a benchmark that sends it by other means. Its one value is the id.
@@ -64,7 +66,9 @@ pub struct PostgresStore {
     /// Where reads go that may be a little late.
     replica: Option<Reader>,
     keeper: Option<Keeper>,
-    reconnects: watch::Receiver<u64>,
+    epoch: Option<i64>,
+    /// Counts how often a server was found again; never closed.
+    reconnects: watch::Sender<u64>,
     reported: Arc<Mutex<HashSet<OrderId>>>,
 }
 
@@ -90,9 +94,10 @@ impl PostgresStore {
             Pooler::None if config.exclusive => Some(Keeper::start(&config, reconnected.clone()).await?),
             _ => None,
         };
+        let epoch = if config.exclusive { Some(members::exclusive_epoch(&config).await?) } else { None };
         let reader = Reader::new(Pool::primary(&config, reconnects.clone()));
         let replica = config.replica.as_ref();
-        let replica = replica.map(|to| Reader::new(Pool::replica(&config, to, reconnects.clone())));
+        let replica = replica.map(|to| Reader::new(Pool::replica(&config, to, reconnects)));
         let doubts = Doubts::default();
         let writers = (0..config.lanes.max(1))
             .map(|lane| {
@@ -103,7 +108,8 @@ impl PostgresStore {
         let limits =
             Limits { batch_max: config.batch_max, queue_max: config.queue_max, gather: config.gather };
         let committer = Committer::start(writers, limits);
-        Ok(Arc::new(Self { committer, reader, replica, keeper, reconnects, reported: Arc::default() }))
+        let (reconnects, reported) = (reconnected, Arc::default());
+        Ok(Arc::new(Self { committer, reader, replica, keeper, epoch, reconnects, reported }))
     }
 
     /// Opens the database for reading only, beside the nodes that use it.
@@ -114,15 +120,29 @@ impl PostgresStore {
         open::check(config).await?;
         let limits =
             Limits { batch_max: config.batch_max, queue_max: config.queue_max, gather: config.gather };
-        let reconnects = watch::channel(0).1;
+        let reconnects = watch::Sender::new(0);
         Ok(Arc::new(Self {
             committer: Committer::start(Vec::new(), limits),
-            reader: Reader::new(Pool::primary(config, reconnects.clone())),
+            reader: Reader::new(Pool::primary(config, reconnects.subscribe())),
             replica: None,
             keeper: None,
+            epoch: None,
             reconnects,
             reported: Arc::default(),
         }))
+    }
+
+    /// The owner epoch of this life: above those of everybody who had the database before. None when others share it.
+    pub fn epoch(&self) -> Option<i64> {
+        self.epoch
+    }
+
+    /// Opens the cluster's records, for a node that shares the database. Its reconnects count as those of the store.
+    ///
+    /// # Errors
+    /// As [`PostgresMembers::open`].
+    pub async fn members(&self, config: &PostgresConfig) -> Result<PostgresMembers, OpenError> {
+        PostgresMembers::open(config, self.reconnects.clone()).await
     }
 
     /// Runs a read as a task of its own: a caller that goes away takes no connection with it.
@@ -241,7 +261,7 @@ impl OrderStore for PostgresStore {
     }
 
     fn reconnects(&self) -> watch::Receiver<u64> {
-        self.reconnects.clone()
+        self.reconnects.subscribe()
     }
 
     async fn versions(&self, ids: &[OrderId]) -> Result<Vec<(OrderId, i64)>, StoreError> {

@@ -1,0 +1,222 @@
+//! The way of a command to the node that owns its order: here, or by one marked hop to another node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use prost::Message;
+use tokio::time::{Instant, timeout_at};
+use tonic::metadata::{BinaryMetadataValue, MetadataMap, MetadataValue};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt;
+use uuid::Uuid;
+
+use super::auth;
+use super::order_service::{Begun, Origin};
+use super::status::to_status;
+use crate::cluster::{Cluster, Route};
+use crate::domain::error::OrderError;
+use crate::domain::ids::IdKey;
+use crate::domain::membership::Member;
+
+/// The view of the node that forwards a call; its presence marks the call as forwarded. Looked at on the listener for other
+/// nodes only, as are the two below.
+const VIEW: &str = "x-order-view";
+/// Who called, by name and roles.
+const PRINCIPAL: &str = "x-order-principal-bin";
+const ROLES: &str = "x-order-roles";
+const TRACE_PARENT: &str = "traceparent";
+
+/// Misses in a row before a command waits for news.
+const HOPS_AT_ONCE: u32 = 2;
+/// The longest wait for news before the next try.
+const PAUSE: Duration = Duration::from_millis(50);
+/// The largest answer that a node takes from another, in bytes: orders are larger than requests.
+pub(super) const ANSWER_BYTES: usize = 64 << 20;
+
+/// A refusal: our own, or that of the node that was asked.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    Own(OrderError),
+    Told(Box<Status>),
+}
+
+impl From<OrderError> for Refusal {
+    fn from(error: OrderError) -> Self {
+        Self::Own(error)
+    }
+}
+
+impl Refusal {
+    /// As it is put on the wire.
+    pub(super) fn into_status(self) -> Status {
+        match self {
+            Self::Own(error) => to_status(&error),
+            // What the other node's connection says besides is no business of the caller's.
+            Self::Told(status) => {
+                Status::with_details(status.code(), status.message(), status.details().to_vec().into())
+            }
+        }
+    }
+}
+
+/// A request that has to be executed by the owner of an order.
+pub(super) trait Routed: Message + Default + Clone + Send + Sync + 'static {
+    /// What it is answered with.
+    type Answer: Message + Default + Send + Sync + 'static;
+    /// The method's path.
+    const PATH: &'static str;
+
+    /// The slot of the order; none when the request is not well formed.
+    fn slot(&self, key: &IdKey) -> Option<u16>;
+
+    /// Its request id, where it has one.
+    fn request_id(&mut self) -> Option<&mut String>;
+}
+
+/// The view of the node that forwarded a call; 0 when it does not say.
+pub(super) fn view_of(metadata: &MetadataMap) -> i64 {
+    let told = metadata.get(VIEW).and_then(|view| view.to_str().ok());
+    told.and_then(|view| view.parse().ok()).unwrap_or(0)
+}
+
+/// Name and roles of whom a forwarded call is for.
+pub(super) fn caller_of(metadata: &MetadataMap) -> Option<(String, String)> {
+    let name = metadata.get_bin(PRINCIPAL)?.to_bytes().ok()?;
+    let name = String::from_utf8(name.to_vec()).ok()?;
+    let roles = metadata.get(ROLES)?.to_str().ok()?.to_owned();
+    Some((name, roles))
+}
+
+/// Tells the node that forwarded a call which view this one has.
+pub(super) fn tell_view(metadata: &mut MetadataMap, version: i64) {
+    metadata.insert(VIEW, MetadataValue::from(version));
+}
+
+/// Executes a request where it belongs. `local` executes it here; it is tried again elsewhere when it answers `NotOwner`.
+pub(super) async fn execute<R, F>(
+    cluster: Option<&Arc<Cluster>>,
+    key: &IdKey,
+    begun: &Begun,
+    mut request: R,
+    local: impl Fn(R) -> F,
+) -> Result<R::Answer, Refusal>
+where
+    R: Routed,
+    F: Future<Output = Result<R::Answer, OrderError>>,
+{
+    let (Some(cluster), Some(slot)) = (cluster, request.slot(key)) else {
+        return Ok(local(request).await?);
+    };
+    let mut misses = 0u32;
+    loop {
+        let member = match cluster.route(slot, begun.origin.via, begun.deadline).await? {
+            Route::Here => match local(request.clone()).await {
+                Err(OrderError::NotOwner) if begun.origin.via.is_none() => None,
+                answer => return Ok(answer?),
+            },
+            Route::Peer(member) => Some(member),
+        };
+        if Instant::now() >= begun.deadline {
+            return Err(OrderError::NotOwner.into());
+        }
+        let Some(member) = member else {
+            // The store knows a newer view than this node.
+            misses = misses.saturating_add(1);
+            cluster.look_again();
+            cluster.news(PAUSE).await;
+            continue;
+        };
+        // The call may break after it was executed. Its repeat has to meet itself.
+        if let Some(id) = request.request_id().filter(|id| id.is_empty()) {
+            *id = Uuid::now_v7().to_string();
+        }
+        match forward(cluster, &member, begun, &request).await {
+            Ok(answer) => {
+                metrics::counter!("order_cluster_forwards_total", "outcome" => "answered").increment(1);
+                return Ok(answer);
+            }
+            Err(miss) => match miss {
+                Miss::Refused(status) => return Err(Refusal::Told(status)),
+                Miss::NotThere(version) => {
+                    metrics::counter!("order_cluster_forwards_total", "outcome" => "not_owner").increment(1);
+                    cluster.catch_up(version, begun.deadline).await;
+                    misses = misses.saturating_add(1);
+                    if misses >= HOPS_AT_ONCE {
+                        cluster.news(PAUSE).await;
+                    }
+                }
+                Miss::Broken(why) => {
+                    metrics::counter!("order_cluster_forwards_total", "outcome" => "broken").increment(1);
+                    tracing::debug!(node = member.name, why, "a forwarded call broke; it is sent again");
+                    cluster.doubt(&member);
+                    cluster.news(PAUSE).await;
+                }
+            },
+        }
+    }
+}
+
+/// Why a forwarded call has no answer.
+#[derive(Debug)]
+pub(super) enum Miss {
+    /// The other node refuses the request itself.
+    Refused(Box<Status>),
+    /// It does not own the order, by the view that it tells, and has not executed anything.
+    NotThere(i64),
+    /// Nothing is known of what became of it.
+    Broken(String),
+}
+
+impl Miss {
+    pub(super) fn of(status: Status) -> Self {
+        let reason = status.get_details_error_info().map(|info| info.reason);
+        match (reason.as_deref(), status.code()) {
+            (Some("NOT_OWNER" | "SHUTTING_DOWN"), Code::Unavailable) => {
+                Self::NotThere(view_of(status.metadata()))
+            }
+            (Some(_), _) => Self::Refused(Box::new(status)),
+            // Our own refusals give a reason. What has none comes from the connection.
+            (None, _) => Self::Broken(status.to_string()),
+        }
+    }
+}
+
+async fn forward<R: Routed>(
+    cluster: &Cluster,
+    member: &Member,
+    begun: &Begun,
+    request: &R,
+) -> Result<R::Answer, Miss> {
+    let channel = cluster.connection(member).map_err(Miss::Broken)?;
+    let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(ANSWER_BYTES);
+    let calling = async {
+        client.ready().await.map_err(|error| Miss::Broken(error.to_string()))?;
+        let codec = tonic_prost::ProstCodec::<R, R::Answer>::default();
+        let mut request = mark(cluster, &begun.origin, request.clone());
+        request.set_timeout(begun.deadline.saturating_duration_since(Instant::now()));
+        client.unary(request, PathAndQuery::from_static(R::PATH), codec).await.map_err(Miss::of)
+    };
+    match timeout_at(begun.deadline, calling).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_elapsed) => Err(Miss::Broken(String::from("no answer before the deadline"))),
+    }
+}
+
+/// A request with what the owner needs to know of its caller.
+pub(super) fn mark<T>(cluster: &Cluster, origin: &Origin, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let metadata = request.metadata_mut();
+    tell_view(metadata, cluster.view_version());
+    metadata.insert_bin(PRINCIPAL, BinaryMetadataValue::from_bytes(origin.caller.principal.as_bytes()));
+    if let Ok(roles) = auth::roles_text(&origin.caller.roles).parse() {
+        metadata.insert(ROLES, roles);
+    }
+    if let Ok(id) = origin.context.request_id.parse() {
+        metadata.insert(auth::REQUEST_ID, id);
+    }
+    if let Some(Ok(trace)) = origin.context.trace_parent.as_deref().map(str::parse) {
+        metadata.insert(TRACE_PARENT, trace);
+    }
+    request
+}
