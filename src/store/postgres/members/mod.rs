@@ -276,11 +276,14 @@ fn read_view(row: &PgRow) -> Result<ViewUpdate, sqlx::Error> {
         let slot = u16::try_from(slot).map_err(|error| sqlx::Error::Decode(error.into()))?;
         Ok((slot, SlotOwner { epoch, owner: owner.map(Incarnation) }))
     };
+    let slots = slots.into_iter().zip(epochs).zip(owners).map(slot);
+    let mut slots = slots.collect::<Result<Vec<_>, sqlx::Error>>()?;
+    slots.sort_unstable_by_key(|(slot, _)| *slot);
     Ok(ViewUpdate {
         version: row.try_get(0)?,
         now: row.try_get(1)?,
         members: members.into_iter().map(Member::from).collect(),
-        slots: slots.into_iter().zip(epochs).zip(owners).map(slot).collect::<Result<_, sqlx::Error>>()?,
+        slots,
     })
 }
 
