@@ -94,6 +94,28 @@ impl Stage for Database {
     }
 }
 
+/// The same, where transactions are isolated from each other as strictly as can be.
+pub(crate) struct Strict(Database);
+
+#[async_trait(?Send)]
+impl Stage for Strict {
+    async fn fresh() -> Self {
+        let database = Database::fresh().await;
+        let name = database.url.rsplit_once('/').unwrap().1;
+        let strict = format!("ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'");
+        query(&database.url, &strict).await.unwrap();
+        Self(database)
+    }
+
+    async fn open(&self) -> Arc<dyn MemberStore> {
+        self.0.open().await
+    }
+
+    async fn pass(&self, time: Duration) {
+        self.0.pass(time).await;
+    }
+}
+
 /// The same behind a pooler that gives each transaction another session.
 pub(crate) struct Pooled {
     database: Database,
@@ -196,7 +218,7 @@ impl Way {
     }
 }
 
-/// Runs SQL on a database whose URL is `url`.
+/// Runs SQL, several statements divided by `;`.
 pub(crate) async fn run(connection: &mut sqlx::PgConnection, sql: &str) {
     use sqlx::Executor;
     connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await.unwrap();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use order_service::domain::membership::{Change, NewMember, NodeState};
 use order_service::ports::members::{ChangeError, MemberError, MemberStore};
 use order_service::ports::store::OrderStore;
@@ -11,7 +12,9 @@ use sqlx::{Connection, PgConnection};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Database, LEASE, PostgresMembers, SLOTS, Stage, Way, member_config, new, open, run};
+use super::{
+    Database, LEASE, PostgresMembers, SLOTS, Stage, Strict, Way, member_config, new, open, races, run,
+};
 use crate::harness::members::whole;
 use crate::harness::pg_store::{ms, value};
 use crate::harness::postgres::{query, shared};
@@ -211,6 +214,22 @@ async fn a_change_without_an_answer_is_unknown_and_a_renewal_is_sent_again() {
     way.0.close().await;
     assert!(way.0.renew(node, LEASE, 0).await.is_err());
     store.close().await;
+}
+
+#[tokio::test]
+async fn a_stricter_isolation_costs_tries_and_nothing_else() {
+    races::changes_of_many_have_one_order::<Strict>().await;
+    races::a_renewal_and_an_expiry_do_not_both_succeed::<Strict>().await;
+    races::a_name_has_one_bearer::<Strict>().await;
+    let stage = Strict::fresh().await;
+    let ways = [Way::of(&stage).await, Way::of(&stage).await, Way::of(&stage).await];
+    let renewing = ways.iter().zip(["a", "b", "c"]).map(|(way, name)| async move {
+        let node = way.join(name).await;
+        for _ in 0..50 {
+            assert!(way.renew(node).await.is_member);
+        }
+    });
+    join_all(renewing).await;
 }
 
 #[tokio::test]

@@ -88,8 +88,8 @@ impl MemberStore for PostgresMembers {
             let asked = self.others.ask(join(new).map_err(unavailable)?, left, Repeat::Never).await;
             let rows = match asked {
                 Ok(rows) => rows,
-                // Overtaken by a renewal.
-                Err(Fault::Refusal(_)) => continue,
+                // Overtaken by a renewal, or by anything else.
+                Err(Fault::Refusal(_) | Fault::Again(_)) => continue,
                 Err(fault) => return Err(unavailable(fault)),
             };
             let read = |row: &PgRow| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
