@@ -8,6 +8,7 @@ pub mod frames;
 pub mod invariants;
 pub mod laws;
 pub mod load;
+pub mod members;
 pub mod node;
 pub mod orders;
 pub mod pg_store;
