@@ -2,11 +2,12 @@
 //! machine's clock.
 
 mod cluster;
+mod collaborators;
+mod settings;
 mod stores;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,25 +17,15 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::actor::{ActorConfig, CrashPoint, Orders, Parts};
-use crate::cache::{MemoryCache, NoCache};
-use crate::clients::grpc::{
-    BreakerConfig, ClientConfig, InventoryClient, PaymentClient, ProductClient, ShippingClient, UserClient,
-};
-use crate::clients::sim::{self, SimConfig, SimError, Simulator};
+use crate::actor::{CrashPoint, Orders, Parts};
+use crate::clients::sim::{self, Simulator};
 use crate::cluster::Cluster;
-use crate::config::{CacheUrl, CollaboratorUrl, Config, Repairs, SimulatorJournal, StoreUrl};
+use crate::config::{Config, Repairs, SimulatorJournal};
 use crate::domain::Timestamp;
 use crate::domain::ids::IdKey;
 use crate::domain::pricing::Pricing;
-use crate::domain::react::Policy;
-use crate::domain::risk::{Past, RiskCheck, RiskRules};
-use crate::grpc::{
-    self, AdminApi, GrpcConfig, InFlight, OrderApi, OrderApiConfig, PeerServices, RequestLimits, WatchLimits,
-};
+use crate::grpc::{self, AdminApi, GrpcConfig, InFlight, OrderApi, PeerServices};
 use crate::ops;
-use crate::ports::Collaborators;
-use crate::ports::cache::OrderCache;
 use crate::ports::clock::Clock;
 use crate::ports::placement::Alone;
 use crate::ports::store::Owner;
@@ -43,6 +34,9 @@ use crate::telemetry::Telemetry;
 use crate::verify::{self, Witness};
 
 pub use stores::postgres_config;
+
+use self::collaborators::{collaborators, simulator};
+use self::settings::{actor_config, api_config, cache, policy, risk};
 
 /// How often samples of histograms are moved into their buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -105,6 +99,11 @@ impl Node {
         telemetry: Telemetry,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<Self> {
+        // Boxed: it holds every part of a node while it puts them together.
+        Box::pin(Self::assemble(config, telemetry, clock)).await
+    }
+
+    async fn assemble(config: Config, telemetry: Telemetry, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let crash_at = match &config.testing.crash_at {
             None => None,
             Some(name) => Some(CrashPoint::parse(name).ok_or_else(|| {
@@ -170,9 +169,12 @@ impl Node {
             risk(&config),
             key,
             api_config(&config),
-            cluster.clone(),
             stopping.clone(),
         );
+        let api = match &cluster {
+            Some(cluster) => api.with_cluster(Arc::clone(cluster)),
+            None => api,
+        };
         let listener_config = GrpcConfig {
             max_message_bytes: config.grpc.max_message_bytes,
             max_streams_per_connection: config.grpc.max_streams_per_connection,
@@ -424,148 +426,4 @@ async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .map_err(|error| anyhow!("cannot listen on {address} ({error}); free the port or set another {key}"))
-}
-
-fn simulator(
-    config: &Config,
-    clock: &Arc<dyn Clock>,
-    journal: Option<PathBuf>,
-) -> Result<Simulator, SimError> {
-    let clock = Arc::clone(clock);
-    let limits = SimConfig { max_records: config.simulator.max_ledger, ..SimConfig::default() };
-    Simulator::open(limits, Arc::new(move || clock.now()), journal)
-}
-
-/// Where the simulator within a node keeps what it did beside a store that has no file.
-const JOURNAL_WITHOUT_FILE: &str = "./data/order-service.simulator.jsonl";
-
-/// Where the simulator within a node keeps what it did.
-fn journal_of_node(config: &Config) -> Option<PathBuf> {
-    match &config.simulator.journal {
-        SimulatorJournal::None => None,
-        SimulatorJournal::File(path) => Some(path.clone()),
-        SimulatorJournal::Auto => match &config.store.url {
-            StoreUrl::Sqlite(store) => {
-                let mut path = store.clone().into_os_string();
-                path.push(".simulator.jsonl");
-                Some(PathBuf::from(path))
-            }
-            // A second node in the same folder is refused: each would have stock and money of its own.
-            StoreUrl::Postgres(_) => Some(PathBuf::from(JOURNAL_WITHOUT_FILE)),
-        },
-    }
-}
-
-/// The five collaborators, and the simulator that stands behind those that are simulated.
-fn collaborators(
-    config: &Config,
-    clock: &Arc<dyn Clock>,
-) -> anyhow::Result<(Collaborators, Option<Simulator>)> {
-    let urls = &config.collaborators;
-    let client = |url: &str| ClientConfig {
-        connect_timeout: urls.connect_timeout,
-        timeout: urls.timeout,
-        breaker: BreakerConfig { failures_to_open: urls.breaker_failures, open_for: urls.breaker_open_for },
-        max_message_bytes: urls.max_message_bytes,
-        read_retries: urls.read_retries,
-        ..ClientConfig::new(url)
-    };
-    let all = [&urls.inventory, &urls.product, &urls.user, &urls.payment, &urls.shipping];
-    let simulated = all.contains(&&CollaboratorUrl::Simulated);
-    let journal = if simulated { journal_of_node(config) } else { None };
-    if simulated && journal.is_none() {
-        tracing::warn!(
-            "some collaborators are simulated in this process: their stock and money are forgotten when it ends"
-        );
-    }
-    let simulator = simulator(config, clock, journal)?;
-    let mut all = simulator.collaborators();
-    macro_rules! connect {
-        ($url:ident, $part:ident, $client:ident) => {
-            match &urls.$url {
-                CollaboratorUrl::Simulated => {}
-                CollaboratorUrl::Grpc(url) => all.$part = Arc::new($client::new(&client(url))?),
-            }
-        };
-    }
-    connect!(inventory, inventory, InventoryClient);
-    connect!(product, products, ProductClient);
-    connect!(user, users, UserClient);
-    connect!(payment, payments, PaymentClient);
-    connect!(shipping, shipping, ShippingClient);
-    Ok((all, simulated.then_some(simulator)))
-}
-
-fn cache(config: &Config) -> Arc<dyn OrderCache> {
-    match config.cache.url {
-        CacheUrl::Memory => Arc::new(MemoryCache::new(config.cache.max_orders)),
-        CacheUrl::None => Arc::new(NoCache),
-    }
-}
-
-fn policy(config: &Config) -> Policy {
-    let saga = &config.saga;
-    Policy {
-        retry_initial: saga.retry_initial,
-        retry_max: saga.retry_max,
-        forward_tries: saga.forward_tries,
-        attention_after_tries: saga.attention_after_tries,
-        charge_settle_lag: saga.charge_settle_lag,
-        run_ahead: saga.run_ahead,
-        reservation_ttl: saga.reservation_ttl,
-        expire_after: saga.expire_after,
-        unknown_attention_after: saga.unknown_attention_after,
-    }
-}
-
-fn risk(config: &Config) -> Arc<dyn RiskCheck> {
-    let risk = &config.risk;
-    let (window, at_most) = (risk.window, risk.max_orders_per_user);
-    Arc::new(RiskRules {
-        amounts: risk.hold_from_amount.clone(),
-        orders: (at_most > 0).then_some(Past { window, at_most }),
-        countries: risk.hold_mismatched_countries,
-    })
-}
-
-fn actor_config(config: &Config) -> ActorConfig {
-    let (actor, saga) = (&config.actor, &config.saga);
-    ActorConfig {
-        max_live: actor.max_live,
-        max_commands_per_order: u32::try_from(actor.max_commands_per_order).unwrap_or(u32::MAX >> 1),
-        idle_after: actor.idle_after,
-        sweep_every: actor.sweep_every,
-        max_failures: actor.max_failures,
-        failure_backoff: actor.failure_backoff,
-        failure_backoff_max: actor.failure_backoff_max,
-        quarantine_for: actor.quarantine_for,
-        resume_every: saga.resume_every,
-        resume_batch: u32::try_from(saga.resume_batch).unwrap_or(u32::MAX),
-        resume_concurrency: saga.resume_concurrency,
-        timers_batch: u32::try_from(saga.timers_batch).unwrap_or(u32::MAX),
-        max_wait: config.grpc.max_deadline,
-        watch_buffer: config.watch.buffer,
-    }
-}
-
-fn api_config(config: &Config) -> OrderApiConfig {
-    let (grpc, limits) = (&config.grpc, &config.limits);
-    OrderApiConfig {
-        create_wait: config.create.wait,
-        default_deadline: grpc.default_deadline,
-        max_deadline: grpc.max_deadline,
-        call_timeout: config.collaborators.timeout,
-        max_concurrent_requests: grpc.max_concurrent_requests,
-        max_watchers: grpc.max_watchers,
-        watch: WatchLimits { buffer: config.watch.buffer, slow_after: config.watch.slow_after },
-        limits: RequestLimits {
-            items_per_order: limits.items_per_order,
-            max_quantity: limits.max_quantity,
-            notes_chars: limits.notes_chars,
-            metadata_keys: limits.metadata_keys,
-            metadata_bytes: limits.metadata_bytes,
-            page_size_default: limits.page_size_default,
-            page_size_max: limits.page_size_max,
-        },
-    }
 }

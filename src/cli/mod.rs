@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage. Results go to standard output, everything else to
 //! standard error. Nothing here panics, and a reader that closes the pipe is no failure.
 
+mod cluster;
 mod config_check;
 mod migrate;
 mod ops;
@@ -75,6 +76,9 @@ enum Command {
     Config(ConfigArgs),
     /// Create, read and change orders on a running node.
     Order(Box<order::OrderArgs>),
+    /// Look after a cluster: its nodes, who owns what, and moving everything away from a node.
+    #[command(arg_required_else_help = true)]
+    Cluster(Box<cluster::ClusterArgs>),
     /// Look after orders and stores: why an order waits, and the repairs.
     #[command(arg_required_else_help = true)]
     Ops(Box<ops::OpsArgs>),
@@ -151,6 +155,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
             config_check::run(&files.and(&more).and(&arguments.files))
         }
         Command::Order(arguments) => order::run(*arguments),
+        Command::Cluster(arguments) => cluster::run(*arguments),
         Command::Ops(arguments) => ops::run(&files, *arguments),
     }
 }

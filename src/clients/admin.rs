@@ -101,6 +101,60 @@ impl AdminClient {
         self.plain(answer)
     }
 
+    /// `ListNodes`.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn nodes(&mut self) -> Result<pb::ListNodesResponse, ApiError> {
+        let request = self.request(pb::ListNodesRequest {});
+        let answer = self.inner.list_nodes(request).await;
+        self.plain(answer)
+    }
+
+    /// `ListSlots`.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn slots(&mut self) -> Result<pb::ListSlotsResponse, ApiError> {
+        let request = self.request(pb::ListSlotsRequest {});
+        let answer = self.inner.list_slots(request).await;
+        self.plain(answer)
+    }
+
+    /// `PlanCluster`.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn plan(
+        &mut self,
+        content: pb::PlanClusterRequest,
+    ) -> Result<pb::PlanClusterResponse, ApiError> {
+        let request = self.request(content);
+        let answer = self.inner.plan_cluster(request).await;
+        self.plain(answer)
+    }
+
+    /// `DrainNode`, until nothing more is told.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn drain(
+        &mut self,
+        content: pb::DrainNodeRequest,
+        mut progress: impl FnMut(&pb::DrainNodeProgress),
+    ) -> Result<(), ApiError> {
+        // It takes as long as it takes.
+        let answer = self.inner.drain_node(Request::new(content)).await;
+        let mut told = self.plain(answer)?;
+        loop {
+            match told.message().await {
+                Ok(Some(next)) => progress(&next),
+                Ok(None) => return Ok(()),
+                Err(status) => return Err(from_status(&status, &self.server, self.timeout)),
+            }
+        }
+    }
+
     fn request<T>(&self, content: T) -> Request<T> {
         let mut request = Request::new(content);
         request.set_timeout(self.timeout);

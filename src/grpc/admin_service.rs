@@ -1,5 +1,6 @@
 //! The calls of `order.admin.v1.OrderAdminService`.
 
+mod cluster;
 mod told;
 
 use std::net::IpAddr;
@@ -357,32 +358,40 @@ fn without_id<M: Message + Clone>(request: &M, id: fn(&mut M) -> &mut String) ->
 impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     async fn list_nodes(
         &self,
-        _request: Request<pb::ListNodesRequest>,
+        request: Request<pb::ListNodesRequest>,
     ) -> Result<Response<pb::ListNodesResponse>, Status> {
-        Err(Status::unimplemented("not served by this version"))
+        let begun = self.begin("ListNodes", &request)?;
+        let answer = self.nodes().await;
+        begun.end(answer)
     }
 
     async fn list_slots(
         &self,
-        _request: Request<pb::ListSlotsRequest>,
+        request: Request<pb::ListSlotsRequest>,
     ) -> Result<Response<pb::ListSlotsResponse>, Status> {
-        Err(Status::unimplemented("not served by this version"))
+        let begun = self.begin("ListSlots", &request)?;
+        let answer = self.slots().await;
+        begun.end(answer)
     }
 
-    type DrainNodeStream = futures::stream::Empty<Result<pb::DrainNodeProgress, Status>>;
+    type DrainNodeStream = cluster::DrainStream;
 
     async fn drain_node(
         &self,
-        _request: Request<pb::DrainNodeRequest>,
+        request: Request<pb::DrainNodeRequest>,
     ) -> Result<Response<Self::DrainNodeStream>, Status> {
-        Err(Status::unimplemented("not served by this version"))
+        let begun = self.begin("DrainNode", &request)?;
+        let answer = self.drain(request.into_inner()).await;
+        begun.end(answer)
     }
 
     async fn plan_cluster(
         &self,
-        _request: Request<pb::PlanClusterRequest>,
+        request: Request<pb::PlanClusterRequest>,
     ) -> Result<Response<pb::PlanClusterResponse>, Status> {
-        Err(Status::unimplemented("not served by this version"))
+        let begun = self.begin("PlanCluster", &request)?;
+        let answer = self.plan(request.into_inner()).await;
+        begun.end(answer)
     }
 
     async fn explain_order(

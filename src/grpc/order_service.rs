@@ -94,7 +94,6 @@ impl OrderApi {
         risk: Arc<dyn RiskCheck>,
         key: IdKey,
         config: OrderApiConfig,
-        cluster: Option<Arc<Cluster>>,
         stop: CancellationToken,
     ) -> Self {
         let clock = orders.clock();
@@ -113,9 +112,14 @@ impl OrderApi {
             requests,
             watchers,
             stop,
-            cluster,
+            cluster: None,
             for_peers: false,
         }
+    }
+
+    /// The service of a node that shares the orders with others.
+    pub fn with_cluster(self, cluster: Arc<Cluster>) -> Self {
+        Self { cluster: Some(cluster), ..self }
     }
 
     /// The same service for calls that other nodes forward: it believes what they say of their callers, and executes such

@@ -38,6 +38,7 @@ mod harness_proxy;
 mod hold_order;
 mod lifecycle;
 mod limits;
+mod members;
 mod model;
 mod ops_repairs;
 mod postgres_contention;

@@ -197,6 +197,10 @@ async fn a_node_on_a_standby_writes_nothing_until_it_is_promoted() {
     let mut config = config_of(&there(&url, &primary, &standby));
     config.outage_patience = ms(200);
     config.read_timeout = ms(500);
+    // To have the database for itself a node has to say so there.
+    let refused = PostgresStore::open(config.clone()).await.unwrap_err();
+    assert!(refused.to_string().contains("standby"), "{refused}");
+    config.exclusive = false;
     let store = PostgresStore::open(config).await.unwrap();
     for _ in 0..2 {
         let refused = store.commit(creation(order(2))).await;

@@ -3,10 +3,10 @@
 mod explain;
 mod resolve_payment;
 mod retry_step;
-mod session;
+pub(super) mod session;
 mod skip_step;
 mod stuck;
-mod told;
+pub(super) mod told;
 mod unquarantine;
 mod verify;
 

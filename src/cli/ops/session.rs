@@ -16,7 +16,7 @@ use crate::proto::admin as pb;
 use super::told;
 
 #[derive(Args, Debug)]
-pub(super) struct ServerArgs {
+pub(in crate::cli) struct ServerArgs {
     /// Where the node answers operators (its ops.listen): a URL, or HOST:PORT.
     #[arg(long, env = "ORDER_OPS_SERVER", value_name = "URL", default_value = "http://127.0.0.1:9464")]
     server: String,
@@ -62,7 +62,7 @@ impl SeenArgs {
 }
 
 /// Connects, makes one call and shows its answer.
-pub(super) fn run<T>(
+pub(in crate::cli) fn run<T>(
     server: &ServerArgs,
     call: impl AsyncFnOnce(&mut AdminClient) -> Result<T, ApiError>,
     show: impl FnOnce(T, bool) -> Result<(), ClientFailure>,

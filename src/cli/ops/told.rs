@@ -9,14 +9,14 @@ use serde_json::{Map, Value, json};
 use crate::cli::order::table::clean;
 use crate::proto::admin as pb;
 
-fn time(at: Option<Timestamp>) -> Option<String> {
+pub(in crate::cli) fn time(at: Option<Timestamp>) -> Option<String> {
     let at = at?;
     let time: DateTime<Utc> = DateTime::from_timestamp(at.seconds, u32::try_from(at.nanos).ok()?)?;
     Some(time.to_rfc3339_opts(SecondsFormat::AutoSi, true))
 }
 
 /// Leaves out what is empty.
-fn full(value: Value) -> Value {
+pub(in crate::cli) fn full(value: Value) -> Value {
     let Value::Object(fields) = value else { return value };
     let says = |value: &Value| match value {
         Value::Null => false,

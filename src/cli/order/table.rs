@@ -117,6 +117,21 @@ fn table<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
+/// A table of what operators are told: one row each, numbers to the right.
+pub(in crate::cli) fn grid<const N: usize>(
+    header: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) -> String {
+    let mut table = table(header);
+    for row in rows {
+        let is_number = |text: &str| {
+            text.starts_with(|first: char| first.is_ascii_digit()) && !text.contains([':', '.', '-'])
+        };
+        table.add_row(Row::from(row.map(|text| if is_number(&text) { right(&text) } else { cell(&text) })));
+    }
+    table.trim_fmt()
+}
+
 /// A table of cells and spaces, as wide as the terminal allows.
 fn plain() -> Table {
     let mut table = Table::new();

@@ -12,6 +12,7 @@ pub mod invariants;
 pub mod laws;
 pub mod links;
 pub mod load;
+pub mod members;
 pub mod node;
 pub mod orders;
 pub mod pg_store;

@@ -44,7 +44,8 @@ struct Kept {
     is_closed: bool,
 }
 
-/// Whether a statement may be sent again over a new connection after the old one turned out to be broken.
+/// Whether a statement may be sent again: over a new connection after the old one turned out to be broken, or after
+/// another transaction was in the way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Repeat {
     /// To do it twice is as good as once.
@@ -119,11 +120,13 @@ impl Line {
                 Ok(Err(fault)) => fault,
                 Err(_elapsed) => return Err(Fault::Unknown(String::from("no answer in time"))),
             };
-            if !matches!(fault, Fault::Unknown(_) | Fault::Server { gone: true, .. }) {
+            let is_again = matches!(fault, Fault::Again(_));
+            let is_gone = matches!(fault, Fault::Unknown(_) | Fault::Server { gone: true, .. });
+            if !is_gone {
                 kept.connection = Some(connection);
-                return Err(fault);
             }
-            if is_new || repeat == Repeat::Never {
+            // Where the database asks for a stricter isolation, another transaction may have been in the way.
+            if repeat == Repeat::Never || !(is_again || is_gone && !is_new) {
                 return Err(fault);
             }
         }

@@ -88,8 +88,8 @@ impl MemberStore for PostgresMembers {
             let asked = self.others.ask(join(new).map_err(unavailable)?, left, Repeat::Never).await;
             let rows = match asked {
                 Ok(rows) => rows,
-                // Overtaken by a renewal.
-                Err(Fault::Refusal(_)) => continue,
+                // Overtaken by a renewal, or by anything else.
+                Err(Fault::Refusal(_) | Fault::Again(_)) => continue,
                 Err(fault) => return Err(unavailable(fault)),
             };
             let read = |row: &PgRow| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
@@ -276,11 +276,14 @@ fn read_view(row: &PgRow) -> Result<ViewUpdate, sqlx::Error> {
         let slot = u16::try_from(slot).map_err(|error| sqlx::Error::Decode(error.into()))?;
         Ok((slot, SlotOwner { epoch, owner: owner.map(Incarnation) }))
     };
+    let slots = slots.into_iter().zip(epochs).zip(owners).map(slot);
+    let mut slots = slots.collect::<Result<Vec<_>, sqlx::Error>>()?;
+    slots.sort_unstable_by_key(|(slot, _)| *slot);
     Ok(ViewUpdate {
         version: row.try_get(0)?,
         now: row.try_get(1)?,
         members: members.into_iter().map(Member::from).collect(),
-        slots: slots.into_iter().zip(epochs).zip(owners).map(slot).collect::<Result<_, sqlx::Error>>()?,
+        slots,
     })
 }
 
