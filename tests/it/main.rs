@@ -22,6 +22,7 @@ mod cluster_changes;
 mod cluster_chaos;
 mod cluster_faults;
 mod cluster_traffic;
+mod cluster_watch;
 mod committer;
 mod crash_points;
 mod create_order;

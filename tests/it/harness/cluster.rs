@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitStatus;
+use std::sync::LazyLock;
+use std::thread;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -34,15 +36,25 @@ pub const SWIFT: &[(&str, &str)] = &[
     ("ORDER__CLUSTER__PROBE_TIMEOUT", "500ms"),
 ];
 
-/// What every node has, so that tests find quickly what they wait for.
+/// What every node has: patience with collaborators that share a busy machine with it, and none with pauses.
 const ALL: &[(&str, &str)] = &[
     ("ORDER__GRPC__DEFAULT_DEADLINE", "20s"),
+    ("ORDER__GRPC__MAX_DEADLINE", "60s"),
     ("ORDER__SAGA__CHARGE_SETTLE_LAG", "3s"),
+    ("ORDER__SAGA__STEP_TIMEOUT", "10s"),
+    ("ORDER__SAGA__RETRY_MAX", "1s"),
+    ("ORDER__SAGA__FORWARD_TRIES", "1000"),
+    ("ORDER__COLLABORATORS__TIMEOUT", "10s"),
+    ("ORDER__COLLABORATORS__CONNECT_TIMEOUT", "10s"),
+    ("ORDER__COLLABORATORS__BREAKER_FAILURES", "1000"),
     ("ORDER__COLLABORATORS__BREAKER_OPEN_FOR", "100ms"),
 ];
 
-/// Clusters that run side by side: they are heavy.
-static TURNS: Semaphore = Semaphore::const_new(1);
+/// Clusters that run side by side: each keeps two processors busy.
+static TURNS: LazyLock<Semaphore> = LazyLock::new(|| {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    Semaphore::new((processors / 2).max(1))
+});
 
 /// How long anything may take that is not measured: several nodes start on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);

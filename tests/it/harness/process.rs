@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -113,6 +114,11 @@ impl Drop for Process {
         let _reaped = self.child.wait();
         if thread::panicking() {
             let lines = self.lines.borrow();
+            // Whoever wants to read more than the end says where.
+            if let Some(folder) = std::env::var_os("ORDER_TEST_LOGS") {
+                let file = format!("{}-{}.log", self.name, self.child.id());
+                let _written = std::fs::write(Path::new(&folder).join(file), lines.join("\n"));
+            }
             let untold = lines.len().saturating_sub(LAST_WORDS);
             let last = lines[untold..].join("\n");
             eprintln!("---- {} wrote {untold} lines and then:\n{last}\n----", self.name);

@@ -15,8 +15,8 @@ use super::traffic::Call;
 
 /// Patience with one order.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A call that is not answered for so long is made again elsewhere.
-const TRY: Duration = Duration::from_secs(5);
+/// How long a customer waits for one answer: a call that the cluster leaves hanging counts in full.
+const TRY: Duration = Duration::from_secs(30);
 
 /// Orders of one node that nobody has changed yet.
 #[derive(Debug)]
@@ -60,6 +60,11 @@ impl Witnesses {
                 return (all, acknowledged);
             }
         }
+    }
+
+    /// Their ids.
+    pub fn ids(&self) -> &[String] {
+        &self.0
     }
 
     /// Asks for a change of each, at once, until it is made.

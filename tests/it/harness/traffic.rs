@@ -44,15 +44,16 @@ pub struct Rate {
     pub mode: Mode,
     /// When a call is late for good.
     pub deadline: Duration,
-    /// Calls under way; what comes further has failed.
+    /// Calls under way; what comes further is not sent, and counted.
     pub in_flight: usize,
 }
 
 impl Rate {
     /// As many calls as `ORDER_CLUSTER_RATE` says, or else few enough for a machine that does other things too.
     pub fn new(mode: Mode) -> Self {
-        let per_second = super::cluster::wished("ORDER_CLUSTER_RATE", 80);
-        Self { per_second, mode, deadline: Duration::from_secs(20), in_flight: 2_000 }
+        let per_second = super::cluster::wished("ORDER_CLUSTER_RATE", 30);
+        let in_flight = usize::try_from(per_second).unwrap() * 2;
+        Self { per_second, mode, deadline: Duration::from_secs(20), in_flight }
     }
 }
 
@@ -172,6 +173,8 @@ pub struct Report {
     pub calls: Vec<Made>,
     /// Every order that was answered to a create or a cancel.
     pub acknowledged: Vec<pb::Order>,
+    /// Calls that were not sent, because too many were under way.
+    pub unsent: u64,
     /// Orders that were shown older than they had been acknowledged before the question.
     pub stale: Vec<String>,
 }
@@ -286,7 +289,7 @@ impl Shared {
             _ => None,
         };
         let Ok(_place) = self.places.try_acquire() else {
-            self.note(&call, at, None, Err("too many calls under way".to_owned()), (0, 0), known);
+            self.seen.lock().unwrap().report.unsent += 1;
             return;
         };
         let deadline = at + self.rate.deadline;
@@ -386,10 +389,12 @@ impl fmt::Display for Report {
         let failed = self.failed();
         writeln!(
             f,
-            "{} calls, {} failed, {moved} went to another node unsent, {repeated} repeated, {} shown stale",
+            "{} calls, {} failed, {moved} went to another node unsent, {repeated} repeated, {} shown stale, \
+             {} not sent",
             self.calls.len(),
             failed.len(),
-            self.stale.len()
+            self.stale.len(),
+            self.unsent
         )?;
         let line = |f: &mut fmt::Formatter<'_>, name: &str, kind: Option<Kind>| {
             let good = self.calls.iter().filter(|call| call.error.is_none());
