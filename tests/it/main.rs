@@ -34,6 +34,7 @@ mod lifecycle;
 mod limits;
 mod model;
 mod ops_repairs;
+mod ownership_model;
 mod postgres_contention;
 mod postgres_doubt;
 mod postgres_load;
