@@ -17,6 +17,7 @@ mod admission;
 mod cancel_order;
 mod change_status;
 mod cli;
+mod cluster_sizes;
 mod committer;
 mod crash_points;
 mod create_order;
