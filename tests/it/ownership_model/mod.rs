@@ -16,12 +16,14 @@
 //! of two, not all of them.
 //!
 //! `ORDER_OWNERSHIP="lose=1 vote=1 hand=1 commit=2 horizon=4 ..."` plays what it says (names of `Budget` and
-//! `Ownership`, flags as 0 and 1) instead, and tells how many states there are; `ORDER_OWNERSHIP_SECONDS` ends it early.
+//! `Ownership`, flags as 0 and 1) and tells how many states there are; `ORDER_OWNERSHIP_SECONDS` ends it early, and with
+//! `ORDER_OWNERSHIP_WALKS=n` it goes n ways at random instead of searching.
 
 mod checks;
 mod choices;
 mod rules;
 mod state;
+mod walks;
 
 use std::time::{Duration, Instant};
 
@@ -29,6 +31,9 @@ use stateright::{Checker, CheckerBuilder, HasDiscoveries, Model, Property};
 
 use self::choices::{Flaw, Ownership};
 use self::state::{Budget, Event};
+
+/// Walks at random.
+const WALKS: u64 = 10_000;
 
 const CALM: Budget =
     Budget { lose: 0, crash: 0, end: 0, restart: 0, vote: 0, hand: 0, away: 0, commit: 1, give_up: 0 };
@@ -50,16 +55,17 @@ fn search(model: &Ownership) -> CheckerBuilder<Ownership> {
     model.clone().checker()
 }
 
-/// Searches all states and fails with the way to what must not be, or without what must be met.
+/// Searches all states.
 fn holds(model: &Ownership) {
-    finds_nothing(model, search(model));
+    finds_nothing(model, search(model).threads(2).spawn_bfs());
 }
 
-fn finds_nothing(model: &Ownership, search: CheckerBuilder<Ownership>) {
+/// Fails with the way to what must not be, or without what must be met.
+fn finds_nothing(model: &Ownership, search: impl Checker<Ownership>) {
     let start = Instant::now();
-    let checker = search.threads(2).spawn_bfs().join();
+    let checker = search.join();
     println!(
-        "{} states, {} steps, at most {} deep, in {:.1} s: {:?}, {} ticks",
+        "{} states, {} made, at most {} deep, in {:.1} s: {:?}, {} ticks",
         checker.unique_state_count(),
         checker.state_count(),
         checker.max_depth(),
@@ -213,6 +219,17 @@ fn to_keep_what_was_read_without_a_claim_shows_old_states() {
     breaks(&Ownership { flaw: Flaw::KeepsUnclaimed, ..model(2, budget) }, checks::READS_ARE_FRESH);
 }
 
+/// All of it together, in two orders, for longer than can be searched: some ways of it, at random.
+#[test]
+fn everything_goes_wrong_by_chance() {
+    let budget =
+        Budget { lose: 3, crash: 2, end: 1, restart: 3, vote: 2, hand: 4, away: 1, commit: 6, give_up: 4 };
+    let meets =
+        &[Event::LateGrant, Event::Reopening, Event::RefusedCommit, Event::LateCommit, Event::NewerOwner];
+    let model = Ownership { meets, orders: 2, late_looks: true, ..model(9, budget) };
+    println!("{:?}", walks::walk(&model, WALKS));
+}
+
 /// What is asked for by hand.
 #[test]
 fn as_asked() {
@@ -240,9 +257,12 @@ fn as_asked() {
             other => panic!("{other} is no part of the model"),
         }
     }
-    let mut search = search(&model);
+    let mut search = search(&model).threads(2);
     if let Ok(seconds) = std::env::var("ORDER_OWNERSHIP_SECONDS") {
         search = search.timeout(Duration::from_secs(seconds.parse().unwrap()));
     }
-    finds_nothing(&model, search);
+    match std::env::var("ORDER_OWNERSHIP_WALKS") {
+        Ok(walks) => println!("{:?}", walks::walk(&model, walks.parse().unwrap())),
+        Err(_) => finds_nothing(&model, search.spawn_bfs()),
+    }
 }
