@@ -111,20 +111,31 @@ pub struct OrdersClient {
 }
 
 impl OrdersClient {
-    /// Connects to `server`, a URL or `HOST:PORT`. Connecting and every call may take `timeout`.
+    /// Connects to the first that answers of `servers`, each a URL or `HOST:PORT`, with commas between. Connecting to one
+    /// and every call may take `timeout`.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` when it is no URL, `UNAVAILABLE` when nobody answers.
-    pub async fn connect(server: &str, timeout: Duration) -> Result<Self, ApiError> {
-        let server = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
-        let endpoint = endpoint(&server, timeout).map_err(|_| {
-            let message =
-                format!("{server} is not the URL of a server; write it like http://127.0.0.1:50051");
-            ApiError::local("INVALID_ARGUMENT", message)
-        })?;
-        let channel = endpoint.connect().await.map_err(|error| cannot_reach(&server, &error))?;
-        let inner = OrderServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
-        Ok(Self { inner, server, timeout })
+    /// `INVALID_ARGUMENT` when one is no URL, `UNAVAILABLE` when none answers.
+    pub async fn connect(servers: &str, timeout: Duration) -> Result<Self, ApiError> {
+        let mut unreached = None;
+        for server in servers.split(',').map(str::trim) {
+            let server = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
+            let endpoint = endpoint(&server, timeout).map_err(|_| {
+                let message =
+                    format!("{server} is not the URL of a server; write it like http://127.0.0.1:50051");
+                ApiError::local("INVALID_ARGUMENT", message)
+            })?;
+            match endpoint.connect().await {
+                Ok(channel) => {
+                    let inner = OrderServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
+                    return Ok(Self { inner, server, timeout });
+                }
+                Err(error) => {
+                    unreached.get_or_insert_with(|| cannot_reach(&server, &error));
+                }
+            }
+        }
+        Err(unreached.unwrap_or_else(|| ApiError::local("INVALID_ARGUMENT", "no server is named")))
     }
 
     /// `CreateOrder`.

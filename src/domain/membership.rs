@@ -273,10 +273,10 @@ impl View {
             return Err(Refusal::NotAllowed("a live node at another address has this name"));
         }
         for member in self.members.values_mut() {
-            let is_over = is_rival(member);
-            if is_over || (member.state.is_live() && member.address == new.address) {
+            // Also of one whose lease is over: a server that crashed may have lost its last renewal.
+            if is_rival(member) || (member.state.is_live() && member.address == new.address) {
                 member.state = NodeState::Dead;
-                member.silent_at = Some(if is_over { now } else { after(now, member.read_for) });
+                member.silent_at = Some(after(now, member.read_for));
             }
         }
         self.members.insert(

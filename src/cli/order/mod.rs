@@ -51,7 +51,7 @@ pub(super) struct OrderArgs {
 
 #[derive(Args, Debug)]
 struct ClientArgs {
-    /// Where the service is: a URL, or HOST:PORT.
+    /// Where the service is: a URL, or HOST:PORT; of several, with commas between, the first that answers.
     #[arg(
         long,
         env = "ORDER_SERVER",

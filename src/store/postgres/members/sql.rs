@@ -84,10 +84,9 @@ pub(super) const JOIN: &str = concat!(
     live!(),
     "), raised AS (UPDATE cluster_view AS v SET version = v.version + 1 FROM seen \
        WHERE v.version = seen.version AND NOT EXISTS (SELECT FROM earlier WHERE is_rival) RETURNING v.version), \
-     superseded AS (UPDATE cluster_nodes AS n SET state = 'DEAD', silent_at = CASE WHEN n.address = $2 \
-       THEN clock_timestamp() + n.read_for_us * ",
+     superseded AS (UPDATE cluster_nodes AS n SET state = 'DEAD', silent_at = clock_timestamp() + n.read_for_us * ",
     microseconds!(),
-    " ELSE clock_timestamp() END FROM raised \
+    " FROM raised \
        WHERE (n.address = $2 OR n.name = $1 AND n.lease_until < clock_timestamp()) AND n.state IN ",
     live!(),
     " RETURNING n.incarnation), \
