@@ -89,6 +89,20 @@ impl Cluster {
         self.heard_of(self.view_version().saturating_add(1));
     }
 
+    /// Ready once a member takes part no longer, as far as this node knows. Whoever still waits for its answer waits in vain:
+    /// it may be frozen, or cut off.
+    pub async fn gone(&self, member: &Member) {
+        let mut changes = self.table.changes();
+        loop {
+            changes.mark_unchanged();
+            let is_gone = self.table.known().view.live(member.incarnation).is_none();
+            // The sender is in here.
+            if is_gone || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Waits until something about the cluster changes, for at most `patience`.
     pub async fn news(&self, patience: Duration) {
         let mut changes = self.table.changes();

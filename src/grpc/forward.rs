@@ -131,7 +131,12 @@ where
         if let Some(id) = request.request_id().filter(|id| id.is_empty()) {
             *id = Uuid::now_v7().to_string();
         }
-        match forward(cluster, &member, begun, &request).await {
+        let told = tokio::select! {
+            biased;
+            told = forward(cluster, &member, begun, &request) => told,
+            () = cluster.gone(&member) => Err(Miss::Gone),
+        };
+        match told {
             Ok(answer) => {
                 metrics::counter!("order_cluster_forwards_total", "outcome" => "answered").increment(1);
                 return Ok(answer);
@@ -145,6 +150,10 @@ where
                     if misses >= HOPS_AT_ONCE {
                         cluster.news(PAUSE).await;
                     }
+                }
+                // Its successor is asked, whoever that is.
+                Miss::Gone => {
+                    metrics::counter!("order_cluster_forwards_total", "outcome" => "gone").increment(1);
                 }
                 Miss::Broken(why) => {
                     metrics::counter!("order_cluster_forwards_total", "outcome" => "broken").increment(1);
@@ -166,6 +175,8 @@ pub(super) enum Miss {
     NotThere(i64),
     /// Nothing is known of what became of it.
     Broken(String),
+    /// Nor is it here: the other node was given up while it was asked.
+    Gone,
 }
 
 impl Miss {

@@ -161,6 +161,7 @@ async fn relay(
             cluster.heard_of(version);
             End::Moved
         }
+        Miss::Gone => End::Moved,
         Miss::Broken(why) => {
             tracing::debug!(node = member.name, why, "a watch through another node broke; it goes on");
             cluster.doubt(member);
@@ -174,12 +175,24 @@ async fn relay(
     let request = pb::WatchOrderRequest { order_id: watched.order.id.to_string(), after_sequence: *last };
     let request = forward::mark(cluster, &watched.origin, request);
     let mut client = OrderServiceClient::new(channel).max_decoding_message_size(forward::ANSWER_BYTES);
-    let mut told = match client.watch_order(request).await {
+    let gone = cluster.gone(member);
+    tokio::pin!(gone);
+    let asked = tokio::select! {
+        biased;
+        asked = client.watch_order(request) => asked,
+        () = &mut gone => return missed(Miss::Gone),
+    };
+    let mut told = match asked {
         Ok(answer) => answer.into_inner(),
         Err(status) => return missed(Miss::of(status)),
     };
     loop {
-        match told.message().await {
+        let next = tokio::select! {
+            biased;
+            next = told.message() => next,
+            () = &mut gone => return missed(Miss::Gone),
+        };
+        match next {
             Ok(Some(answer)) => {
                 let seq = answer.event.as_ref().map_or(*last, |event| event.sequence);
                 if let Err(end) = send(watched, *last, answer, sender).await {
