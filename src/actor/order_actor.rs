@@ -389,7 +389,16 @@ impl OrderActor {
             }),
         };
         let counters = counters(&commit);
-        self.0.store.commit(commit).await?;
+        if let Some(entry) = &state.entry {
+            entry.set_committing(true);
+        }
+        let stored = self.0.store.commit(commit).await;
+        if let (Some(entry), Err(error)) = (&state.entry, &stored)
+            && !matches!(error, CommitError::Unknown(_))
+        {
+            entry.set_committing(false);
+        }
+        stored?;
         for counter in counters {
             counter.increment(1);
         }
@@ -399,6 +408,7 @@ impl OrderActor {
         state.saga = saga.filter(|saga| !saga.settled).map(Box::new);
         if let Some(entry) = &state.entry {
             entry.publish(&order);
+            entry.set_committing(false);
             entry.set_settled(state.unsettled().is_none());
         }
         self.0.acknowledged.note(order.id, order.version);

@@ -59,12 +59,17 @@ async fn renew(cluster: &Arc<Cluster>) {
     let mut unbroken = Unbroken::default();
     let mut failing = false;
     loop {
-        let started = BootTime::now();
+        let (started, known) = (BootTime::now(), cluster.table.version());
         let live =
             i64::try_from(cluster.orders().map_or(0, |orders| orders.counts().live)).unwrap_or(i64::MAX);
         match cluster.store.renew(cluster.me(), config.lease, live).await {
             Ok(renewal) if !renewal.is_member => {
                 cluster.die("the other nodes have declared this one dead, because they could not reach it");
+                return;
+            }
+            // Known before it was asked for, and not there any more.
+            Ok(renewal) if renewal.version < known => {
+                cluster.die("the store has lost changes of the cluster's records that this node has seen");
                 return;
             }
             Ok(renewal) => {
