@@ -3,10 +3,14 @@
 
 pub mod api;
 pub mod api_in_process;
+pub mod cluster;
+pub mod cluster_audit;
 pub mod edits;
+pub mod fleet;
 pub mod frames;
 pub mod invariants;
 pub mod laws;
+pub mod links;
 pub mod load;
 pub mod members;
 pub mod node;
@@ -23,6 +27,8 @@ pub mod scenarios;
 pub mod small_disk;
 pub mod standby;
 pub mod stores;
+pub mod takeover;
+pub mod traffic;
 pub mod traps;
 pub mod wait;
 pub mod world;

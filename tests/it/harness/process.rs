@@ -2,8 +2,10 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use order_service::proto::order::order_service_client::OrderServiceClient;
 use order_service::proto::simulator as sim;
@@ -51,7 +53,7 @@ impl Process {
     }
 
     /// The first line that `find` makes something of; none when the process ends without it.
-    async fn line<T>(&mut self, find: impl Fn(&str) -> Option<T>) -> Option<T> {
+    pub(super) async fn line<T>(&mut self, find: impl Fn(&str) -> Option<T>) -> Option<T> {
         let mut lines = self.lines.clone();
         let seen =
             timeout(PATIENCE, lines.wait_for(|lines| lines.iter().any(|line| find(line).is_some()))).await;
@@ -60,7 +62,7 @@ impl Process {
     }
 
     /// The address in the line that says what this process does; none when it ends before it says so.
-    async fn address(&mut self, doing: &str) -> Option<String> {
+    pub(super) async fn address(&mut self, doing: &str) -> Option<String> {
         let doing = doing.to_owned();
         let find = move |line: &str| {
             let line: serde_json::Value = serde_json::from_str(line).ok()?;
@@ -71,12 +73,22 @@ impl Process {
 
     /// Waits until it has ended; fails the test when it goes on for too long.
     pub async fn ended(&mut self) -> ExitStatus {
+        self.ended_within(PATIENCE).await
+    }
+
+    /// As [`Self::ended`], with more or less patience.
+    pub async fn ended_within(&mut self, patience: Duration) -> ExitStatus {
         let mut lines = self.lines.clone();
         let closed = async { while lines.changed().await.is_ok() {} };
-        if timeout(PATIENCE, closed).await.is_err() {
+        if timeout(patience, closed).await.is_err() {
             panic!("{} did not end:\n{}", self.name, self.log());
         }
         self.child.wait().unwrap()
+    }
+
+    /// How it has ended; none while it runs.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Sends it a signal.
@@ -102,6 +114,11 @@ impl Drop for Process {
         let _reaped = self.child.wait();
         if thread::panicking() {
             let lines = self.lines.borrow();
+            // Whoever wants to read more than the end says where.
+            if let Some(folder) = std::env::var_os("ORDER_TEST_LOGS") {
+                let file = format!("{}-{}.log", self.name, self.child.id());
+                let _written = std::fs::write(Path::new(&folder).join(file), lines.join("\n"));
+            }
             let untold = lines.len().saturating_sub(LAST_WORDS);
             let last = lines[untold..].join("\n");
             eprintln!("---- {} wrote {untold} lines and then:\n{last}\n----", self.name);
@@ -146,8 +163,32 @@ impl Simulate {
         self.client.clone().get_ledger(request).await.unwrap().into_inner()
     }
 
+    /// What was done for all orders, and what is in stock.
+    pub async fn ledgers(&self) -> sim::GetLedgerResponse {
+        let mut all = sim::GetLedgerResponse::default();
+        loop {
+            let request = sim::GetLedgerRequest {
+                page_size: 1_000,
+                page_token: all.next_page_token,
+                ..Default::default()
+            };
+            let page = self.client.clone().get_ledger(request).await.unwrap().into_inner();
+            all.charges.extend(page.charges);
+            all.refunds.extend(page.refunds);
+            all.reservations.extend(page.reservations);
+            all.restocks.extend(page.restocks);
+            all.labels.extend(page.labels);
+            all.keys.extend(page.keys);
+            all.stock = page.stock;
+            all.next_page_token = page.next_page_token;
+            if all.next_page_token.is_empty() {
+                return all;
+            }
+        }
+    }
+
     /// The settings of a node whose collaborators these are.
-    fn settings(&self) -> Vec<(String, String)> {
+    pub(super) fn settings(&self) -> Vec<(String, String)> {
         ["INVENTORY", "PRODUCT", "USER", "PAYMENT", "SHIPPING"]
             .map(|name| (format!("ORDER__COLLABORATORS__{name}"), self.url.clone()))
             .to_vec()

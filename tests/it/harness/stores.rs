@@ -45,7 +45,12 @@ impl Witness for Findings {
 
 /// What `ops verify` finds in the store of a node, which may be running: this many orders, and everything holds.
 pub async fn verified(node: &NodeProcess, orders: usize) {
-    let config = Config::load(&[], node.same_store().into_iter()).unwrap();
+    verified_store(node.same_store(), orders).await;
+}
+
+/// As [`verified`], of the store that these settings name.
+pub async fn verified_store(settings: Vec<(String, String)>, orders: usize) {
+    let config = Config::load(&[], settings.into_iter()).unwrap();
     let options =
         Options { page_size: 500, pages_per_second: None, patience: Duration::from_secs(60), only: None };
     let mut findings = Findings::default();
