@@ -123,7 +123,13 @@ impl OrderActor {
                     self.resume(myself, state).await?;
                 }
             }
-            Message::Release => return Err(End::Left),
+            Message::Release => {
+                // Should it stay here after all, nothing older may be found near by.
+                if let Some(order) = &state.order {
+                    self.0.cache.put(Arc::clone(order), state.owner.epoch).await;
+                }
+                return Err(End::Left);
+            }
             Message::Passivate => {
                 // One that is held may be so for days; the sweeper brings it back when it is due.
                 if state.unsettled().is_none() || state.held {

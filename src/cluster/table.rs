@@ -52,7 +52,7 @@ impl Known {
         // Most views differ in slots only.
         let same = before.filter(|before| {
             let places = |member: &Member| (member.incarnation, member.weight);
-            before.view.all_active().map(places).eq(view.all_active().map(places))
+            before.view.takers().map(places).eq(view.takers().map(places))
         });
         let ring = same.map_or_else(|| Arc::new(Ring::of(&view)), |before| Arc::clone(&before.ring));
         Self { ring, peers, view: Arc::new(view) }
@@ -148,6 +148,10 @@ impl Table {
         let (mut gained, mut lost) = (BTreeSet::new(), BTreeSet::new());
         for (slot, owner) in update.slots {
             let Some(known) = view.slots.get_mut(usize::from(slot)) else { continue };
+            // Two looks may overlap: what is known already must not open a door that was shut since.
+            if owner.epoch <= known.epoch {
+                continue;
+            }
             if owner.owner == Some(me) {
                 gained.insert(slot);
             } else if known.owner == Some(me) {

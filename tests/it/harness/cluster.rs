@@ -247,6 +247,12 @@ impl Cluster {
         started.elapsed()
     }
 
+    /// The number of a running node's process.
+    #[allow(dead_code, reason = "benchmarks ask for it, tests do not")]
+    pub fn process_id(&self, number: usize) -> u32 {
+        self.nodes[number].process.as_ref().unwrap().id()
+    }
+
     /// What the running nodes have logged.
     pub fn logs(&self) -> impl Iterator<Item = String> {
         self.nodes.iter().filter_map(|node| Some(node.process.as_ref()?.log()))
