@@ -123,7 +123,13 @@ impl OrderActor {
                     self.resume(myself, state).await?;
                 }
             }
-            Message::Release => return Err(End::Left),
+            Message::Release => {
+                // Should it stay here after all, nothing older may be found near by.
+                if let Some(order) = &state.order {
+                    self.0.cache.put(Arc::clone(order), state.owner.epoch).await;
+                }
+                return Err(End::Left);
+            }
             Message::Passivate => {
                 // One that is held may be so for days; the sweeper brings it back when it is due.
                 if state.unsettled().is_none() || state.held {
@@ -389,7 +395,16 @@ impl OrderActor {
             }),
         };
         let counters = counters(&commit);
-        self.0.store.commit(commit).await?;
+        if let Some(entry) = &state.entry {
+            entry.set_committing(true);
+        }
+        let stored = self.0.store.commit(commit).await;
+        if let (Some(entry), Err(error)) = (&state.entry, &stored)
+            && !matches!(error, CommitError::Unknown(_))
+        {
+            entry.set_committing(false);
+        }
+        stored?;
         for counter in counters {
             counter.increment(1);
         }
@@ -399,6 +414,7 @@ impl OrderActor {
         state.saga = saga.filter(|saga| !saga.settled).map(Box::new);
         if let Some(entry) = &state.entry {
             entry.publish(&order);
+            entry.set_committing(false);
             entry.set_settled(state.unsettled().is_none());
         }
         self.0.acknowledged.note(order.id, order.version);

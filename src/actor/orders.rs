@@ -227,8 +227,16 @@ impl Orders {
         let reader = self.shared.placement.reader(id.slot());
         if let Some(reader) = reader {
             let entry = self.shared.registry.get(id).filter(|entry| entry.owner() == reader);
-            if let Some(order) = entry.and_then(|entry| entry.published()) {
-                return Ok(Some(order));
+            // Where others read the store, nobody may be shown less than the store has shown them.
+            let is_shared = self.shared.placement.is_shared();
+            let live =
+                entry.as_ref().and_then(|entry| if is_shared { entry.newest() } else { entry.published() });
+            if live.is_some() {
+                return Ok(live);
+            }
+            if entry.is_some() && is_shared {
+                let stored = self.shared.store.load(id).await.map_err(refuse_read)?;
+                return Ok(stored.map(|stored| stored.order));
             }
             if let Some(order) = self.shared.cache.get(id, reader.epoch).await {
                 return Ok(Some(order));

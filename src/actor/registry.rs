@@ -32,6 +32,8 @@ pub(super) struct Entry {
     settled: AtomicBool,
     /// A call is under way, or a message is being handled.
     busy: AtomicBool,
+    /// A change is being stored: it may be stored already although it is not published.
+    committing: AtomicBool,
     /// The call that is under way, for those who ask why the order waits.
     running: ArcSwapOption<StepCall>,
 }
@@ -46,6 +48,7 @@ impl Entry {
             touched_at: AtomicI64::new(now_millis),
             settled: AtomicBool::new(false),
             busy: AtomicBool::new(false),
+            committing: AtomicBool::new(false),
             running: ArcSwapOption::empty(),
         })
     }
@@ -60,6 +63,17 @@ impl Entry {
 
     pub(super) fn published(&self) -> Option<Arc<Order>> {
         self.published.load_full()
+    }
+
+    /// The last committed state, unless the store may show a newer one already.
+    pub(super) fn newest(&self) -> Option<Arc<Order>> {
+        // In this order: whoever sees no commit under way sees what the last one published.
+        let committing = self.committing.load(Ordering::SeqCst);
+        self.published.load_full().filter(|_| !committing)
+    }
+
+    pub(super) fn set_committing(&self, committing: bool) {
+        self.committing.store(committing, Ordering::SeqCst);
     }
 
     pub(super) fn publish(&self, order: &Arc<Order>) {

@@ -23,6 +23,11 @@ const PAGE: usize = 500;
 /// Farther than any retry is put off.
 const FAR: chrono::Duration = chrono::Duration::days(365);
 
+/// How long further slots are waited for that come from other owners.
+const GATHER: Duration = Duration::from_millis(50);
+/// As soon as [`Pass::Due`] may find them.
+const SOON: chrono::Duration = chrono::Duration::seconds(5);
+
 /// How long an order whose actor failed is left alone; whoever waits for it asks sooner.
 const REST: Duration = Duration::from_millis(100);
 
@@ -119,7 +124,11 @@ async fn resume(orders: &Orders) {
     loop {
         let gained = tokio::select! {
             _ = tick.tick() => BTreeSet::new(),
-            () = shared.gained.some.notified() => shared.gained.take(),
+            () = shared.gained.some.notified() => {
+                // They come a few at a time, and all unfinished sagas are gone through for them.
+                tokio::time::sleep(GATHER).await;
+                shared.gained.take()
+            }
         };
         let woken = if gained.is_empty() {
             ticks = ticks.wrapping_add(1);
@@ -156,7 +165,8 @@ async fn pass(orders: &Orders, what: Pass<'_>) -> usize {
     let due_before = match what {
         Pass::First => now.checked_add_signed(FAR).unwrap_or(now),
         Pass::Due => now.checked_sub_signed(FRESH).unwrap_or(now),
-        Pass::Gained(_) => now,
+        // Those whose time comes soon wait for it in memory.
+        Pass::Gained(_) => now.checked_add_signed(SOON).unwrap_or(now),
     };
     let first = matches!(what, Pass::First);
     let (mut after, mut woken): (Option<Unfinished>, usize) = (None, 0);

@@ -171,6 +171,11 @@ async fn run(orders: Arc<Orders>, id: OrderId, feed: Arc<Feed>) {
     loop {
         // Also without news: what was stored between the watcher's look at the order and now told nobody.
         let asked = *told.borrow_and_update();
+        if !orders.owns(id) {
+            drop(running);
+            let _nobody = feed.news.send(Err(OrderError::NotOwner));
+            return;
+        }
         let handed = *feed.handed();
         let batch = match read(&orders, id, handed).await {
             Ok(batch) => batch,

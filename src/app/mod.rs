@@ -76,6 +76,8 @@ pub struct Node {
 struct Joined {
     cluster: Arc<Cluster>,
     peers: JoinHandle<Result<(), String>>,
+    /// The listener for other nodes has ended.
+    served: CancellationToken,
     peers_stopping: CancellationToken,
     peers_in_flight: InFlight,
     drain_timeout: Duration,
@@ -188,14 +190,19 @@ impl Node {
             let (cluster, api) = (Arc::clone(cluster), api.for_peers());
             let (peers_stopping, peers_in_flight) = (CancellationToken::new(), api.in_flight());
             let tls = cluster::tls(&config)?;
-            let services =
-                PeerServices { orders: api, admin: admin_api.for_peers(), cluster: cluster.clone() };
+            let admin = (config.ops.repairs != Repairs::None).then(|| admin_api.for_peers());
+            let services = PeerServices { orders: api, admin, cluster: cluster.clone() };
             let (limits, stopped) = (listener_config.clone(), peers_stopping.clone());
+            let served = CancellationToken::new();
+            let ended = served.clone().drop_guard();
             let peers = tokio::spawn(async move {
-                grpc::serve_peers(listener, services, &limits, tls, stopped.cancelled_owned()).await
+                let _ended = ended;
+                let stopped = stopped.cancelled_owned();
+                let served = grpc::serve_peers(listener, services, &limits, tls, stopped).await;
+                served.inspect_err(|error| tracing::error!(error, "the listener for other nodes ended"))
             });
             let drain_timeout = config.cluster.drain_timeout;
-            joined = Some(Joined { cluster, peers, peers_stopping, peers_in_flight, drain_timeout });
+            joined = Some(Joined { cluster, peers, served, peers_stopping, peers_in_flight, drain_timeout });
         }
         let (grpc_draining, grpc_stopping) = (draining.clone(), stopping.clone());
         let grpc = tokio::spawn(async move {
@@ -355,8 +362,20 @@ pub async fn serve(
             None => std::future::pending().await,
         }
     };
+    let served = node.cluster.as_ref().map(|joined| joined.served.clone());
+    let unserved = async {
+        match &served {
+            Some(served) => served.cancelled().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = &mut shutdown => node.stop().await,
+        // The others will not reach it any more; its slots are better off with them.
+        () = unserved => {
+            node.stop().await?;
+            Err(anyhow!("the listener for other nodes ended by itself"))
+        }
         why = died => {
             // Whatever it would finish now, another node has taken over.
             node.abandon();

@@ -15,12 +15,28 @@ use crate::ports::members::ChangeError;
 const ENDING: Duration = Duration::from_secs(1);
 /// How often a grant is tried when the view changes under it.
 const TRIES: u32 = 20;
+/// Tries after which a store that takes no changes is left alone.
+const FAILURES: u32 = 2;
+/// The longest pause after a try that met a newer view; grows with each.
+const COLLISION: Duration = Duration::from_millis(2);
+/// Nodes that may hand over at the same time without getting in each other's way.
+const FEW: usize = 3;
+/// By how much each node more spreads them.
+const APART: Duration = Duration::from_millis(10);
+/// How far they are spread at most.
+const APART_MOST: Duration = Duration::from_millis(500);
+/// How long the receiver may take to hear of a grant before the calls are sent there.
+const TELLING: Duration = Duration::from_millis(50);
 /// The pause after the records could not be changed.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Hands a batch of slots over, or opens them again.
-pub(super) async fn give(cluster: &Arc<Cluster>, to: Incarnation, slots: Vec<u16>) {
-    let Some(orders) = cluster.orders() else { return };
+/// Hands a batch of slots over, or opens them again; tells whether it was handed over.
+pub(super) async fn give(cluster: &Arc<Cluster>, to: Incarnation, slots: Vec<u16>) -> bool {
+    let Some(orders) = cluster.orders() else { return false };
+    // Whoever else hands over now shall not all meet while their doors are shut: with more nodes they wait longer.
+    let others = cluster.table.known().view.all_live().count().saturating_sub(FEW);
+    let others = u32::try_from(others).unwrap_or(u32::MAX);
+    tokio::time::sleep(cluster.pause(APART.saturating_mul(others).min(APART_MOST))).await;
     let started = BootTime::now();
     let all: BTreeSet<u16> = slots.iter().copied().collect();
     set_doors(cluster, &all, Door::Held);
@@ -47,6 +63,7 @@ pub(super) async fn give(cluster: &Arc<Cluster>, to: Incarnation, slots: Vec<u16
             "handed slots over"
         );
     }
+    granted.is_some()
 }
 
 fn set_doors(cluster: &Cluster, slots: &BTreeSet<u16>, door: Door) {
@@ -75,7 +92,7 @@ fn reopen(cluster: &Cluster, slots: &BTreeSet<u16>) {
 /// Stores the grant; none when it was not made, and surely never will be.
 async fn grant(cluster: &Arc<Cluster>, to: Incarnation, slots: &[u16]) -> Option<i64> {
     let from = cluster.me();
-    for _ in 0..TRIES {
+    for tries in 0..TRIES {
         let known = cluster.table.known();
         let takes = known.view.members.get(&to).is_some_and(|member| member.state == NodeState::Active);
         let is_mine = |slot: &u16| {
@@ -87,17 +104,21 @@ async fn grant(cluster: &Arc<Cluster>, to: Incarnation, slots: &[u16]) -> Option
         let (version, change) = (known.view.version, Change::Grant { from, to, slots: slots.to_vec() });
         match cluster.store.change(version, &change).await {
             Ok(version) => {
-                // The receiver first: calls are about to be sent there.
-                cluster.announce(version, Some(to)).await;
-                cluster.learn(version).await;
+                // The receiver first: calls are about to be sent there. Those that come too early catch up by themselves.
+                let telling = tokio::time::timeout(TELLING, cluster.announce(version, Some(to)));
+                let _told = tokio::join!(telling, cluster.learn(version));
                 return Some(version);
             }
             Err(ChangeError::Refused) => {
                 cluster.look(version).await;
+                tokio::time::sleep(cluster.pause(COLLISION.saturating_mul(tries))).await;
             }
             Err(ChangeError::NotMade(why)) => {
                 tracing::warn!(why, "slots could not be handed over; trying again");
-                return None;
+                if tries >= FAILURES {
+                    return None;
+                }
+                tokio::time::sleep(cluster.pause(PAUSE)).await;
             }
             // It may still arrive; nothing is opened before it cannot.
             Err(ChangeError::Unknown(why)) => {

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::lease::{BootTime, Lease};
-use self::peers::Peers;
+use self::peers::{Peers, Windows};
 use self::table::Table;
 use crate::actor::Orders;
 use crate::domain::Timestamp;
@@ -47,6 +47,9 @@ const TOLD_AT_ONCE: usize = 64;
 /// How often whoever waits for slots to go looks, without news.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// Why a node ends that knows more than the store.
+const GONE_BACK: &str = "the store has lost changes of the cluster's records that this node has seen";
+
 /// A node of a cluster.
 #[derive(Debug)]
 pub struct Cluster {
@@ -61,6 +64,8 @@ pub struct Cluster {
     control: Peers,
     /// Connections for calls that are forwarded, used by whoever forwards.
     calls: Peers,
+    /// Connections for watches that are forwarded: readers that are slow must not hold up calls.
+    watches: Peers,
     /// The highest view that was heard of.
     wanted: watch::Sender<i64>,
     /// A peer should be looked at soon.
@@ -106,8 +111,9 @@ impl Cluster {
                     store,
                     orders: OnceLock::new(),
                     handle,
-                    control: Peers::new(tls.clone(), connect_timeout),
-                    calls: Peers::new(tls, connect_timeout),
+                    control: Peers::new(tls.clone(), connect_timeout, Windows::Few),
+                    calls: Peers::new(tls.clone(), connect_timeout, Windows::Calls),
+                    watches: Peers::new(tls, connect_timeout, Windows::Watches),
                     wanted: watch::Sender::new(0),
                     doubts: Notify::new(),
                     time: Mutex::default(),
@@ -304,6 +310,10 @@ impl Cluster {
     async fn look(&self, since: i64) -> bool {
         let started = BootTime::now();
         match self.store.view(since).await {
+            Ok(update) if update.version < since => {
+                self.die(GONE_BACK);
+                false
+            }
             Ok(update) => {
                 self.note_time(update.now, BootTime::now().since(started));
                 self.adopt(update);
@@ -351,6 +361,7 @@ impl Cluster {
         let addresses: BTreeSet<&str> = known.view.all_live().map(|member| member.address.as_str()).collect();
         self.control.keep(&addresses);
         self.calls.keep(&addresses);
+        self.watches.keep(&addresses);
         if let Some(orders) = self.orders().filter(|_| !gained.is_empty()) {
             orders.take_up(gained);
         }
@@ -405,6 +416,13 @@ impl Cluster {
         tokio::spawn(async move {
             join_all(addresses.iter().map(|address| control.announce(address, version, patience))).await;
         });
+    }
+
+    /// A part of a pause, by chance, so that nodes do not do everything at the same moment.
+    fn pause(&self, most: Duration) -> Duration {
+        let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
+        let chance = uuid::Uuid::new_v4().as_u64_pair().0;
+        Duration::from_micros(chance.checked_rem(micros.saturating_add(1)).unwrap_or(0))
     }
 
     fn note_time(&self, now: Timestamp, took: Duration) {

@@ -26,11 +26,13 @@ impl Plan {
         batch: usize,
     ) -> Self {
         let mut plan = Self::default();
-        let is_active = view.members.get(&me).is_some_and(|member| member.state == NodeState::Active);
+        let is_active = |node: Incarnation| {
+            view.members.get(&node).is_some_and(|member| member.state == NodeState::Active)
+        };
         for slot in 0..SLOTS {
             let Some(place) = ring.place(slot) else { return plan };
             let owner = view.slots.get(usize::from(slot)).and_then(|slot| slot.owner);
-            if place == me && is_active && owner != Some(me) {
+            if place == me && owner != Some(me) {
                 match view.free_from(owner) {
                     Some(from) if from <= now => plan.take.push(slot),
                     Some(from) => {
@@ -38,7 +40,7 @@ impl Plan {
                     }
                     None => {}
                 }
-            } else if place != me && owner == Some(me) {
+            } else if place != me && owner == Some(me) && is_active(place) {
                 let (to, slots) = plan.give.get_or_insert_with(|| (place, Vec::new()));
                 if *to == place && slots.len() < batch {
                     slots.push(slot);
@@ -129,6 +131,21 @@ mod tests {
         assert_eq!((waits.take.len(), waits.take_at), (0, Some(at(3))));
         assert_eq!(plan(&view, 3, at(3)).take.len(), view.slots_of(Incarnation(2)));
         assert!(plan(&view, 1, at(3)).take.is_empty());
+    }
+
+    #[test]
+    fn where_all_are_leaving_those_that_live_take_what_the_dead_had() {
+        let mut view = View::empty(usize::from(SLOTS));
+        view.join(&new("a"), Incarnation(1), at(0)).unwrap();
+        view.join(&new("b"), Incarnation(2), at(0)).unwrap();
+        settle(&mut view, at(0));
+        view.apply(view.version, &Change::Leave { node: Incarnation(1) }, &[], at(1)).unwrap();
+        settle(&mut view, at(1));
+        assert_eq!(view.slots_of(Incarnation(1)), 0);
+        let expire = Change::Expire { node: Incarnation(2), by: Incarnation(1) };
+        view.apply(view.version, &expire, &[], at(8)).unwrap();
+        settle(&mut view, at(8));
+        assert_eq!(view.slots_of(Incarnation(1)), 4096);
     }
 
     #[test]

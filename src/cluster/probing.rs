@@ -27,7 +27,10 @@ pub(super) async fn run(cluster: &Arc<Cluster>) {
         tokio::select! {
             _ = tick.tick() => {}
             // Somebody could not be reached by a call.
-            () = cluster.doubts.notified() => {}
+            () = cluster.doubts.notified() => {
+                // Many calls may break at once, and again.
+                tokio::time::sleep(cluster.config.probe_every.checked_div(3).unwrap_or_default()).await;
+            }
         }
         let view = Arc::clone(&cluster.table.known().view);
         let watched: Vec<Member> = view.watched_by(cluster.me()).into_iter().cloned().collect();
@@ -56,6 +59,10 @@ async fn probe(cluster: &Cluster, member: &Member, mut suspicion: Suspicion) -> 
         }
         if suspicion.is_reached() && !matches!(found, Found::Alive(_)) {
             tracing::debug!(node = member.name, ?found, "a node is not reached");
+        }
+        // A probe that took much longer than it may was asleep with this process, and says nothing about others.
+        if BootTime::now().since(started) > config.probe_timeout.saturating_mul(3) {
+            return suspicion;
         }
         suspicion.note(&found, started);
         if !suspicion.wants_another_look() {
@@ -89,13 +96,14 @@ async fn judge(
         }
         return;
     }
+    // A vote counts for some seconds; the records are not to be hurried.
+    if !suspicion.may_vote_again(now) {
+        return;
+    }
     let others = || watched.iter().filter(|other| other.incarnation != node);
     let is_reached = |other: &&Member| known.get(&other.incarnation).is_some_and(Suspicion::is_reached);
     if !may_vote(others().filter(is_reached).count(), others().count()) {
-        tracing::warn!(
-            node = member.name,
-            "a node is not reached, nor are most others: this node may be cut off"
-        );
+        tell(known, node, now, "a node is not reached, nor are most others: this node may be cut off");
         return;
     }
     let helpers: Vec<&Member> = others().filter(is_reached).take(HELPERS).collect();
@@ -103,7 +111,7 @@ async fn judge(
     let patience = cluster.config.probe_timeout.saturating_mul(2);
     let asked = helpers.iter().map(|helper| cluster.control.probe_by(helper, member, patience));
     if join_all(asked).await.into_iter().any(|reached| reached) {
-        tracing::warn!(node = member.name, "a node is not reached from here, but from elsewhere");
+        tell(known, node, now, "a node is not reached from here, but from elsewhere");
         return;
     }
     if !suspicion.has_voted {
@@ -113,9 +121,18 @@ async fn judge(
         Ok(()) => {
             if let Some(suspicion) = known.get_mut(&node) {
                 suspicion.has_voted = true;
+                suspicion.voted = Some(now);
             }
             cluster.change(Change::VoteOut { node, by: me }).await;
         }
         Err(error) => tracing::warn!(node = member.name, %error, "a vote could not be cast"),
+    }
+}
+
+/// Says now and then why a node that is not reached is not voted out.
+fn tell(known: &mut BTreeMap<Incarnation, Suspicion>, node: Incarnation, now: BootTime, why: &'static str) {
+    if let Some(suspicion) = known.get_mut(&node).filter(|suspicion| suspicion.may_tell(now)) {
+        suspicion.told = Some(now);
+        tracing::warn!(incarnation = %node, "{why}");
     }
 }

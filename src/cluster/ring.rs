@@ -84,9 +84,9 @@ impl<T: Copy> Ring<T> {
 }
 
 impl Ring<Incarnation> {
-    /// The ring of a view's active members.
+    /// The ring of those members that slots are for.
     pub fn of(view: &View) -> Self {
-        let members = view.all_active();
+        let members = view.takers();
         Self::new(members.map(|member| (member.name.as_str(), member.weight, member.incarnation)))
     }
 }

@@ -44,6 +44,8 @@ impl Cluster {
         loop {
             match self.table.whose(slot) {
                 Whose::Here => return Ok(Route::Here),
+                // Nothing was executed, and whoever forwarded it may find another owner soon.
+                Whose::Lapsed if via.is_some() => return Err(OrderError::NotOwner),
                 Whose::Lapsed => return Err(OrderError::StorageUnavailable),
                 Whose::Peer(_) if via.is_some() => return Err(OrderError::NotOwner),
                 Whose::Peer(member) => return Ok(Route::Peer(member)),
@@ -89,24 +91,28 @@ impl Cluster {
         self.heard_of(self.view_version().saturating_add(1));
     }
 
-    /// Ready once a member takes part no longer, as far as this node knows. Whoever still waits for its answer waits in vain:
-    /// it may be frozen, or cut off.
+    /// Waits until something about the cluster changes, for at most `patience`.
+    pub async fn news(&self, patience: Duration) {
+        let mut changes = self.table.changes();
+        let _late = tokio::time::timeout(patience, changes.changed()).await;
+    }
+
+    /// Ready when a member is gone: nothing more is to be expected of it.
     pub async fn gone(&self, member: &Member) {
         let mut changes = self.table.changes();
-        loop {
-            changes.mark_unchanged();
-            let is_gone = self.table.known().view.live(member.incarnation).is_none();
-            // The sender is in here.
-            if is_gone || changes.changed().await.is_err() {
+        while self.table.known().view.live(member.incarnation).is_some() {
+            if changes.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    /// Waits until something about the cluster changes, for at most `patience`.
-    pub async fn news(&self, patience: Duration) {
-        let mut changes = self.table.changes();
-        let _late = tokio::time::timeout(patience, changes.changed()).await;
+    /// The connection to a member for watches that are forwarded.
+    ///
+    /// # Errors
+    /// As of [`Self::connection`].
+    pub fn watch_connection(&self, member: &Member) -> Result<Channel, String> {
+        self.watches.channel(&member.address)
     }
 
     /// The connection to a member for calls that are forwarded.
@@ -117,9 +123,12 @@ impl Cluster {
         self.calls.channel(&member.address)
     }
 
-    /// A call to a member broke: it should be looked at.
-    pub fn doubt(&self, _member: &Member) {
-        self.doubts.notify_one();
+    /// A call to a member broke: it should be looked at, if this node looks after it.
+    pub fn doubt(&self, member: &Member) {
+        let known = self.table.known();
+        if known.view.watchers(member.incarnation).contains(&self.me()) {
+            self.doubts.notify_one();
+        }
     }
 
     /// Whether this node reaches another one just now.

@@ -8,6 +8,11 @@ use super::peers::Found;
 /// So many probes in a row have to find nobody at an address.
 const REFUSALS: u32 = 2;
 
+/// The pause between two votes against the same node.
+const VOTE_AGAIN: Duration = Duration::from_millis(500);
+/// The pause between two log lines about the same node.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
+
 /// What is known of one peer from probing it.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Suspicion {
@@ -17,6 +22,10 @@ pub(super) struct Suspicion {
     refusals: u32,
     /// A vote of ours may be in the records.
     pub(super) has_voted: bool,
+    /// When the last vote was cast.
+    pub(super) voted: Option<BootTime>,
+    /// When it was last told that it is not reached.
+    pub(super) told: Option<BootTime>,
 }
 
 impl Suspicion {
@@ -33,6 +42,16 @@ impl Suspicion {
                 self.silent_since.get_or_insert(started);
             }
         }
+    }
+
+    /// Whether the last vote was long enough ago for another one.
+    pub(super) fn may_vote_again(&self, now: BootTime) -> bool {
+        self.voted.is_none_or(|at| now.since(at) >= VOTE_AGAIN)
+    }
+
+    /// Whether it may be told once more that the node is not reached.
+    pub(super) fn may_tell(&self, now: BootTime) -> bool {
+        self.told.is_none_or(|at| now.since(at) >= TELL_AGAIN)
     }
 
     /// Whether the last probe found it.

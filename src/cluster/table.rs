@@ -41,15 +41,21 @@ impl Door {
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) view: Arc<View>,
-    pub(super) ring: Ring<Incarnation>,
+    pub(super) ring: Arc<Ring<Incarnation>>,
     /// The live members.
     peers: BTreeMap<Incarnation, Arc<Member>>,
 }
 
 impl Known {
-    fn new(view: View) -> Self {
+    fn new(view: View, before: Option<&Self>) -> Self {
         let peers = view.all_live().map(|member| (member.incarnation, Arc::new(member.clone()))).collect();
-        Self { ring: Ring::of(&view), peers, view: Arc::new(view) }
+        // Most views differ in slots only.
+        let same = before.filter(|before| {
+            let places = |member: &Member| (member.incarnation, member.weight);
+            before.view.takers().map(places).eq(view.takers().map(places))
+        });
+        let ring = same.map_or_else(|| Arc::new(Ring::of(&view)), |before| Arc::clone(&before.ring));
+        Self { ring, peers, view: Arc::new(view) }
     }
 
     /// All live members but `me`.
@@ -85,7 +91,7 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(lease: Lease) -> Self {
-        let known = Known::new(View { version: 0, ..View::empty(usize::from(SLOTS)) });
+        let known = Known::new(View { version: 0, ..View::empty(usize::from(SLOTS)) }, None);
         Self {
             me: AtomicI64::new(0),
             known: ArcSwap::from_pointee(known),
@@ -142,6 +148,10 @@ impl Table {
         let (mut gained, mut lost) = (BTreeSet::new(), BTreeSet::new());
         for (slot, owner) in update.slots {
             let Some(known) = view.slots.get_mut(usize::from(slot)) else { continue };
+            // Two looks may overlap: what is known already must not open a door that was shut since.
+            if owner.epoch <= known.epoch {
+                continue;
+            }
             if owner.owner == Some(me) {
                 gained.insert(slot);
             } else if known.owner == Some(me) {
@@ -153,7 +163,7 @@ impl Table {
         for slot in &lost {
             self.set_door(*slot, Door::Closed);
         }
-        self.known.store(Arc::new(Known::new(view)));
+        self.known.store(Arc::new(Known::new(view, Some(&before))));
         for slot in &gained {
             self.set_door(*slot, Door::Open);
         }

@@ -170,7 +170,7 @@ pub enum Change {
     },
     /// Slots that nobody owns, or whose owner is gone and silent, get an owner.
     Take {
-        /// The new owner; active.
+        /// The new owner; active, or live where nobody is active.
         by: Incarnation,
         /// Which.
         slots: Vec<u16>,
@@ -220,6 +220,12 @@ impl View {
     /// All active members, by incarnation: those that slots are for.
     pub fn all_active(&self) -> impl Iterator<Item = &Member> {
         self.members.values().filter(|member| member.state == NodeState::Active)
+    }
+
+    /// Those that slots are for: the active members; where there are none, the live ones, so that somebody serves.
+    pub fn takers(&self) -> impl Iterator<Item = &Member> {
+        let some_active = self.all_active().next().is_some();
+        self.all_live().filter(move |member| !some_active || member.state == NodeState::Active)
     }
 
     /// How many slots the node owns.
@@ -378,7 +384,8 @@ impl View {
                 require(self.all(slots, |slot| slot.owner == Some(*from)), "a slot has another owner")
             }
             Change::Take { by, slots } => {
-                require(is(by, NodeState::Active), "the receiver is not active")?;
+                let takes = self.takers().any(|member| member.incarnation == *by);
+                require(takes, "the receiver takes no slots")?;
                 let is_free = |slot: &SlotOwner| self.free_from(slot.owner).is_some_and(|from| from <= now);
                 require(self.all(slots, is_free), "a slot's owner may still answer")
             }

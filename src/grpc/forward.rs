@@ -12,7 +12,7 @@ use tonic_types::StatusExt;
 use uuid::Uuid;
 
 use super::auth;
-use super::order_service::{Begun, Origin};
+use super::order_service::{Begun, MARGIN, Origin};
 use super::status::to_status;
 use crate::cluster::{Cluster, Route};
 use crate::domain::error::OrderError;
@@ -108,17 +108,26 @@ where
     let (Some(cluster), Some(slot)) = (cluster, request.slot(key)) else {
         return Ok(local(request).await?);
     };
-    let mut misses = 0u32;
+    let (mut misses, mut broke) = (0u32, false);
+    // Whoever waits for an owner in vain is told so before its own patience ends.
+    let patience = begun.deadline.checked_sub(MARGIN).unwrap_or(begun.started);
+    // What a call that broke has done is not known: nobody may be told that it was not executed.
+    let in_vain = |broke: bool| if broke { OrderError::StorageUnavailable } else { OrderError::NotOwner };
     loop {
-        let member = match cluster.route(slot, begun.origin.via, begun.deadline).await? {
+        let routed = cluster.route(slot, begun.origin.via, patience).await;
+        let route = routed.map_err(|error| match error {
+            OrderError::NotOwner => in_vain(broke),
+            error => error,
+        })?;
+        let member = match route {
             Route::Here => match local(request.clone()).await {
                 Err(OrderError::NotOwner) if begun.origin.via.is_none() => None,
                 answer => return Ok(answer?),
             },
             Route::Peer(member) => Some(member),
         };
-        if Instant::now() >= begun.deadline {
-            return Err(OrderError::NotOwner.into());
+        if Instant::now() >= patience {
+            return Err(in_vain(broke).into());
         }
         let Some(member) = member else {
             // The store knows a newer view than this node.
@@ -131,12 +140,7 @@ where
         if let Some(id) = request.request_id().filter(|id| id.is_empty()) {
             *id = Uuid::now_v7().to_string();
         }
-        let told = tokio::select! {
-            biased;
-            told = forward(cluster, &member, begun, &request) => told,
-            () = cluster.gone(&member) => Err(Miss::Gone),
-        };
-        match told {
+        match forward(cluster, &member, begun, &request).await {
             Ok(answer) => {
                 metrics::counter!("order_cluster_forwards_total", "outcome" => "answered").increment(1);
                 return Ok(answer);
@@ -151,12 +155,9 @@ where
                         cluster.news(PAUSE).await;
                     }
                 }
-                // Its successor is asked, whoever that is.
-                Miss::Gone => {
-                    metrics::counter!("order_cluster_forwards_total", "outcome" => "gone").increment(1);
-                }
                 Miss::Broken(why) => {
                     metrics::counter!("order_cluster_forwards_total", "outcome" => "broken").increment(1);
+                    broke = true;
                     tracing::debug!(node = member.name, why, "a forwarded call broke; it is sent again");
                     cluster.doubt(&member);
                     cluster.news(PAUSE).await;
@@ -175,8 +176,6 @@ pub(super) enum Miss {
     NotThere(i64),
     /// Nothing is known of what became of it.
     Broken(String),
-    /// Nor is it here: the other node was given up while it was asked.
-    Gone,
 }
 
 impl Miss {
@@ -187,8 +186,13 @@ impl Miss {
                 Self::NotThere(view_of(status.metadata()))
             }
             (Some(_), _) => Self::Refused(Box::new(status)),
-            // Our own refusals give a reason. What has none comes from the connection.
-            (None, _) => Self::Broken(status.to_string()),
+            // Our own refusals give a reason. What has none comes from the connection, or from a program that is too old or
+            // too new for the call.
+            (
+                None,
+                Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::Internal,
+            ) => Self::Broken(status.to_string()),
+            (None, _) => Self::Refused(Box::new(status)),
         }
     }
 }
@@ -208,7 +212,13 @@ async fn forward<R: Routed>(
         request.set_timeout(begun.deadline.saturating_duration_since(Instant::now()));
         client.unary(request, PathAndQuery::from_static(R::PATH), codec).await.map_err(Miss::of)
     };
-    match timeout_at(begun.deadline, calling).await {
+    let calling = timeout_at(begun.deadline, calling);
+    let answer = tokio::select! {
+        answer = calling => answer,
+        // A host that stands still does not say that it is gone.
+        () = cluster.gone(member) => return Err(Miss::Broken(String::from("the node is gone"))),
+    };
+    match answer {
         Ok(answer) => answer.map(tonic::Response::into_inner),
         Err(_elapsed) => Err(Miss::Broken(String::from("no answer before the deadline"))),
     }

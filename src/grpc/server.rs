@@ -43,8 +43,8 @@ pub struct GrpcConfig {
 pub struct PeerServices {
     /// Calls that are forwarded.
     pub orders: OrderApi,
-    /// Calls of operators that are forwarded.
-    pub admin: AdminApi,
+    /// Calls of operators that are forwarded; none where this node takes no repairs.
+    pub admin: Option<AdminApi>,
     /// What nodes say to each other.
     pub cluster: Arc<Cluster>,
 }
@@ -75,7 +75,7 @@ pub async fn serve_peers(
         .http2_keepalive_timeout(Some(config.keepalive))
         .add_service(PeerApi::routes(services.cluster, max_bytes))
         .add_service(OrderServiceServer::new(services.orders).max_decoding_message_size(max_bytes))
-        .add_service(services.admin.into_service(max_bytes))
+        .add_optional_service(services.admin.map(|admin| admin.into_service(max_bytes)))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown)
         .await
         .map_err(failed)

@@ -23,6 +23,8 @@ use crate::proto::order::order_service_client::OrderServiceClient;
 
 /// How long a stream goes on without an owner of its order.
 const WITHOUT_OWNER: Duration = Duration::from_secs(60);
+/// A stream that lasted for so long was one of the order's owner.
+const ATTACHED: Duration = Duration::from_secs(15);
 /// The longest wait for news before the next try.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -102,19 +104,22 @@ async fn follow(watched: &Watched, sender: &mpsc::Sender<Answer>) -> End {
     let mut alone_since = Instant::now();
     loop {
         let deadline = alone_since.checked_add(WITHOUT_OWNER).unwrap_or(alone_since);
-        let before = last;
+        let (before, began) = (last, Instant::now());
         let ended = match cluster.route(slot, via, deadline).await {
             Ok(Route::Here) => here(watched, &mut last, sender).await,
             Ok(Route::Peer(member)) => relay(watched, cluster, &member, &mut last, sender).await,
             // In time it will have one.
-            Err(OrderError::NotOwner | OrderError::StorageUnavailable) => End::Moved,
+            Err(OrderError::NotOwner | OrderError::StorageUnavailable | OrderError::Overloaded { .. }) => {
+                End::Moved
+            }
             Err(error) => End::For(error),
         };
         if !matches!(ended, End::Moved) || via.is_some() {
             return ended;
         }
         let now = Instant::now();
-        if last != before {
+        // Whoever told something, or had nothing to tell for a while, was its owner until now.
+        if last != before || now.saturating_duration_since(began) > ATTACHED {
             alone_since = now;
         } else if now >= deadline {
             return End::Moved;
@@ -126,6 +131,10 @@ async fn follow(watched: &Watched, sender: &mpsc::Sender<Answer>) -> End {
 /// Sends the events that this node has.
 async fn here(watched: &Watched, last: &mut i64, sender: &mpsc::Sender<Answer>) -> End {
     let mut watcher = watched.orders.watch(&watched.order);
+    // It may have moved before the feed was there that would have told.
+    if !watched.orders.owns(watched.order.id) {
+        return End::Moved;
+    }
     loop {
         let batch = match watcher.next(*last).await {
             Ok(batch) => batch,
@@ -161,14 +170,13 @@ async fn relay(
             cluster.heard_of(version);
             End::Moved
         }
-        Miss::Gone => End::Moved,
         Miss::Broken(why) => {
             tracing::debug!(node = member.name, why, "a watch through another node broke; it goes on");
             cluster.doubt(member);
             End::Moved
         }
     };
-    let channel = match cluster.connection(member) {
+    let channel = match cluster.watch_connection(member) {
         Ok(channel) => channel,
         Err(why) => return missed(Miss::Broken(why)),
     };
@@ -178,9 +186,8 @@ async fn relay(
     let gone = cluster.gone(member);
     tokio::pin!(gone);
     let asked = tokio::select! {
-        biased;
         asked = client.watch_order(request) => asked,
-        () = &mut gone => return missed(Miss::Gone),
+        () = &mut gone => return End::Moved,
     };
     let mut told = match asked {
         Ok(answer) => answer.into_inner(),
@@ -188,9 +195,8 @@ async fn relay(
     };
     loop {
         let next = tokio::select! {
-            biased;
             next = told.message() => next,
-            () = &mut gone => return missed(Miss::Gone),
+            () = &mut gone => return End::Moved,
         };
         match next {
             Ok(Some(answer)) => {

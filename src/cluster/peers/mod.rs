@@ -19,8 +19,25 @@ use crate::proto::peer::peer_service_client::PeerServiceClient;
 
 /// How often a silent connection is checked, and how long an answer may take.
 const KEEPALIVE: Duration = Duration::from_secs(5);
-/// How large a window a peer gets for answers, in bytes: many travel over one connection.
-const WINDOW: u32 = 4 << 20;
+/// How much of one answer may be under way before it is read, in bytes.
+const STREAM_WINDOW: u32 = 256 << 10;
+/// As [`STREAM_WINDOW`], of all answers on one connection: many calls share it.
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// As [`STREAM_WINDOW`], of a watch, whose reader may be slow for long.
+const WATCH_WINDOW: u32 = 64 << 10;
+/// As [`CONNECTION_WINDOW`], of the largest that there is: a reader that is slow must not hold up others.
+const WATCHES_WINDOW: u32 = (1 << 31) - 1;
+
+/// What connections are for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Windows {
+    /// A few small answers.
+    Few,
+    /// Many calls at once.
+    Calls,
+    /// Many streams that may stand still.
+    Watches,
+}
 
 /// PEM texts for mutual TLS between nodes.
 #[derive(Clone)]
@@ -75,12 +92,13 @@ pub(super) enum Found {
 pub(super) struct Peers {
     tls: Option<PeerTls>,
     connect_timeout: Duration,
+    windows: Windows,
     channels: Arc<Mutex<BTreeMap<String, Channel>>>,
 }
 
 impl Peers {
-    pub(super) fn new(tls: Option<PeerTls>, connect_timeout: Duration) -> Self {
-        Self { tls, connect_timeout, channels: Arc::default() }
+    pub(super) fn new(tls: Option<PeerTls>, connect_timeout: Duration, windows: Windows) -> Self {
+        Self { tls, connect_timeout, windows, channels: Arc::default() }
     }
 
     /// The connection to an address. Needs the runtime that uses it.
@@ -89,12 +107,18 @@ impl Peers {
         if let Some(channel) = channels.get(address) {
             return Ok(channel.clone());
         }
+        let (stream, connection) = match self.windows {
+            Windows::Few => (None, None),
+            Windows::Calls => (Some(STREAM_WINDOW), Some(CONNECTION_WINDOW)),
+            Windows::Watches => (Some(WATCH_WINDOW), Some(WATCHES_WINDOW)),
+        };
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
             .map_err(|error| error.to_string())?
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true)
-            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(stream)
+            .initial_connection_window_size(connection)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE)
             .keep_alive_while_idle(true);
@@ -172,10 +196,12 @@ impl Peers {
     pub(super) async fn drain(
         &self,
         address: &str,
+        node: Incarnation,
         patience: Duration,
     ) -> Result<tonic::Streaming<pb::DrainProgress>, String> {
         let mut client = self.client(address)?;
-        let asked = timeout(patience, client.drain(Request::new(pb::DrainRequest {}))).await;
+        let asked =
+            timeout(patience, client.drain(Request::new(pb::DrainRequest { incarnation: node.0 }))).await;
         let answer = asked.map_err(|_elapsed| String::from("no answer in time"))?;
         answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
     }

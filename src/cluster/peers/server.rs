@@ -51,10 +51,10 @@ impl PeerService for PeerApi {
 
     type DrainStream = ReceiverStream<Result<pb::DrainProgress, Status>>;
 
-    async fn drain(
-        &self,
-        _request: Request<pb::DrainRequest>,
-    ) -> Result<Response<Self::DrainStream>, Status> {
+    async fn drain(&self, request: Request<pb::DrainRequest>) -> Result<Response<Self::DrainStream>, Status> {
+        if request.get_ref().incarnation != self.0.me().0 {
+            return Err(Status::failed_precondition("another life of this node was meant"));
+        }
         let mut progress = self.0.drain_here();
         let (sender, receiver) = mpsc::channel(1);
         tokio::spawn(async move {

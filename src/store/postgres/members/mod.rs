@@ -21,7 +21,7 @@ use sqlx::{Arguments, Postgres, Row, SqlSafeStr, Type};
 use tokio::sync::watch;
 
 use self::line::{Line, Repeat};
-use super::config::PostgresConfig;
+use super::config::{Pooler, PostgresConfig};
 use super::fault::Fault;
 use super::open::OpenError;
 use super::statement::Statement;
@@ -30,6 +30,10 @@ use crate::domain::membership::{
     Change, Incarnation, Member, NewMember, NodeState, SlotOwner, VOTE_FOR, WATCHERS,
 };
 use crate::ports::members::{ChangeError, Joined, MemberError, MemberStore, Renewal, ViewUpdate};
+
+/// How long a node that wants the database for itself waits for the leases of others to end, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// The cluster's records in Postgres.
 pub struct PostgresMembers {
@@ -68,14 +72,21 @@ impl PostgresMembers {
 pub(super) async fn exclusive_epoch(config: &PostgresConfig) -> Result<i64, OpenError> {
     let failed = |fault| OpenError::Server { target: config.target.to_string(), what: told(fault) };
     let line = Line::for_changes(config, "owner");
+    // Behind a pooler no lock tells whether there are members.
+    let has_lock = config.pooler == Pooler::None;
     let started = Instant::now();
     loop {
-        let left = config.commit_timeout.saturating_sub(started.elapsed());
-        let raised = line.ask(statement(sql::ALONE, &[]).map_err(failed)?, left, Repeat::Harmless).await;
+        let alone = statement(sql::ALONE, &[i64::from(has_lock)]).map_err(failed)?;
+        let raised = line.ask(alone, config.commit_timeout, Repeat::Harmless).await;
         if let Some(version) = version(&raised.map_err(failed)?).map_err(failed)? {
             line.close().await;
             return Ok(version);
         }
+        if started.elapsed() > PATIENCE {
+            let holder = String::from("a cluster with a node whose lease is good");
+            return Err(OpenError::InUse { target: config.target.to_string(), holder });
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

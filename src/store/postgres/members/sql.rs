@@ -172,7 +172,8 @@ pub(super) const GRANT: &str = concat!(
 /// `$2` the new owner, `$3` slots, none of them twice, `$4` how many. A node that is forgotten answers nothing any more.
 pub(super) const TAKE: &str = concat!(
     raised!(
-        "EXISTS (SELECT FROM cluster_nodes WHERE incarnation = $2 AND state = 'ACTIVE') \
+        "EXISTS (SELECT FROM cluster_nodes WHERE incarnation = $2 AND (state = 'ACTIVE' OR state = 'LEAVING' \
+           AND NOT EXISTS (SELECT FROM cluster_nodes WHERE state = 'ACTIVE'))) \
          AND (SELECT count(*) FROM slot_owner WHERE slot = ANY($3) AND (owner IS NULL OR owner NOT IN \
            (SELECT incarnation FROM cluster_nodes WHERE coalesce(silent_at, lease_until) > clock_timestamp() OR state IN ",
         live!(),
@@ -193,11 +194,14 @@ pub(super) const VOTE: &str = "INSERT INTO cluster_votes (suspect, voter, at) VA
 pub(super) const WITHDRAW: &str = "DELETE FROM cluster_votes WHERE suspect = $1 AND voter = $2";
 
 /// For a node that has the database for itself: all members are gone, and no slot has an owner. Takes the version that it
-/// sees, and gives none back when it was overtaken.
+/// sees, and gives none back when it was overtaken. `$1` 0: nor while a member's lease is good, since no lock has said that
+/// there is none.
 pub(super) const ALONE: &str = concat!(
     "WITH seen AS MATERIALIZED (SELECT version FROM cluster_view), \
      raised AS (UPDATE cluster_view AS v SET version = v.version + 1 FROM seen WHERE v.version = seen.version \
-       RETURNING v.version), \
+       AND ($1 <> 0 OR NOT EXISTS (SELECT FROM cluster_nodes WHERE lease_until > clock_timestamp() AND state IN ",
+    live!(),
+    ")) RETURNING v.version), \
      freed AS (UPDATE slot_owner AS s SET epoch = raised.version, owner = NULL FROM raised \
        WHERE EXISTS (SELECT FROM slot_owner WHERE owner IS NOT NULL)), \
      gone AS (UPDATE cluster_nodes AS n SET state = 'DEAD', silent_at = clock_timestamp() FROM raised WHERE n.state IN ",
