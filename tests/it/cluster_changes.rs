@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::harness::cluster::{Cluster, Plan, wished};
 use crate::harness::cluster_audit::audit;
-use crate::harness::traffic::{Mode, Rate, Traffic};
+use crate::harness::traffic::{Mode, Rate, Traffic, at};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_fails_no_call() {
@@ -31,6 +31,9 @@ async fn a_rolling_restart_fails_no_call() {
     let report = traffic.stop().await;
     println!("before any restart: {}", report.between(Duration::ZERO, quiet));
     println!("{rounds} rolling restarts: {}", report.between(quiet, restless));
+    let pauses = cluster.pauses();
+    let [p50, p99, max] = [500, 990, 1_000].map(|permille| at(&pauses, permille));
+    println!("{} handovers: p50 {p50:?}  p99 {p99:?}  max {max:?}", pauses.len());
     report.assert_clean();
     audit(&cluster, 0, &report.acknowledged).await;
 }

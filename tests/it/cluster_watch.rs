@@ -6,6 +6,7 @@ use futures::future::join_all;
 use order_service::proto::order as pb;
 use order_service::proto::order::OrderStatus;
 use order_service::proto::order::order_service_client::OrderServiceClient;
+use rustix::process::Signal;
 use tokio::time::timeout;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -57,7 +58,12 @@ async fn watched_while(harm: impl AsyncFn(&mut Cluster)) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_goes_on_when_the_owner_is_stopped() {
-    watched_while(async |cluster| drop(cluster.stop(2).await)).await;
+    watched_while(async |cluster| assert!(cluster.stop(2).await < PATIENCE)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_goes_on_when_the_owner_freezes() {
+    watched_while(async |cluster| cluster.signal(2, Signal::STOP)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

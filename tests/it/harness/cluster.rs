@@ -143,6 +143,8 @@ pub struct Cluster {
     simulate: Simulate,
     url: String,
     server: PgServer,
+    /// Of the handovers of nodes that have ended.
+    pauses: Vec<Duration>,
     _turn: SemaphorePermit<'static>,
 }
 
@@ -179,7 +181,8 @@ impl Cluster {
         let all = [ALL, plan.settings].concat();
         let mut settings = simulate.settings();
         settings.extend(all.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-        let mut cluster = Self { nodes, network, settings, simulate, url, server, _turn: turn };
+        let mut cluster =
+            Self { nodes, network, settings, simulate, url, server, pauses: Vec::new(), _turn: turn };
         // The first one makes the tables.
         cluster.start_nodes(&[0]).await;
         let others: Vec<usize> = (1..plan.running).collect();
@@ -227,7 +230,9 @@ impl Cluster {
     /// Waits until a node has ended, and says how.
     pub async fn ended(&mut self, number: usize, patience: Duration) -> ExitStatus {
         let mut process = self.nodes[number].process.take().unwrap();
-        process.ended_within(patience).await
+        let status = process.ended_within(patience).await;
+        self.pauses.extend(pauses(&process.log()));
+        status
     }
 
     /// How a node has ended; none while it runs, or when nobody has started it since.
@@ -244,6 +249,7 @@ impl Cluster {
         let mut process = self.nodes[number].process.take().unwrap();
         let status = process.ended_within(PATIENCE).await;
         assert!(status.success(), "{} ended with {status}:\n{}", self.name(number), process.log());
+        self.pauses.extend(pauses(&process.log()));
         started.elapsed()
     }
 
@@ -256,6 +262,14 @@ impl Cluster {
     /// What the running nodes have logged.
     pub fn logs(&self) -> impl Iterator<Item = String> {
         self.nodes.iter().filter_map(|node| Some(node.process.as_ref()?.log()))
+    }
+
+    /// For how long each handover has kept calls waiting, as the nodes say that have ended or run; sorted.
+    pub fn pauses(&self) -> Vec<Duration> {
+        let running = self.logs().flat_map(|log| pauses(&log));
+        let mut all: Vec<Duration> = self.pauses.iter().copied().chain(running).collect();
+        all.sort_unstable();
+        all
     }
 
     /// Whether nothing comes through between a node and the database, in either direction.
@@ -421,6 +435,16 @@ impl Cluster {
     pub fn url(&self) -> &str {
         &self.url
     }
+}
+
+/// The handovers in a log.
+fn pauses(log: &str) -> Vec<Duration> {
+    let pause = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_it = line["message"] == "handed slots over";
+        is_it.then(|| line["pause_ms"].as_u64().map(Duration::from_millis))?
+    };
+    log.lines().filter_map(pause).collect()
 }
 
 impl Node {

@@ -358,8 +358,8 @@ fn tell(status: &Status) -> String {
     text
 }
 
-/// How long calls took, sorted.
-fn at(sorted: &[Duration], permille: usize) -> Duration {
+/// So many thousandths of these, which are sorted, took no longer.
+pub fn at(sorted: &[Duration], permille: usize) -> Duration {
     let place = (sorted.len() * permille / 1_000).min(sorted.len().saturating_sub(1));
     sorted.get(place).copied().unwrap_or_default()
 }
