@@ -19,7 +19,7 @@ mod support;
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use order_service::clients::sim::catalogue::load_user;
@@ -111,8 +111,17 @@ struct Cost {
     rate: f64,
 }
 
-/// Has calls arrive at `rate` a second, whatever becomes of those before; what each cost, in microseconds of CPU.
-async fn cost<F, Fut>(cluster: &Cluster, nodes: &[usize], rate: usize, call: F) -> Cost
+/// How calls come.
+#[derive(Clone, Copy)]
+enum Load {
+    /// So many a second, whatever becomes of those before.
+    Open(usize),
+    /// So many under way all the time.
+    Closed(usize),
+}
+
+/// Has calls come; what each cost, in microseconds of CPU.
+async fn cost<F, Fut>(cluster: &Cluster, nodes: &[usize], load: Load, call: F) -> Cost
 where
     F: Fn(usize) -> Fut + Clone + Send + 'static,
     Fut: Future<Output = ()> + Send,
@@ -123,9 +132,27 @@ where
         (nodes, cpu_with_children(cluster.server().process_id().unwrap()))
     };
     let mut under_way = JoinSet::new();
-    let mut tick = tokio::time::interval(Duration::from_secs(1) / rate as u32);
+    let mut tick = tokio::time::interval(match load {
+        Load::Open(rate) => Duration::from_secs(1) / rate as u32,
+        Load::Closed(_) => Duration::from_millis(1),
+    });
     let started = Instant::now();
     let mut before = None;
+    let enough = Arc::new(AtomicBool::new(false));
+    if let Load::Closed(in_flight) = load {
+        for worker in 0..in_flight {
+            let (call, done, enough) = (call.clone(), Arc::clone(&done), Arc::clone(&enough));
+            under_way.spawn(async move {
+                for round in 0.. {
+                    if enough.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    call(worker + round * in_flight).await;
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    }
     for number in 0.. {
         tick.tick().await;
         if before.is_none() && started.elapsed() >= WARM {
@@ -133,6 +160,9 @@ where
         }
         if started.elapsed() >= WARM + MEASURED {
             break;
+        }
+        if matches!(load, Load::Closed(_)) {
+            continue;
         }
         let (call, done) = (call.clone(), Arc::clone(&done));
         under_way.spawn(async move {
@@ -143,6 +173,7 @@ where
     let ((nodes_before, database_before), done_before, since) = before.unwrap();
     let (after, calls) = (cpu(), done.load(Ordering::Relaxed) - done_before);
     let wall = since.elapsed();
+    enough.store(true, Ordering::Relaxed);
     while under_way.join_next().await.transpose().unwrap().is_some() {}
     let each = |before: Duration, after: Duration| (after - before).as_secs_f64() * 1e6 / calls as f64;
     Cost {
@@ -178,7 +209,7 @@ async fn spread() {
             let cluster = Cluster::start(Plan::of(count)).await;
             let clients: Vec<_> = (0..count).map(|node| cluster.client(node)).collect();
             let all: Vec<usize> = (0..count).collect();
-            let cost = cost(&cluster, &all, RATE, move |number| {
+            let cost = cost(&cluster, &all, Load::Open(RATE), move |number| {
                 let client = clients[number % clients.len()].clone();
                 async move { drop(create(client, order(number)).await) }
             })
@@ -235,14 +266,14 @@ async fn forward() {
         let mut of_round = [[0.0; 2]; 2];
         for entry in [0, 1] {
             let (client, owned) = (cluster.client(entry), Arc::clone(&owned));
-            let settled = cost(&cluster, &[0, 1], RATE, move |number| {
+            let settled = cost(&cluster, &[0, 1], Load::Open(RATE), move |number| {
                 let (client, user) = (client.clone(), owned[number % owned.len()]);
                 async move { drop(create(client, order(user)).await) }
             })
             .await;
             // A cancel that was done before: nothing is stored, so nothing hides what the hop costs.
             let (client, canceled) = (cluster.client(entry), Arc::clone(&canceled));
-            let known = cost(&cluster, &[0, 1], RATE * 5, move |number| {
+            let known = cost(&cluster, &[0, 1], Load::Closed(64), move |number| {
                 let (mut client, request) = (client.clone(), canceled[number % canceled.len()].clone());
                 async move { drop(client.cancel_order(request).await.unwrap()) }
             })
