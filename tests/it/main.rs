@@ -21,6 +21,7 @@ mod cluster_calls;
 mod cluster_changes;
 mod cluster_chaos;
 mod cluster_faults;
+mod cluster_security;
 mod cluster_sizes;
 mod cluster_traffic;
 mod cluster_watch;
