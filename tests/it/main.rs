@@ -39,6 +39,7 @@ mod harness_links;
 mod harness_postgres;
 mod harness_proxy;
 mod hold_order;
+mod letting_go;
 mod lifecycle;
 mod limits;
 mod members;
