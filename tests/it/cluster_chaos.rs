@@ -119,7 +119,7 @@ async fn whatever_happens_to_its_nodes_a_cluster_keeps_every_law() {
     let plan = Plan { breakable: true, settings: by_default(), ..Plan::of(NODES) };
     let mut world = World { cluster: Cluster::start(plan).await, states: [State::Well; NODES] };
     let traffic = Traffic::start(world.cluster.fleet(), Rate::new(Mode::Tolerant), 1);
-    for step in 0..wished("ORDER_CLUSTER_STEPS", 12) {
+    for step in 0..wished("ORDER_CLUSTER_STEPS", 8) {
         traffic.more(chance.below(250) as u64).await;
         world.look();
         let (node, next) = world.next(&mut chance);

@@ -44,6 +44,8 @@ pub struct Rate {
     pub mode: Mode,
     /// When a call is late for good.
     pub deadline: Duration,
+    /// How long one try may take, of those that are made again.
+    pub patience: Duration,
     /// Calls under way; what comes further is not sent, and counted.
     pub in_flight: usize,
 }
@@ -53,7 +55,11 @@ impl Rate {
     pub fn new(mode: Mode) -> Self {
         let per_second = super::cluster::wished("ORDER_CLUSTER_RATE", 30);
         let in_flight = usize::try_from(per_second).unwrap() * 2;
-        Self { per_second, mode, deadline: Duration::from_secs(20), in_flight }
+        let (deadline, patience) = match mode {
+            Mode::Strict => (Duration::from_secs(20), Duration::from_secs(20)),
+            Mode::Tolerant => (Duration::from_secs(60), Duration::from_secs(20)),
+        };
+        Self { per_second, mode, deadline, patience, in_flight }
     }
 }
 
@@ -293,16 +299,17 @@ impl Shared {
             return;
         };
         let deadline = at + self.rate.deadline;
+        let patience = self.rate.patience;
         let attempt = |client| {
             let call = call.clone();
             async move {
-                let time = deadline.saturating_duration_since(Instant::now());
+                let time = deadline.saturating_duration_since(Instant::now()).min(patience);
                 call.make(client, time.max(Duration::from_millis(1))).await
             }
         };
         let (sent, repeats) = match self.rate.mode {
             Mode::Strict => (self.fleet.send(deadline, attempt).await, 0),
-            Mode::Tolerant => self.fleet.insist(deadline, self.rate.deadline, attempt).await,
+            Mode::Tolerant => self.fleet.insist(deadline, patience, attempt).await,
         };
         let answer = sent.answer.map_err(|status| tell(&status));
         self.note(&call, at, sent.node, answer, (sent.moved, repeats), known);
