@@ -86,7 +86,7 @@ pub(super) fn show_repaired(order: pb::RepairedOrder, is_json: bool) -> Result<(
 }
 
 /// An order's id or number in its standard spelling.
-pub(super) fn order(text: &str) -> Result<String, String> {
+pub(in crate::cli) fn order(text: &str) -> Result<String, String> {
     if let Ok(id) = Uuid::try_parse(text.trim()) {
         return Ok(id.to_string());
     }

@@ -400,6 +400,11 @@ impl Cluster {
         format!("http://{}", local(self.nodes[number].grpc))
     }
 
+    /// HOST:PORT of a node's listener for other nodes.
+    pub fn peer_address(&self, number: usize) -> String {
+        local(self.nodes[number].peer).to_string()
+    }
+
     /// The URL of a node's listener for operators.
     pub fn ops_url(&self, number: usize) -> String {
         format!("http://{}", local(self.nodes[number].ops))

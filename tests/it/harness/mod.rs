@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod api_in_process;
+pub mod certificates;
 pub mod cluster;
 pub mod cluster_audit;
 pub mod edits;

@@ -1,17 +1,14 @@
 //! What a node makes of the server it is to start on: settings that lose orders, wrong passwords, and TLS.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
 use order_service::config::{Config, Merged};
 use order_service::ports::store::OrderStore;
 use order_service::store::postgres::{OpenError, PostgresConfig, PostgresStore, Safety, migrate};
 use order_service::telemetry;
-use tempfile::TempDir;
 
 use super::postgres::config_of;
-use crate::harness::place::{Account, run};
+use crate::harness::certificates::Certificates;
 use crate::harness::postgres::{PgServer, USER, query};
 
 async fn opened(config: PostgresConfig) -> Result<(), OpenError> {
@@ -102,84 +99,6 @@ async fn a_wrong_password_is_told_and_not_repeated() {
     assert!(told.contains("password authentication failed for user \"keeper\" (28P01)"), "{told}");
     assert!(!told.contains("hushhush"), "{told}");
 }
-
-/// Two authorities, and a certificate for `localhost` by the first of them.
-struct Certificates {
-    folder: TempDir,
-}
-
-impl Certificates {
-    async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let all = Self { folder };
-        for authority in ["right", "wrong"] {
-            let subject = format!("/CN={authority} authority");
-            let key = format!("{authority}.key");
-            let certificate = format!("{authority}.crt");
-            let extensions =
-                ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=keyCertSign"];
-            all.openssl(&[
-                &["req", "-x509", "-days", "2", "-subj", &subject, "-keyout", &key, "-out", &certificate],
-                NEW_KEY,
-                &extensions,
-            ])
-            .await;
-        }
-        all.openssl(&[
-            &["req", "-subj", "/CN=server", "-keyout", "server.key", "-out", "server.csr"],
-            NEW_KEY,
-        ])
-        .await;
-        fs::write(
-            all.path("names"),
-            "subjectAltName = DNS:localhost\nbasicConstraints = critical, CA:FALSE\n",
-        )
-        .unwrap();
-        all.openssl(&[&[
-            "x509",
-            "-req",
-            "-days",
-            "2",
-            "-in",
-            "server.csr",
-            "-CA",
-            "right.crt",
-            "-CAkey",
-            "right.key",
-            "-set_serial",
-            "7",
-            "-extfile",
-            "names",
-            "-out",
-            "server.crt",
-        ]])
-        .await;
-        all
-    }
-
-    async fn openssl(&self, arguments: &[&[&str]]) {
-        let mut openssl = Command::new("openssl");
-        openssl.current_dir(self.folder.path()).args(arguments.concat());
-        run(openssl).await;
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Gives a server its certificate.
-    fn install(&self, data: &Path) {
-        for name in ["server.crt", "server.key"] {
-            let place = data.join(name);
-            fs::copy(self.path(name), &place).unwrap();
-            fs::set_permissions(&place, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-            Account::get().own(&place);
-        }
-    }
-}
-
-/// A key of its own that is not encrypted.
-const NEW_KEY: &[&str] = &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
 
 #[tokio::test]
 async fn a_connection_is_protected_as_much_as_is_asked_for() {
