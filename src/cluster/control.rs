@@ -225,7 +225,7 @@ async fn take(cluster: &Arc<Cluster>, version: i64, slots: Vec<u16>) -> bool {
     let count = slots.len();
     match cluster.store.change(version, &Change::Take { by: cluster.me(), slots }).await {
         Ok(version) => {
-            cluster.learn(version).await;
+            cluster.know(version).await;
             tracing::info!(slots = count, view = version, "took slots that nobody owned any more");
             metrics::counter!("order_cluster_slots_taken_total")
                 .increment(u64::try_from(count).unwrap_or(u64::MAX));

@@ -106,7 +106,7 @@ async fn grant(cluster: &Arc<Cluster>, to: Incarnation, slots: &[u16]) -> Option
             Ok(version) => {
                 // The receiver first: calls are about to be sent there. Those that come too early catch up by themselves.
                 let telling = tokio::time::timeout(TELLING, cluster.announce(version, Some(to)));
-                let _told = tokio::join!(telling, cluster.learn(version));
+                let _told = tokio::join!(telling, cluster.know(version));
                 return Some(version);
             }
             Err(ChangeError::Refused) => {
@@ -136,7 +136,7 @@ async fn make_certain(cluster: &Arc<Cluster>) {
         let version = cluster.table.version();
         match cluster.store.change(version, &Change::Touch).await {
             Ok(version) => {
-                cluster.learn(version).await;
+                cluster.know(version).await;
                 return;
             }
             Err(ChangeError::Refused) => {

@@ -376,6 +376,20 @@ impl Cluster {
         }
     }
 
+    /// As [`Self::learn`], however long that takes: this node has made that view, and must not act on an older one.
+    async fn know(&self, version: i64) {
+        self.heard_of(version);
+        loop {
+            let known = self.table.version();
+            if known >= version || self.table.lease.is_dead() {
+                return;
+            }
+            if !self.look(known).await {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+    }
+
     /// Makes a change that does not depend on which view it is, if the newest one allows it; false when not. On the
     /// cluster's thread only.
     async fn change(&self, change: Change) -> bool {
@@ -407,15 +421,16 @@ impl Cluster {
     /// Tells others of a new view; waits only for `first`, for as long as a probe may take.
     async fn announce(&self, version: i64, first: Option<Incarnation>) {
         let (me, known, patience) = (self.me(), self.table.known(), self.config.probe_timeout);
-        if let Some(member) = first.and_then(|node| known.view.live(node)) {
-            self.control.announce(&member.address, version, patience).await;
-        }
         let others = known.others(me).filter(|member| Some(member.incarnation) != first).take(TOLD_AT_ONCE);
         let addresses: Vec<String> = others.map(|member| member.address.clone()).collect();
         let control = self.control.clone();
         tokio::spawn(async move {
             join_all(addresses.iter().map(|address| control.announce(address, version, patience))).await;
         });
+        // Whoever waits for this may give up; the others are told nevertheless.
+        if let Some(member) = first.and_then(|node| known.view.live(node)) {
+            self.control.announce(&member.address, version, patience).await;
+        }
     }
 
     /// A part of a pause, by chance, so that nodes do not do everything at the same moment.

@@ -34,6 +34,29 @@ impl Cluster {
     /// `NotOwner` when there is no owner in time, or a forwarded command belongs elsewhere; `StorageUnavailable` when this
     /// node owns the slot and may not act on it, since the store is out of reach; `Overloaded` when too many wait.
     pub async fn route(&self, slot: u16, via: Option<i64>, deadline: Instant) -> Result<Route, OrderError> {
+        self.find(slot, via, deadline, true).await
+    }
+
+    /// As [`Self::route`] for one who watches: such readers wait beside the calls, not in their places.
+    ///
+    /// # Errors
+    /// As of [`Self::route`], but for `Overloaded`.
+    pub async fn route_watch(
+        &self,
+        slot: u16,
+        via: Option<i64>,
+        deadline: Instant,
+    ) -> Result<Route, OrderError> {
+        self.find(slot, via, deadline, false).await
+    }
+
+    async fn find(
+        &self,
+        slot: u16,
+        via: Option<i64>,
+        deadline: Instant,
+        takes_place: bool,
+    ) -> Result<Route, OrderError> {
         if let Some(version) = via {
             self.catch_up(version, deadline).await;
         }
@@ -51,7 +74,7 @@ impl Cluster {
                 Whose::Peer(member) => return Ok(Route::Peer(member)),
                 Whose::Nobody => {}
             }
-            if place.is_none() {
+            if takes_place && place.is_none() {
                 metrics::counter!("order_cluster_calls_held_total").increment(1);
                 let what = "too many calls wait for orders whose owner changes";
                 place = Some(self.held.try_acquire().map_err(|_full| OrderError::Overloaded { what })?);

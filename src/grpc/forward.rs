@@ -29,8 +29,10 @@ const TRACE_PARENT: &str = "traceparent";
 
 /// Misses in a row before a command waits for news.
 const HOPS_AT_ONCE: u32 = 2;
-/// The longest wait for news before the next try.
+/// The wait for news before the next try; it grows.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long it gets.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// The largest answer that a node takes from another, in bytes: orders are larger than requests.
 pub(super) const ANSWER_BYTES: usize = 64 << 20;
 
@@ -110,13 +112,16 @@ where
     };
     let (mut misses, mut broke) = (0u32, false);
     // Whoever waits for an owner in vain is told so before its own patience ends.
-    let patience = begun.deadline.checked_sub(MARGIN).unwrap_or(begun.started);
+    let time = begun.deadline.saturating_duration_since(begun.started);
+    let some = time.saturating_sub(MARGIN).max(time.checked_div(2).unwrap_or_default());
+    let patience = begun.started.checked_add(some).unwrap_or(begun.deadline);
     // What a call that broke has done is not known: nobody may be told that it was not executed.
     let in_vain = |broke: bool| if broke { OrderError::StorageUnavailable } else { OrderError::NotOwner };
     loop {
         let routed = cluster.route(slot, begun.origin.via, patience).await;
         let route = routed.map_err(|error| match error {
             OrderError::NotOwner => in_vain(broke),
+            OrderError::Overloaded { .. } if broke => in_vain(broke),
             error => error,
         })?;
         let member = match route {
@@ -152,7 +157,7 @@ where
                     cluster.catch_up(version, begun.deadline).await;
                     misses = misses.saturating_add(1);
                     if misses >= HOPS_AT_ONCE {
-                        cluster.news(PAUSE).await;
+                        cluster.news(pause_after(misses)).await;
                     }
                 }
                 Miss::Broken(why) => {
@@ -160,11 +165,21 @@ where
                     broke = true;
                     tracing::debug!(node = member.name, why, "a forwarded call broke; it is sent again");
                     cluster.doubt(&member);
-                    cluster.news(PAUSE).await;
+                    misses = misses.saturating_add(1);
+                    cluster.news(pause_after(misses)).await;
                 }
             },
         }
+        // Without the store nobody owns anything for long, and nothing will change before it is back.
+        if !cluster.is_in() {
+            return Err(OrderError::StorageUnavailable.into());
+        }
     }
+}
+
+/// How long news is waited for after so many misses: a little longer with each.
+pub(super) fn pause_after(misses: u32) -> Duration {
+    PAUSE.saturating_mul(misses.max(1)).min(LONGEST_PAUSE)
 }
 
 /// Why a forwarded call has no answer.
@@ -188,6 +203,7 @@ impl Miss {
             (Some(_), _) => Self::Refused(Box::new(status)),
             // Our own refusals give a reason. What has none comes from the connection, or from a program that is too old or
             // too new for the call.
+            (None, Code::ResourceExhausted) => Self::Broken(status.to_string()),
             (
                 None,
                 Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::Internal,

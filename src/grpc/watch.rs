@@ -25,8 +25,6 @@ use crate::proto::order::order_service_client::OrderServiceClient;
 const WITHOUT_OWNER: Duration = Duration::from_secs(60);
 /// A stream that lasted for so long was one of the order's owner.
 const ATTACHED: Duration = Duration::from_secs(15);
-/// The longest wait for news before the next try.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// How patient the service is with who watches.
 #[derive(Clone, Copy, Debug)]
@@ -101,11 +99,13 @@ async fn follow(watched: &Watched, sender: &mpsc::Sender<Answer>) -> End {
     let mut last = watched.after_seq;
     let Some(cluster) = &watched.cluster else { return here(watched, &mut last, sender).await };
     let (slot, via) = (watched.order.id.slot(), watched.origin.via);
-    let mut alone_since = Instant::now();
+    let (mut alone_since, mut misses) = (Instant::now(), 0u32);
     loop {
         let deadline = alone_since.checked_add(WITHOUT_OWNER).unwrap_or(alone_since);
-        let (before, began) = (last, Instant::now());
-        let ended = match cluster.route(slot, via, deadline).await {
+        let before = last;
+        let routed = cluster.route_watch(slot, via, deadline).await;
+        let began = Instant::now();
+        let ended = match routed {
             Ok(Route::Here) => here(watched, &mut last, sender).await,
             Ok(Route::Peer(member)) => relay(watched, cluster, &member, &mut last, sender).await,
             // In time it will have one.
@@ -120,11 +120,12 @@ async fn follow(watched: &Watched, sender: &mpsc::Sender<Answer>) -> End {
         let now = Instant::now();
         // Whoever told something, or had nothing to tell for a while, was its owner until now.
         if last != before || now.saturating_duration_since(began) > ATTACHED {
-            alone_since = now;
+            (alone_since, misses) = (now, 0);
         } else if now >= deadline {
             return End::Moved;
         }
-        cluster.news(PAUSE).await;
+        misses = misses.saturating_add(1);
+        cluster.news(forward::pause_after(misses)).await;
     }
 }
 
