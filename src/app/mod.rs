@@ -205,9 +205,11 @@ impl Node {
             joined = Some(Joined { cluster, peers, served, peers_stopping, peers_in_flight, drain_timeout });
         }
         let (grpc_draining, grpc_stopping) = (draining.clone(), stopping.clone());
+        let ready = readiness(&draining, cluster.clone());
+        let serves = move || ready().is_ok();
         let grpc = tokio::spawn(async move {
             let (draining, stopping) = (grpc_draining.cancelled_owned(), grpc_stopping.cancelled_owned());
-            grpc::serve(grpc_listener, api, &listener_config, draining, stopping).await
+            grpc::serve(grpc_listener, api, &listener_config, serves, draining, stopping).await
         });
         let ops_stopping = CancellationToken::new();
         let ops = tokio::spawn(ops::serve(

@@ -17,6 +17,7 @@ mod suspicion;
 mod table;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -74,6 +75,8 @@ pub struct Cluster {
     time: Mutex<Option<(BootTime, Timestamp)>>,
     /// Calls that may wait.
     held: Semaphore,
+    /// The records could not be read the last time, which was told.
+    unread: AtomicBool,
     stopped: CancellationToken,
     /// This life is over, and why.
     dead: CancellationToken,
@@ -118,6 +121,7 @@ impl Cluster {
                     doubts: Notify::new(),
                     time: Mutex::default(),
                     held: Semaphore::new(config.hold_calls),
+                    unread: AtomicBool::new(false),
                     stopped,
                     dead: CancellationToken::new(),
                     why: OnceLock::new(),
@@ -315,12 +319,15 @@ impl Cluster {
                 false
             }
             Ok(update) => {
+                self.unread.store(false, Ordering::Relaxed);
                 self.note_time(update.now, BootTime::now().since(started));
                 self.adopt(update);
                 true
             }
             Err(error) => {
-                tracing::warn!(%error, "the cluster's records could not be read; trying again");
+                if !self.unread.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "the cluster's records could not be read; trying again");
+                }
                 false
             }
         }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
 use tower::util::MapResponseLayer;
 
 use super::admin_service::AdminApi;
@@ -16,6 +18,8 @@ use crate::cluster::{Cluster, PeerApi, PeerTls};
 use crate::proto::order::order_service_server::OrderServiceServer;
 use crate::proto::{self};
 
+/// How often it is looked whether health has changed.
+const LOOK: Duration = Duration::from_millis(250);
 /// How much larger than a caller's request a forwarded one may be, in bytes.
 const ADDED_BYTES: usize = 1_024;
 /// What a node may send to another before that one has read it, in bytes: calls of many share a connection.
@@ -81,7 +85,8 @@ pub async fn serve_peers(
         .map_err(failed)
 }
 
-/// Serves until `shutdown`, then finishes what runs. From `draining` on it says that it should not be sent more.
+/// Serves until `shutdown`, then finishes what runs. From `draining` on it says that it should not be sent more, and before
+/// that whenever `serves` says so.
 ///
 /// # Errors
 /// When the listener fails, or the descriptors for reflection cannot be read.
@@ -89,6 +94,7 @@ pub async fn serve(
     listener: TcpListener,
     api: OrderApi,
     config: &GrpcConfig,
+    serves: impl Fn() -> bool + Send,
     draining: impl Future<Output = ()> + Send,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), String> {
@@ -110,10 +116,30 @@ pub async fn serve(
     }
     let orders = OrderServiceServer::new(api).max_decoding_message_size(config.max_message_bytes);
     let stopping = async {
-        draining.await;
+        let mut was_serving = true;
+        let follow = async {
+            let mut look = tokio::time::interval(LOOK);
+            loop {
+                look.tick().await;
+                let is_serving = serves();
+                if is_serving != was_serving {
+                    was_serving = is_serving;
+                    let status = match is_serving {
+                        true => ServingStatus::Serving,
+                        false => ServingStatus::NotServing,
+                    };
+                    health.set_service_status(OrderServiceServer::<OrderApi>::NAME, status).await;
+                    health.set_service_status("", status).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = draining => {}
+            () = follow => {}
+        }
         // Load balancers look away before the last requests are answered.
         health.set_not_serving::<OrderServiceServer<OrderApi>>().await;
-        health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        health.set_service_status("", ServingStatus::NotServing).await;
         shutdown.await;
     };
     Server::builder()
