@@ -152,11 +152,11 @@ pub fn check(evidence: &Evidence) -> Law {
 pub fn discreet(log: &str) -> Law {
     let private = ["tok_", "John", "Doe", "123 Main St", "Apt 4B", "10001", "555-123-4567", "example.com"];
     for line in log.lines() {
-        // A postal code within a longer number is none.
+        // A postal code within a longer number, or within a random id, is none.
         let stands = |text: &str| {
             line.match_indices(text).any(|(at, _)| {
                 let within =
-                    |near: Option<char>| near.is_some_and(|near| near.is_ascii_digit() || near == '.');
+                    |near: Option<char>| near.is_some_and(|near| near.is_ascii_alphanumeric() || near == '.');
                 let after = line[at + text.len()..].chars().next();
                 !text.bytes().all(|byte| byte.is_ascii_digit())
                     || !(within(line[..at].chars().next_back()) || within(after))
