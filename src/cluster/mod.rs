@@ -219,15 +219,6 @@ impl Cluster {
         self.table.lease.serves()
     }
 
-    /// Waits until every slot has a live owner, for at most `patience`; tells whether that is so.
-    pub async fn settled(&self, patience: Duration) -> bool {
-        let all_owned = || {
-            let view = Arc::clone(&self.table.known().view);
-            view.slots.iter().all(|slot| slot.owner.is_some_and(|owner| view.live(owner).is_some()))
-        };
-        self.until(patience, all_owned).await
-    }
-
     /// Hands over everything that others can take, for at most `patience`; tells whether nothing is left to hand over.
     pub async fn leave(self: &Arc<Self>, patience: Duration) -> bool {
         self.begin_to_leave();
