@@ -18,6 +18,7 @@
 mod support;
 
 use std::fs;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -86,14 +87,19 @@ fn ring() {
 
 /// CPU time of a process so far, its threads included; user and system.
 fn cpu_of(process: u32) -> Duration {
-    // The name may hold blanks; what follows it does not.
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    Duration::from_millis(ticks * 10)
+    ticks(process, 11..=12).unwrap()
 }
 
-/// CPU time of a process and all that it started and that still run.
+/// The sum of some fields of what the kernel tells of a process; none when it has ended.
+fn ticks(process: u32, fields: RangeInclusive<usize>) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name may hold blanks; what follows it does not.
+    let told: Vec<&str> = stat[stat.rfind(')')? + 2..].split(' ').collect();
+    let ticks: u64 = told[fields].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    Some(Duration::from_millis(ticks * 10))
+}
+
+/// CPU time of a process and all that it started.
 fn cpu_with_children(process: u32) -> Duration {
     let parent_of = |child: u32| {
         let stat = fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
@@ -101,7 +107,12 @@ fn cpu_with_children(process: u32) -> Duration {
     };
     let all =
         fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
-    all.filter(|child: &u32| *child == process || parent_of(*child) == Some(process)).map(cpu_of).sum()
+    let running: Duration = all
+        .filter(|child| parent_of(*child) == Some(process))
+        .filter_map(|child| ticks(child, 11..=12))
+        .sum();
+    // And its own with that of those that have ended.
+    running + ticks(process, 11..=14).unwrap()
 }
 
 /// What a round of load cost.
