@@ -27,9 +27,19 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     fs::write(out.join("order_descriptor.bin"), compiler.encode_file_descriptor_set())?;
+    let mut files = compiler.file_descriptor_set();
+    tonic_prost_build::configure().skip_debug(PRIVATE_MESSAGES).compile_fds(files.clone())?;
+
+    // Once more the server of our own API alone: there an order may be given as bytes.
+    let served = out.join("served");
+    fs::create_dir_all(&served)?;
+    files.file.retain(|file| file.package() == "order.v1");
     tonic_prost_build::configure()
-        .skip_debug(PRIVATE_MESSAGES)
-        .compile_fds(compiler.file_descriptor_set())?;
+        .build_client(false)
+        .extern_path(".order.v1", "crate::proto::order")
+        .extern_path(".order.v1.Order", "crate::proto::answer::Order")
+        .out_dir(served)
+        .compile_fds(files)?;
     Ok(())
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Debug output of messages with personal data or secrets is written here by hand; `build.rs` lists them.
 
+pub mod answer;
+
 use std::fmt;
 
 /// Descriptors of every package, for reflection.
@@ -29,6 +31,12 @@ package! {
     /// `order.v1`: the public API.
     order, "order.v1"
 }
+/// The server of `order.v1`, whose answers are [`answer::Answer`]s.
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
+pub mod served {
+    include!(concat!(env!("OUT_DIR"), "/served/order.v1.rs"));
+}
+
 package! {
     /// `order.admin.v1`: what operators ask and repair.
     admin, "order.admin.v1"

@@ -57,7 +57,7 @@ impl ClusterAdmin for Arc<Cluster> {
         let known = self.table.known();
         let member = known.view.live(node).cloned().ok_or(DrainError::NoSuchNode)?;
         let mut told =
-            self.calls.drain(&member.address, node, BEGIN).await.map_err(DrainError::Unreachable)?;
+            self.watches.drain(&member.address, node, BEGIN).await.map_err(DrainError::Unreachable)?;
         tokio::spawn(async move {
             loop {
                 let next = match told.message().await {

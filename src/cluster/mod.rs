@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::lease::{BootTime, Lease};
-use self::peers::{Peers, Windows};
+use self::peers::{Calls, Peers, Windows};
 use self::table::Table;
 use crate::actor::Orders;
 use crate::domain::Timestamp;
@@ -37,7 +37,7 @@ use crate::ports::members::{ChangeError, MemberError, MemberStore};
 use crate::ports::placement::Placement;
 
 pub use self::config::ClusterConfig;
-pub use self::peers::{PeerApi, PeerRoutes, PeerTls};
+pub use self::peers::{Failed, Outgoing, PeerApi, PeerRoutes, PeerTls, framed};
 pub use self::ring::Ring;
 pub use self::router::Route;
 
@@ -64,8 +64,8 @@ pub struct Cluster {
     /// Connections for what nodes say to each other, used on that thread.
     control: Peers,
     /// Connections for calls that are forwarded, used by whoever forwards.
-    calls: Peers,
-    /// Connections for watches that are forwarded: readers that are slow must not hold up calls.
+    calls: Calls,
+    /// Connections for watches that are forwarded, whose readers may be slow and must not hold up calls, and for drains.
     watches: Peers,
     /// The highest view that was heard of.
     wanted: watch::Sender<i64>,
@@ -115,7 +115,7 @@ impl Cluster {
                     orders: OnceLock::new(),
                     handle,
                     control: Peers::new(tls.clone(), connect_timeout, Windows::Few),
-                    calls: Peers::new(tls.clone(), connect_timeout, Windows::Calls),
+                    calls: Calls::new(tls.as_ref(), connect_timeout),
                     watches: Peers::new(tls, connect_timeout, Windows::Watches),
                     wanted: watch::Sender::new(0),
                     doubts: Notify::new(),

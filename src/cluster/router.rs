@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::bytes::Bytes;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use super::Cluster;
+use super::peers::{Failed, Outgoing};
 use super::table::Whose;
 use crate::domain::error::OrderError;
 use crate::domain::membership::{Incarnation, Member};
@@ -133,17 +135,17 @@ impl Cluster {
     /// The connection to a member for watches that are forwarded.
     ///
     /// # Errors
-    /// As of [`Self::connection`].
+    /// When its address makes no sense.
     pub fn watch_connection(&self, member: &Member) -> Result<Channel, String> {
         self.watches.channel(&member.address)
     }
 
-    /// The connection to a member for calls that are forwarded.
+    /// Makes a call to a member.
     ///
     /// # Errors
-    /// When its address makes no sense.
-    pub fn connection(&self, member: &Member) -> Result<Channel, String> {
-        self.calls.channel(&member.address)
+    /// When there is no answer.
+    pub async fn call(&self, member: &Member, call: Outgoing) -> Result<Bytes, Failed> {
+        self.calls.line(&member.address)?.call(call).await
     }
 
     /// A call to a member broke: it should be looked at, if this node looks after it.

@@ -106,7 +106,9 @@ impl AdminApi {
         R: Routed,
         F: Future<Output = Result<R::Answer, OrderError>>,
     {
-        forward::execute(self.cluster.as_ref(), &self.key, begun, request.into_inner(), local).await
+        let answer =
+            forward::execute(self.cluster.as_ref(), &self.key, begun, request.into_inner(), local).await?;
+        answer.read().map_err(|error| Refusal::Told(Box::new(Status::internal(error.to_string()))))
     }
 
     /// The service as routes; requests are at most so large.

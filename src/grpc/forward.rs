@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::time::{Instant, timeout_at};
 use tonic::metadata::{BinaryMetadataValue, MetadataMap, MetadataValue};
@@ -14,10 +13,11 @@ use uuid::Uuid;
 use super::auth;
 use super::order_service::{Begun, MARGIN, Origin};
 use super::status::to_status;
-use crate::cluster::{Cluster, Route};
+use crate::cluster::{Cluster, Failed, Outgoing, Route, framed};
 use crate::domain::error::OrderError;
 use crate::domain::ids::IdKey;
 use crate::domain::membership::Member;
+use crate::proto::answer::Answer;
 
 /// The view of the node that forwards a call; its presence marks the call as forwarded. Looked at on the listener for other
 /// nodes only, as are the two below.
@@ -102,13 +102,13 @@ pub(super) async fn execute<R, F>(
     begun: &Begun,
     mut request: R,
     local: impl Fn(R) -> F,
-) -> Result<R::Answer, Refusal>
+) -> Result<Answer<R::Answer>, Refusal>
 where
     R: Routed,
     F: Future<Output = Result<R::Answer, OrderError>>,
 {
     let (Some(cluster), Some(slot)) = (cluster, request.slot(key)) else {
-        return Ok(local(request).await?);
+        return Ok(local(request).await?.into());
     };
     let (mut misses, mut broke) = (0u32, false);
     // Whoever waits for an owner in vain is told so before its own patience ends.
@@ -127,7 +127,7 @@ where
         let member = match route {
             Route::Here => match local(request.clone()).await {
                 Err(OrderError::NotOwner) if begun.origin.via.is_none() => None,
-                answer => return Ok(answer?),
+                answer => return Ok(answer?.into()),
             },
             Route::Peer(member) => Some(member),
         };
@@ -218,24 +218,28 @@ async fn forward<R: Routed>(
     member: &Member,
     begun: &Begun,
     request: &R,
-) -> Result<R::Answer, Miss> {
-    let channel = cluster.connection(member).map_err(Miss::Broken)?;
-    let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(ANSWER_BYTES);
-    let calling = async {
-        client.ready().await.map_err(|error| Miss::Broken(error.to_string()))?;
-        let codec = tonic_prost::ProstCodec::<R, R::Answer>::default();
-        let mut request = mark(cluster, &begun.origin, request.clone());
-        request.set_timeout(begun.deadline.saturating_duration_since(Instant::now()));
-        client.unary(request, PathAndQuery::from_static(R::PATH), codec).await.map_err(Miss::of)
+) -> Result<Answer<R::Answer>, Miss> {
+    let (metadata, _extensions, ()) = {
+        let mut marked = mark(cluster, &begun.origin, ());
+        marked.set_timeout(begun.deadline.saturating_duration_since(Instant::now()));
+        marked.into_parts()
     };
-    let calling = timeout_at(begun.deadline, calling);
+    let call = Outgoing {
+        path: R::PATH,
+        headers: metadata.into_headers(),
+        body: framed(request),
+        longest_answer: ANSWER_BYTES,
+    };
+    let calling = timeout_at(begun.deadline, cluster.call(member, call));
     let answer = tokio::select! {
         answer = calling => answer,
         // A host that stands still does not say that it is gone.
         () = cluster.gone(member) => return Err(Miss::Broken(String::from("the node is gone"))),
     };
     match answer {
-        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Ok(Ok(answer)) => Ok(Answer::Bytes(answer)),
+        Ok(Err(Failed::Refused(status))) => Err(Miss::of(*status)),
+        Ok(Err(Failed::Broken(why))) => Err(Miss::Broken(why)),
         Err(_elapsed) => Err(Miss::Broken(String::from("no answer before the deadline"))),
     }
 }

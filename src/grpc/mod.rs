@@ -4,6 +4,7 @@ mod admin_service;
 mod auth;
 mod convert;
 mod forward;
+mod front;
 mod order_service;
 mod page;
 mod routes;

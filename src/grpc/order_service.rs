@@ -38,7 +38,9 @@ use crate::domain::risk::RiskCheck;
 use crate::ports::Collaborators;
 use crate::ports::call::CallContext;
 use crate::ports::clock::Clock;
+use crate::proto::answer::{self, Answer};
 use crate::proto::order as pb;
+use crate::proto::served::order_service_server::OrderService;
 use crate::steps::prepare::prepare;
 
 /// An answer is given at least this long before the caller's deadline.
@@ -139,7 +141,7 @@ impl OrderApi {
         begun: &Begun,
         request: Request<R>,
         local: impl Fn(R) -> F,
-    ) -> Result<R::Answer, Refusal>
+    ) -> Result<Answer<R::Answer>, Refusal>
     where
         R: Routed,
         F: Future<Output = Result<R::Answer, OrderError>>,
@@ -252,23 +254,28 @@ fn creation_hash(request: &pb::CreateOrderRequest) -> [u8; 16] {
 }
 
 #[tonic::async_trait]
-impl pb::order_service_server::OrderService for OrderApi {
+impl OrderService for OrderApi {
     async fn create_order(
         &self,
         request: Request<pb::CreateOrderRequest>,
-    ) -> Result<Response<pb::Order>, Status> {
+    ) -> Result<Response<answer::Order>, Status> {
         let begun = self.begin("CreateOrder", request.metadata())?;
         let answer = self.execute(&begun, request, |request| self.create(&begun, request)).await;
         begun.end(answer)
     }
 
-    async fn get_order(&self, request: Request<pb::GetOrderRequest>) -> Result<Response<pb::Order>, Status> {
+    async fn get_order(
+        &self,
+        request: Request<pb::GetOrderRequest>,
+    ) -> Result<Response<answer::Order>, Status> {
         let begun = self.begin("GetOrder", request.metadata())?;
         let mut check = Checker::default();
         let key = validate::order_key(&mut check, request.get_ref());
         let may_be_stale = request.get_ref().allow_stale;
         let answer = match check.finish() {
-            Ok(()) => self.look_up(key, may_be_stale).await.map(|order| convert::order(&order)),
+            Ok(()) => {
+                self.look_up(key, may_be_stale).await.map(|order| answer::Order::from(convert::order(&order)))
+            }
             Err(error) => Err(error),
         };
         begun.end(answer)
@@ -291,7 +298,7 @@ impl pb::order_service_server::OrderService for OrderApi {
     async fn update_order_status(
         &self,
         request: Request<pb::UpdateOrderStatusRequest>,
-    ) -> Result<Response<pb::Order>, Status> {
+    ) -> Result<Response<answer::Order>, Status> {
         let begun = self.begin("UpdateOrderStatus", request.metadata())?;
         let answer = self.execute(&begun, request, |request| self.update_status(&begun, request)).await;
         begun.end(answer)
@@ -300,7 +307,7 @@ impl pb::order_service_server::OrderService for OrderApi {
     async fn cancel_order(
         &self,
         request: Request<pb::CancelOrderRequest>,
-    ) -> Result<Response<pb::Order>, Status> {
+    ) -> Result<Response<answer::Order>, Status> {
         let begun = self.begin("CancelOrder", request.metadata())?;
         let answer = self.execute(&begun, request, |request| self.cancel(&begun, request)).await;
         begun.end(answer)
@@ -309,7 +316,7 @@ impl pb::order_service_server::OrderService for OrderApi {
     async fn refund_order(
         &self,
         request: Request<pb::RefundOrderRequest>,
-    ) -> Result<Response<pb::Order>, Status> {
+    ) -> Result<Response<answer::Order>, Status> {
         let begun = self.begin("RefundOrder", request.metadata())?;
         let answer = self.execute(&begun, request, |request| self.refund(&begun, request)).await;
         begun.end(answer)
@@ -318,7 +325,7 @@ impl pb::order_service_server::OrderService for OrderApi {
     async fn add_order_item(
         &self,
         request: Request<pb::AddOrderItemRequest>,
-    ) -> Result<Response<pb::Order>, Status> {
+    ) -> Result<Response<answer::Order>, Status> {
         let begun = self.begin("AddOrderItem", request.metadata())?;
         let answer = self.execute(&begun, request, |request| self.add_item(&begun, request)).await;
         begun.end(answer)
@@ -327,7 +334,7 @@ impl pb::order_service_server::OrderService for OrderApi {
     async fn update_order_item(
         &self,
         request: Request<pb::UpdateOrderItemRequest>,
-    ) -> Result<Response<pb::Order>, Status> {
+    ) -> Result<Response<answer::Order>, Status> {
         let begun = self.begin("UpdateOrderItem", request.metadata())?;
         let answer = self.execute(&begun, request, |request| self.update_item(&begun, request)).await;
         begun.end(answer)
@@ -336,7 +343,7 @@ impl pb::order_service_server::OrderService for OrderApi {
     async fn remove_order_item(
         &self,
         request: Request<pb::RemoveOrderItemRequest>,
-    ) -> Result<Response<pb::Order>, Status> {
+    ) -> Result<Response<answer::Order>, Status> {
         let begun = self.begin("RemoveOrderItem", request.metadata())?;
         let answer = self.execute(&begun, request, |request| self.remove_item(&begun, request)).await;
         begun.end(answer)
@@ -345,7 +352,7 @@ impl pb::order_service_server::OrderService for OrderApi {
     async fn add_shipment(
         &self,
         request: Request<pb::AddShipmentRequest>,
-    ) -> Result<Response<pb::Order>, Status> {
+    ) -> Result<Response<answer::Order>, Status> {
         let begun = self.begin("AddShipment", request.metadata())?;
         let answer = self.execute(&begun, request, |request| self.ship_more(&begun, request)).await;
         begun.end(answer)
@@ -354,7 +361,7 @@ impl pb::order_service_server::OrderService for OrderApi {
     async fn hold_order(
         &self,
         request: Request<pb::HoldOrderRequest>,
-    ) -> Result<Response<pb::Order>, Status> {
+    ) -> Result<Response<answer::Order>, Status> {
         let begun = self.begin("HoldOrder", request.metadata())?;
         let answer = self.execute(&begun, request, |request| self.hold(&begun, request)).await;
         begun.end(answer)
@@ -363,7 +370,7 @@ impl pb::order_service_server::OrderService for OrderApi {
     async fn release_order(
         &self,
         request: Request<pb::ReleaseOrderRequest>,
-    ) -> Result<Response<pb::Order>, Status> {
+    ) -> Result<Response<answer::Order>, Status> {
         let begun = self.begin("ReleaseOrder", request.metadata())?;
         let answer = self.execute(&begun, request, |request| self.release(&begun, request)).await;
         begun.end(answer)

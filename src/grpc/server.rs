@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tonic::server::NamedService;
+use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tower::util::MapResponseLayer;
 
 use super::admin_service::AdminApi;
+use super::front::Front;
 use super::order_service::OrderApi;
 use super::status::unreadable;
 use crate::cluster::{Cluster, PeerApi, PeerTls};
-use crate::proto::order::order_service_server::OrderServiceServer;
+use crate::proto::served::order_service_server::OrderServiceServer;
 use crate::proto::{self};
 
 /// How often it is looked whether health has changed.
@@ -67,6 +69,12 @@ pub async fn serve_peers(
     let failed = |error: tonic::transport::Error| format!("the listener for other nodes failed: {error}");
     // What callers may send, and a request id that the other node has added.
     let max_bytes = config.max_message_bytes.saturating_add(ADDED_BYTES);
+    let orders = OrderServiceServer::new(services.orders).max_decoding_message_size(max_bytes);
+    let mut others = RoutesBuilder::default();
+    others.add_service(PeerApi::routes(services.cluster, max_bytes));
+    if let Some(admin) = services.admin {
+        others.add_service(admin.into_service(max_bytes));
+    }
     let mut server = Server::builder();
     if let Some(tls) = tls {
         server = server.tls_config(tls.server()).map_err(failed)?;
@@ -77,10 +85,11 @@ pub async fn serve_peers(
         .initial_connection_window_size(PEER_WINDOW)
         .http2_keepalive_interval(Some(config.keepalive))
         .http2_keepalive_timeout(Some(config.keepalive))
-        .add_service(PeerApi::routes(services.cluster, max_bytes))
-        .add_service(OrderServiceServer::new(services.orders).max_decoding_message_size(max_bytes))
-        .add_optional_service(services.admin.map(|admin| admin.into_service(max_bytes)))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown)
+        .serve_with_incoming_shutdown(
+            Front::new(orders, others.routes()),
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            shutdown,
+        )
         .await
         .map_err(failed)
 }
@@ -100,7 +109,8 @@ pub async fn serve(
 ) -> Result<(), String> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<OrderServiceServer<OrderApi>>().await;
-    let (mut reflection, mut reflection_alpha) = (None, None);
+    let mut others = RoutesBuilder::default();
+    others.add_service(health_service);
     if config.reflection {
         let builder = || {
             tonic_reflection::server::Builder::configure()
@@ -110,9 +120,9 @@ pub async fn serve(
                 .with_service_name("grpc.health.v1.Health")
         };
         let failed = |error| format!("reflection cannot be served: {error}");
-        reflection = Some(builder().build_v1().map_err(failed)?);
+        others.add_service(builder().build_v1().map_err(failed)?);
         // Many tools still ask by the older name.
-        reflection_alpha = Some(builder().build_v1alpha().map_err(failed)?);
+        others.add_service(builder().build_v1alpha().map_err(failed)?);
     }
     let orders = OrderServiceServer::new(api).max_decoding_message_size(config.max_message_bytes);
     let stopping = async {
@@ -149,11 +159,11 @@ pub async fn serve(
         .http2_keepalive_interval(Some(config.keepalive))
         .http2_keepalive_timeout(Some(config.keepalive))
         .layer(MapResponseLayer::new(unreadable))
-        .add_service(health_service)
-        .add_optional_service(reflection)
-        .add_optional_service(reflection_alpha)
-        .add_service(orders)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopping)
+        .serve_with_incoming_shutdown(
+            Front::new(orders, others.routes()),
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            stopping,
+        )
         .await
         .map_err(|error| format!("the gRPC listener failed: {error}"))
 }

@@ -51,6 +51,8 @@ const BEHIND: &[(&str, &[&str])] = &[
     ("sqlx", &["store"]),
     ("backon", &["store"]),
     ("tonic", &["grpc", "clients", "cluster", "proto"]),
+    ("h2", &["cluster"]),
+    ("tokio_rustls", &["cluster"]),
     ("ractor", &["actor"]),
     ("dashmap", &["actor"]),
     ("consistent_hash", &["cluster"]),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use order_service::grpc::WatchLimits;
 use order_service::proto::order as pb;
-use order_service::proto::order::order_service_server::OrderService;
+use order_service::proto::served::order_service_server::OrderService;
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status};
@@ -23,7 +23,8 @@ const NEVER: Duration = Duration::from_secs(600);
 /// A service with an order that has come to rest, and that order.
 async fn with_order(max_watchers: usize, buffer: usize, slow_after: Duration) -> (Service, pb::Order) {
     let service = Service::start(max_watchers, WatchLimits { buffer, slow_after }).await;
-    let order = service.api.create_order(Request::new(sample_order())).await.unwrap().into_inner();
+    let order =
+        service.api.create_order(Request::new(sample_order())).await.unwrap().into_inner().read().unwrap();
     assert_eq!(order.status(), pb::OrderStatus::Confirmed);
     (service, order)
 }

@@ -1,6 +1,8 @@
 //! Connections to other nodes, and what is said over them.
 
+mod calls;
 mod server;
+mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -12,6 +14,8 @@ use tokio::time::timeout;
 use tonic::Request;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, ServerTlsConfig};
 
+pub(super) use self::calls::Calls;
+pub use self::calls::{Failed, Outgoing, framed};
 pub use self::server::{PeerApi, PeerRoutes};
 use crate::domain::membership::{Incarnation, Member};
 use crate::proto::peer as pb;
@@ -19,13 +23,10 @@ use crate::proto::peer::peer_service_client::PeerServiceClient;
 
 /// How often a silent connection is checked, and how long an answer may take.
 const KEEPALIVE: Duration = Duration::from_secs(5);
-/// How much of one answer may be under way before it is read, in bytes.
-const STREAM_WINDOW: u32 = 256 << 10;
-/// As [`STREAM_WINDOW`], of all answers on one connection: many calls share it.
-const CONNECTION_WINDOW: u32 = 8 << 20;
-/// As [`STREAM_WINDOW`], of a watch, whose reader may be slow for long.
+/// How much of one watch, whose reader may be slow for long, may be under way before it is read, in bytes.
 const WATCH_WINDOW: u32 = 64 << 10;
-/// As [`CONNECTION_WINDOW`], of the largest that there is: a reader that is slow must not hold up others.
+/// As [`WATCH_WINDOW`], of all watches on one connection, the largest that there is: a reader that is slow must not hold up
+/// others.
 const WATCHES_WINDOW: u32 = (1 << 31) - 1;
 
 /// What connections are for.
@@ -33,8 +34,6 @@ const WATCHES_WINDOW: u32 = (1 << 31) - 1;
 pub(super) enum Windows {
     /// A few small answers.
     Few,
-    /// Many calls at once.
-    Calls,
     /// Many streams that may stand still.
     Watches,
 }
@@ -109,7 +108,6 @@ impl Peers {
         }
         let (stream, connection) = match self.windows {
             Windows::Few => (None, None),
-            Windows::Calls => (Some(STREAM_WINDOW), Some(CONNECTION_WINDOW)),
             Windows::Watches => (Some(WATCH_WINDOW), Some(WATCHES_WINDOW)),
         };
         let scheme = if self.tls.is_some() { "https" } else { "http" };

@@ -20,7 +20,7 @@ use order_service::ports::clock::Clock;
 use order_service::ports::placement::Alone;
 use order_service::ports::store::{OrderStore, Owner, Stored};
 use order_service::proto::order as pb;
-use order_service::proto::order::order_service_server::OrderService;
+use order_service::proto::served::order_service_server::OrderService;
 use order_service::steps::StepLimits;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
@@ -306,7 +306,7 @@ impl World {
                 return Ok(pb::Order::default());
             }
         };
-        answer.map(tonic::Response::into_inner).map_err(|status| reason_of(&status))
+        answer.map(|answer| answer.into_inner().read().unwrap()).map_err(|status| reason_of(&status))
     }
 
     /// Waits until nothing moves, and tells what there is then.
@@ -349,7 +349,7 @@ impl World {
         let key = Some(pb::get_order_request::Key::Id(id.to_string()));
         let why = |status: Status| format!("a read at rest: {status:?}");
         let order = api.get_order(Request::new(pb::GetOrderRequest { key, allow_stale: false })).await;
-        let order = order.map_err(why)?.into_inner();
+        let order = order.map_err(why)?.into_inner().read().unwrap();
         let order_id = id.to_string();
         let request = pb::ListOrderEventsRequest { order_id, page_size: 200, ..Default::default() };
         let told = api.list_order_events(Request::new(request)).await.map_err(why)?.into_inner().events;
