@@ -80,11 +80,13 @@ impl OrderStore for CountingStore {
         after_seq: i64,
         limit: u32,
     ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let read = match self.is_broken.load(Ordering::SeqCst) {
+            true => Err(StoreError::Unavailable("broken by a test".to_owned())),
+            false => self.inner.events(id, after_seq, limit).await,
+        };
+        // Whoever sees it counted may make another event, which this read has not in it.
         self.event_reads.fetch_add(1, Ordering::SeqCst);
-        if self.is_broken.load(Ordering::SeqCst) {
-            return Err(StoreError::Unavailable("broken by a test".to_owned()));
-        }
-        self.inner.events(id, after_seq, limit).await
+        read
     }
 
     async fn unfinished(
