@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ractor::{Actor, ActorCell, ActorRuntime};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
@@ -29,7 +30,7 @@ use crate::ports::Collaborators;
 use crate::ports::cache::OrderCache;
 use crate::ports::clock::Clock;
 use crate::ports::placement::Placement;
-use crate::ports::store::{ListQuery, OrderStore, StoreError};
+use crate::ports::store::{ListQuery, OrderStore, Owner, StoreError};
 use crate::steps::StepLimits;
 
 /// How often a command is given to a fresh actor after one ended under it.
@@ -64,6 +65,14 @@ pub struct Parts {
     pub placement: Arc<dyn Placement>,
     /// Where a test wants this process killed.
     pub crash_at: Option<CrashPoint>,
+}
+
+/// Where the last committed state of an order is.
+enum Nearest {
+    /// In this actor.
+    Live(Arc<Entry>, Arc<Order>),
+    /// In the store; where this node may read its cache, perhaps there.
+    Resting(Option<Owner>),
 }
 
 /// The handle everyone uses: ask, view, watch, stop.
@@ -224,23 +233,51 @@ impl Orders {
     /// # Errors
     /// When it is not in memory and the store cannot be read.
     pub async fn view(&self, id: OrderId) -> Result<Option<Arc<Order>>, OrderError> {
-        let reader = self.shared.placement.reader(id.slot());
-        if let Some(reader) = reader {
-            let entry = self.shared.registry.get(id).filter(|entry| entry.owner() == reader);
-            // Where others read the store, nobody may be shown less than the store has shown them.
-            let is_shared = self.shared.placement.is_shared();
-            let live =
-                entry.as_ref().and_then(|entry| if is_shared { entry.newest() } else { entry.published() });
-            if live.is_some() {
-                return Ok(live);
-            }
-            if entry.is_some() && is_shared {
-                let stored = self.shared.store.load(id).await.map_err(refuse_read)?;
-                return Ok(stored.map(|stored| stored.order));
-            }
-            if let Some(order) = self.shared.cache.get(id, reader.epoch).await {
-                return Ok(Some(order));
-            }
+        match self.nearest(id) {
+            Nearest::Live(_, order) => Ok(Some(order)),
+            Nearest::Resting(reader) => self.view_resting(id, reader).await,
+        }
+    }
+
+    /// As [`Self::view`], as `encode` makes it: once for each state of a live order.
+    ///
+    /// # Errors
+    /// As of [`Self::view`].
+    pub async fn show(
+        &self,
+        id: OrderId,
+        encode: impl FnOnce(&Order) -> Bytes,
+    ) -> Result<Option<Bytes>, OrderError> {
+        match self.nearest(id) {
+            Nearest::Live(entry, order) => Ok(Some(entry.show(&order, encode))),
+            Nearest::Resting(reader) => Ok(self.view_resting(id, reader).await?.map(|order| encode(&order))),
+        }
+    }
+
+    /// Where the last committed state of an order is to be read.
+    fn nearest(&self, id: OrderId) -> Nearest {
+        let Some(reader) = self.shared.placement.reader(id.slot()) else { return Nearest::Resting(None) };
+        let entry = self.shared.registry.get(id).filter(|entry| entry.owner() == reader);
+        let Some(entry) = entry else { return Nearest::Resting(Some(reader)) };
+        // Where others read the store, nobody may be shown less than the store has shown them; what is in the cache may be
+        // less, too, while a commit is under way.
+        let is_shared = self.shared.placement.is_shared();
+        match if is_shared { entry.newest() } else { entry.published() } {
+            Some(order) => Nearest::Live(entry, order),
+            None => Nearest::Resting((!is_shared).then_some(reader)),
+        }
+    }
+
+    /// As [`Self::view`], from the cache of `reader`, where there is one, or the store.
+    async fn view_resting(
+        &self,
+        id: OrderId,
+        reader: Option<Owner>,
+    ) -> Result<Option<Arc<Order>>, OrderError> {
+        if let Some(reader) = reader
+            && let Some(order) = self.shared.cache.get(id, reader.epoch).await
+        {
+            return Ok(Some(order));
         }
         let stored = self.shared.store.load(id).await.map_err(refuse_read)?;
         let Some(stored) = stored else { return Ok(None) };

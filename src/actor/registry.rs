@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use dashmap::{DashMap, Entry as Slot};
 use ractor::ActorRef;
 
@@ -16,6 +17,13 @@ use crate::ports::store::Owner;
 /// Set in a gate when its actor takes no more messages.
 const CLOSED: u32 = 1 << 31;
 
+/// A state of an order, and what callers get for it.
+#[derive(Debug)]
+struct Shown {
+    order: Arc<Order>,
+    bytes: Bytes,
+}
+
 /// A live order: its actor, its last committed state and its admission gate.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -24,6 +32,8 @@ pub(super) struct Entry {
     owner: Owner,
     /// What reads see. Only ever a committed version.
     published: ArcSwapOption<Order>,
+    /// How a published state is shown to callers, worked out for the first of them.
+    shown: ArcSwapOption<Shown>,
     /// Commands in flight, and the `CLOSED` bit.
     gate: AtomicU32,
     /// Milliseconds since the epoch of the last command.
@@ -44,6 +54,7 @@ impl Entry {
             actor,
             owner,
             published: ArcSwapOption::empty(),
+            shown: ArcSwapOption::empty(),
             gate: AtomicU32::new(0),
             touched_at: AtomicI64::new(now_millis),
             settled: AtomicBool::new(false),
@@ -78,6 +89,19 @@ impl Entry {
 
     pub(super) fn publish(&self, order: &Arc<Order>) {
         self.published.store(Some(Arc::clone(order)));
+        self.shown.store(None);
+    }
+
+    /// `order`, a state that was published, as `encode` makes it; remembered for the next one who asks for the same state.
+    pub(super) fn show(&self, order: &Arc<Order>, encode: impl FnOnce(&Order) -> Bytes) -> Bytes {
+        let shown = self.shown.load();
+        if let Some(shown) = shown.as_ref().filter(|shown| Arc::ptr_eq(&shown.order, order)) {
+            return shown.bytes.clone();
+        }
+        let bytes = encode(order);
+        // It may be an older state by now. Then nobody finds it, and the next state that is shown replaces it.
+        self.shown.store(Some(Arc::new(Shown { order: Arc::clone(order), bytes: bytes.clone() })));
+        bytes
     }
 
     pub(super) fn set_settled(&self, settled: bool) {

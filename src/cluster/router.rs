@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prost::bytes::Bytes;
+use bytes::Bytes;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use uuid::Uuid;
 
 use super::forward;
@@ -16,6 +16,13 @@ const TRACE_PARENT: &str = "traceparent";
 const MAX_REQUEST_ID: usize = 64;
 /// Length of a W3C `traceparent` of version 00.
 const TRACE_PARENT_LEN: usize = 55;
+
+/// A value that no other call will have: a connection is not to remember it for the next one, which would cost both sides
+/// more than it saves.
+pub(super) fn once(mut value: AsciiMetadataValue) -> AsciiMetadataValue {
+    value.set_sensitive(true);
+    value
+}
 
 /// How callers are told apart.
 #[derive(Clone, Debug)]

@@ -26,6 +26,7 @@ const VIEW: &str = "x-order-view";
 const PRINCIPAL: &str = "x-order-principal-bin";
 const ROLES: &str = "x-order-roles";
 const TRACE_PARENT: &str = "traceparent";
+const TIMEOUT: &str = "grpc-timeout";
 
 /// Misses in a row before a command waits for news.
 const HOPS_AT_ONCE: u32 = 2;
@@ -219,17 +220,14 @@ async fn forward<R: Routed>(
     begun: &Begun,
     request: &R,
 ) -> Result<Answer<R::Answer>, Miss> {
-    let (metadata, _extensions, ()) = {
-        let mut marked = mark(cluster, &begun.origin, ());
-        marked.set_timeout(begun.deadline.saturating_duration_since(Instant::now()));
-        marked.into_parts()
-    };
-    let call = Outgoing {
-        path: R::PATH,
-        headers: metadata.into_headers(),
-        body: framed(request),
-        longest_answer: ANSWER_BYTES,
-    };
+    let mut marked = mark(cluster, &begun.origin, ());
+    marked.set_timeout(begun.deadline.saturating_duration_since(Instant::now()));
+    let (metadata, _extensions, ()) = marked.into_parts();
+    let mut headers = metadata.into_headers();
+    if let Some(timeout) = headers.get_mut(TIMEOUT) {
+        timeout.set_sensitive(true);
+    }
+    let call = Outgoing { path: R::PATH, headers, body: framed(request), longest_answer: ANSWER_BYTES };
     let calling = timeout_at(begun.deadline, cluster.call(member, call));
     let answer = tokio::select! {
         answer = calling => answer,
@@ -254,10 +252,10 @@ pub(super) fn mark<T>(cluster: &Cluster, origin: &Origin, message: T) -> Request
         metadata.insert(ROLES, roles);
     }
     if let Ok(id) = origin.context.request_id.parse() {
-        metadata.insert(auth::REQUEST_ID, id);
+        metadata.insert(auth::REQUEST_ID, auth::once(id));
     }
     if let Some(Ok(trace)) = origin.context.trace_parent.as_deref().map(str::parse) {
-        metadata.insert(TRACE_PARENT, trace);
+        metadata.insert(TRACE_PARENT, auth::once(trace));
     }
     request
 }

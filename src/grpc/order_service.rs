@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use prost::Message;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -228,18 +229,38 @@ impl OrderApi {
         }
     }
 
-    async fn look_up(&self, key: OrderKey, may_be_stale: bool) -> Result<Arc<Order>, OrderError> {
-        let (id, name) = match key {
-            OrderKey::Id(id) => (Some(id), id.to_string()),
-            OrderKey::Number(number) => (self.orders.find(&number).await?, number.to_string()),
-        };
-        let order = match id {
-            Some(id) if may_be_stale => self.orders.view_stale(id).await?,
-            Some(id) => self.orders.view(id).await?,
-            None => None,
-        };
-        order.ok_or(OrderError::OrderNotFound { order: name })
+    /// The id that a caller means.
+    async fn id_of(&self, key: &OrderKey) -> Result<OrderId, OrderError> {
+        match key {
+            OrderKey::Id(id) => Ok(*id),
+            OrderKey::Number(number) => self.orders.find(number).await?.ok_or_else(|| not_found(key)),
+        }
     }
+
+    async fn look_up(&self, key: OrderKey) -> Result<Arc<Order>, OrderError> {
+        let id = self.id_of(&key).await?;
+        self.orders.view(id).await?.ok_or_else(|| not_found(&key))
+    }
+
+    /// An order as the bytes of its message.
+    async fn show(&self, key: OrderKey, may_be_stale: bool) -> Result<Bytes, OrderError> {
+        let id = self.id_of(&key).await?;
+        let encode = |order: &Order| Bytes::from(convert::order(order).encode_to_vec());
+        let shown = match may_be_stale {
+            true => self.orders.view_stale(id).await?.map(|order| encode(&order)),
+            false => self.orders.show(id, encode).await?,
+        };
+        shown.ok_or_else(|| not_found(&key))
+    }
+}
+
+/// That there is no such order, by the name that the caller has used.
+fn not_found(key: &OrderKey) -> OrderError {
+    let order = match key {
+        OrderKey::Id(id) => id.to_string(),
+        OrderKey::Number(number) => number.to_string(),
+    };
+    OrderError::OrderNotFound { order }
 }
 
 /// Hash of a creation's content: everything but the request id, metadata in a fixed order.
@@ -273,9 +294,7 @@ impl OrderService for OrderApi {
         let key = validate::order_key(&mut check, request.get_ref());
         let may_be_stale = request.get_ref().allow_stale;
         let answer = match check.finish() {
-            Ok(()) => {
-                self.look_up(key, may_be_stale).await.map(|order| answer::Order::from(convert::order(&order)))
-            }
+            Ok(()) => self.show(key, may_be_stale).await.map(answer::Order::Bytes),
             Err(error) => Err(error),
         };
         begun.end(answer)
@@ -289,7 +308,7 @@ impl OrderService for OrderApi {
         let mut check = Checker::default();
         let key = validate::status_key(&mut check, request.get_ref());
         let answer = match check.finish() {
-            Ok(()) => self.look_up(key, false).await.map(|order| convert::order_status(&order)),
+            Ok(()) => self.look_up(key).await.map(|order| convert::order_status(&order)),
             Err(error) => Err(error),
         };
         begun.end(answer)
@@ -402,8 +421,8 @@ impl OrderService for OrderApi {
         let mut check = Checker::default();
         let id = check.order_id("order_id", &request.get_ref().order_id);
         let answer = match check.finish() {
-            Ok(()) => self.look_up(OrderKey::Id(id), false).await.map(|order| {
-                pb::ListPaymentTransactionsResponse { transactions: convert::transactions(&order) }
+            Ok(()) => self.look_up(OrderKey::Id(id)).await.map(|order| pb::ListPaymentTransactionsResponse {
+                transactions: convert::transactions(&order),
             }),
             Err(error) => Err(error),
         };
@@ -424,7 +443,7 @@ impl OrderService for OrderApi {
             check.bad("after_sequence", "expected 0 or a sequence");
         }
         let checked = match check.finish() {
-            Ok(()) => self.look_up(OrderKey::Id(id), false).await,
+            Ok(()) => self.look_up(OrderKey::Id(id)).await,
             Err(error) => Err(error),
         };
         let answer = checked.and_then(|order| {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use prost::bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use prost::encoding::{DecodeContext, WireType};
 use prost::{DecodeError, Message};
 

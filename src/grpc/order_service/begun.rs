@@ -57,11 +57,14 @@ impl Begun {
         metrics::histogram!("order_grpc_seconds", "method" => self.method, "code" => code_name(code))
             .record(self.started.elapsed().as_secs_f64());
         tracing::debug!(method = self.method, request_id = %self.origin.context.request_id, ?code, "answered");
-        let request_id = self.origin.context.request_id.parse();
+        let request_id = self.origin.context.request_id.parse().map(auth::once);
         match answer {
             Ok(answer) => {
                 let mut response = Response::new(answer);
-                if let Ok(request_id) = request_id {
+                // A node that has forwarded the call has it already.
+                if let Ok(request_id) = request_id
+                    && self.view.is_none()
+                {
                     response.metadata_mut().insert(auth::REQUEST_ID, request_id);
                 }
                 Ok(response)

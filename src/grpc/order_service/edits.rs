@@ -88,7 +88,7 @@ impl OrderApi {
         let mut attempt = 0u32;
         loop {
             attempt = attempt.saturating_add(1);
-            let order = self.look_up(OrderKey::Id(id), false).await?;
+            let order = self.look_up(OrderKey::Id(id)).await?;
             let edit =
                 self.prepare(begun, &order, wish, expected, repeatable.as_ref(), validate_only).await?;
             if validate_only {
@@ -133,7 +133,7 @@ impl OrderApi {
 
     /// Whether the order has other items than it had.
     async fn has_moved(&self, before: &Order) -> bool {
-        let now = self.look_up(OrderKey::Id(before.id), false).await;
+        let now = self.look_up(OrderKey::Id(before.id)).await;
         now.is_ok_and(|now| now.items != before.items)
     }
 }

@@ -75,7 +75,7 @@ impl OrderApi {
         let filter = content_hash("ListOrderEvents", &[id.0.as_bytes(), &start]);
         let after = page::parse(&self.key, &filter, &request.page_token, &mut check.violations);
         check.finish()?;
-        self.look_up(OrderKey::Id(id), false).await?;
+        self.look_up(OrderKey::Id(id)).await?;
         let after_seq = after.map_or(request.after_sequence, |(seq, _)| seq);
         let mut events = self.orders.events(id, after_seq, limit.saturating_add(1)).await?;
         let size = usize::try_from(limit).unwrap_or(usize::MAX);
