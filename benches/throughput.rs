@@ -1,7 +1,7 @@
-//! What a node does: `cargo bench --bench throughput -- [create|get|memory|passivate|coldstart|all]`.
+//! What a node does: `cargo bench --bench throughput -- [create|passivate|coldstart|all]`.
 //!
-//! Server, simulator and load share this process and its cores. Both sides of a ratio come from one run, taken in
-//! turn; medians of several rounds.
+//! Server, simulator and load share this process and its cores; medians of several rounds. `compare` puts the figures
+//! next to what else the machine can do.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -21,9 +21,8 @@ use std::time::{Duration, Instant};
 use order_service::clients::sim::{FaultSpec, FaultTarget};
 use order_service::proto::order as pb;
 use order_service::proto::order::order_service_client::OrderServiceClient;
-use prost::Message;
 use support::harness::node::{TestNode, sample_order};
-use support::{Run, drive, median, resident};
+use support::{Run, drive, median};
 use tonic::transport::Channel;
 
 // As in the program.
@@ -41,17 +40,6 @@ fn main() {
     println!("cores: {}", std::thread::available_parallelism().unwrap());
     if wants("create") {
         runtime.block_on(create());
-    }
-    if wants("get") {
-        runtime.block_on(get());
-    }
-    if wants("memory") {
-        memory();
-    }
-    for (phase, live) in [("memory-live", true), ("memory-passive", false)] {
-        if wanted.iter().any(|word| word == phase) {
-            runtime.block_on(memory_of(live));
-        }
     }
     if wants("passivate") {
         runtime.block_on(passivate());
@@ -116,100 +104,6 @@ async fn batches(node: &TestNode) -> String {
     let changes = figure("order_store_batch_size_sum") / count;
     let millis = figure("order_store_batch_seconds_sum") / count * 1e3;
     format!("{count} batches of {changes:.1} changes, {millis:.2} ms each")
-}
-
-/// GetOrder of a live order against a bare tonic echo of the same size, in turn.
-async fn get() {
-    let node = TestNode::start().await;
-    let order = node.client().create_order(sample_order()).await.unwrap().into_inner();
-    let size = order.encoded_len();
-    let echo = support::serve_echo(vec![7; size]).await;
-    let mut echoes = Vec::new();
-    for _ in 0..CONNECTIONS {
-        echoes.push(Channel::from_shared(format!("http://{echo}")).unwrap().connect().await.unwrap());
-    }
-    let clients = clients(&node).await;
-    let (mut ratios, mut gets, mut bare) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..=7 {
-        let id = order.id.clone();
-        let ours = drive(&clients, IN_FLIGHT, 30_000, move |mut client, _| {
-            let key = Some(pb::get_order_request::Key::Id(id.clone()));
-            async move {
-                client.get_order(pb::GetOrderRequest { key, allow_stale: false }).await.unwrap();
-            }
-        })
-        .await;
-        let id = order.id.clone();
-        let theirs = drive(&echoes, IN_FLIGHT, 30_000, move |channel, _| {
-            let id = id.clone();
-            async move {
-                assert_eq!(support::call_echo(channel, id).await, size);
-            }
-        })
-        .await;
-        // The first round warms both up.
-        if round > 0 {
-            ratios.push(ours.rate() / theirs.rate());
-            gets.push(ours.rate());
-            bare.push(theirs.rate());
-        }
-    }
-    println!(
-        "get: {:.0}/s, bare echo of {size} bytes: {:.0}/s, median of the rounds' ratios {:.2}",
-        median(&gets),
-        median(&bare),
-        median(&ratios)
-    );
-    node.stop().await;
-}
-
-/// Memory of a live idle actor besides its order: two processes create the same orders; in one they stay live, in the
-/// other they are passive, but kept in the cache.
-fn memory() {
-    let resident = |phase: &str| -> f64 {
-        let this = std::env::current_exe().unwrap();
-        let output = std::process::Command::new(this).arg(phase).output().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let line =
-            text.lines().find_map(|line| line.strip_prefix("resident: ")).unwrap_or_else(|| panic!("{text}"));
-        line.parse().unwrap()
-    };
-    let each: Vec<(f64, f64)> =
-        (0..3).map(|_| (resident("memory-live"), resident("memory-passive"))).collect();
-    let live = median(&each.iter().map(|(live, _)| *live).collect::<Vec<_>>());
-    let passive = median(&each.iter().map(|(_, passive)| *passive).collect::<Vec<_>>());
-    let kilobytes = |bytes: f64| bytes / IDLE_ORDERS as f64 / 1024.0;
-    println!(
-        "memory: {:.2} KB a live idle actor besides its order ({:.2} KB an order live, {:.2} KB passive in the cache; \
-         the simulator's ledger in both)",
-        kilobytes(live - passive),
-        kilobytes(live),
-        kilobytes(passive)
-    );
-}
-
-const IDLE_ORDERS: usize = 30_000;
-
-/// One side of [`memory`]: how much the orders take.
-async fn memory_of(live: bool) {
-    let idle = if live { "1h" } else { "20ms" };
-    let settings = [
-        ("ORDER__ACTOR__IDLE_AFTER", idle),
-        ("ORDER__ACTOR__SWEEP_EVERY", "20ms"),
-        ("ORDER__CACHE__MAX_ORDERS", "1000000"),
-    ];
-    let node = TestNode::start_with(&settings).await;
-    create_many(&node, IN_FLIGHT, 5_000).await;
-    let before = resident();
-    create_many(&node, IN_FLIGHT, IDLE_ORDERS).await;
-    let expected = if live { IDLE_ORDERS + 5_000 } else { 0 };
-    let start = Instant::now();
-    while node.node().orders().counts().live != expected {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        assert!(start.elapsed() < Duration::from_secs(30), "{} are live", node.node().orders().counts().live);
-    }
-    println!("resident: {}", resident() - before);
-    node.stop().await;
 }
 
 /// Settled orders leave nothing behind.

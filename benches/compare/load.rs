@@ -89,6 +89,15 @@ impl Load {
         .await
     }
 
+    /// First pages of all orders, `in_flight` at once.
+    pub async fn list(&self, in_flight: usize, total: usize) -> Run {
+        drive(&self.clients, in_flight, total, |mut client, _| async move {
+            let page = client.list_orders(pb::ListOrdersRequest::default()).await.unwrap().into_inner();
+            assert!(!page.orders.is_empty() && !page.next_page_token.is_empty());
+        })
+        .await
+    }
+
     /// Orders without an end, `in_flight` at once, for `time`; calls that fail are repeated. When each of them was
     /// settled, and the number of calls that failed.
     pub async fn create_for(&self, in_flight: usize, time: Duration) -> (Vec<Instant>, usize) {

@@ -112,6 +112,11 @@ fn ticks(file: &str) -> Option<Ticks> {
     })
 }
 
+/// Seconds of CPU of a process.
+pub fn cpu_of(process: u32) -> f64 {
+    ticks(&format!("/proc/{process}/stat")).unwrap().used / TICKS
+}
+
 /// Seconds of CPU of a server's first process and all others it has or had.
 fn server_cpu(first: u32) -> f64 {
     let first_ticks = ticks(&format!("/proc/{first}/stat")).unwrap();

@@ -106,9 +106,9 @@ pub async fn create(server: &PgServer, amount: Amount, table: &mut Table) {
         };
         table.tell(&format!("{name} orders/s"), spread(rates, 0));
         let ratios = ratio(&stateless.0);
-        table.at_least(&format!("{name} of stateless"), median(&ratios), spread(&ratios, 2), 3.0);
+        table.at_least(&format!("{name} of stateless"), median(&ratios), spread(&ratios, 2), 4.0);
         let ratios = ratio(&batched.0);
-        table.at_least(&format!("{name} of batched"), median(&ratios), spread(&ratios, 2), 0.3);
+        table.at_least(&format!("{name} of batched"), median(&ratios), spread(&ratios, 2), 0.35);
         let mut each = |what: &str, value: f64, digits: usize, target: f64| {
             table.at_most(&format!("{name} {what} an order"), value, format!("{value:.digits$}"), target);
         };
