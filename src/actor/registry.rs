@@ -17,6 +17,9 @@ use crate::ports::store::Owner;
 /// Set in a gate when its actor takes no more messages.
 const CLOSED: u32 = 1 << 31;
 
+/// The longest encoded order that is kept beside an order, in bytes.
+const SHOWN_BYTES: usize = 8 << 10;
+
 /// A state of an order, and what callers get for it.
 #[derive(Debug)]
 struct Shown {
@@ -99,8 +102,13 @@ impl Entry {
             return shown.bytes.clone();
         }
         let bytes = encode(order);
-        // It may be an older state by now. Then nobody finds it, and the next state that is shown replaces it.
-        self.shown.store(Some(Arc::new(Shown { order: Arc::clone(order), bytes: bytes.clone() })));
+        if bytes.len() <= SHOWN_BYTES {
+            self.shown.store(Some(Arc::new(Shown { order: Arc::clone(order), bytes: bytes.clone() })));
+            // It may be an older state by now, which nobody asks for any more.
+            if !self.published.load().as_ref().is_some_and(|newest| Arc::ptr_eq(newest, order)) {
+                self.shown.store(None);
+            }
+        }
         bytes
     }
 

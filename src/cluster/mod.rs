@@ -98,6 +98,8 @@ impl Cluster {
         F: Future<Output = Result<Arc<dyn MemberStore>, E>> + Send + 'static,
         E: From<MemberError> + From<std::io::Error> + Send + 'static,
     {
+        let calls = Calls::new(tls.as_ref(), connect_timeout)
+            .map_err(|why| std::io::Error::new(std::io::ErrorKind::InvalidInput, why))?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let ended = CancellationToken::new();
@@ -115,7 +117,7 @@ impl Cluster {
                     orders: OnceLock::new(),
                     handle,
                     control: Peers::new(tls.clone(), connect_timeout, Windows::Few),
-                    calls: Calls::new(tls.as_ref(), connect_timeout),
+                    calls,
                     watches: Peers::new(tls, connect_timeout, Windows::Watches),
                     wanted: watch::Sender::new(0),
                     doubts: Notify::new(),

@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_millis(250);
 const ADDED_BYTES: usize = 1_024;
 /// What a node may send to another before that one has read it, in bytes: calls of many share a connection.
 const PEER_WINDOW: u32 = 4 << 20;
+/// Calls that another node may have given up before this one has looked at them: those of many callers come over one
+/// connection, which would end for all of them.
+const PEER_RESETS: usize = 16_384;
 
 /// How long after the longest deadline a call is ended from outside.
 const AFTERTHOUGHT: Duration = Duration::from_secs(1);
@@ -81,6 +84,7 @@ pub async fn serve_peers(
     }
     server
         .timeout(config.max_deadline.saturating_add(AFTERTHOUGHT))
+        .http2_max_pending_accept_reset_streams(Some(PEER_RESETS))
         .initial_stream_window_size(PEER_WINDOW)
         .initial_connection_window_size(PEER_WINDOW)
         .http2_keepalive_interval(Some(config.keepalive))

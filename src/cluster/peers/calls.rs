@@ -6,17 +6,22 @@
 //! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 use h2::client::{Connection, SendRequest};
 use h2::{Ping, PingPong, RecvStream};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{sleep, timeout};
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use super::tls::Connector;
@@ -26,6 +31,10 @@ use super::{KEEPALIVE, PeerTls};
 const STREAM_WINDOW: u32 = 256 << 10;
 /// As [`STREAM_WINDOW`], of all answers on one connection: many calls share it.
 const CONNECTION_WINDOW: u32 = 8 << 20;
+/// The largest headers that are taken with an answer, in bytes: errors tell every bad field.
+const HEADERS: u32 = 64 << 10;
+/// Where a refusal has its details.
+const DETAILS: &str = "grpc-status-details-bin";
 /// What stands before a message: whether it is compressed, and how long it is.
 const PREFIX: usize = 5;
 /// Connections that may turn out to be closed, one after the other, before a call that was not sent counts as broken.
@@ -71,14 +80,18 @@ pub fn framed(message: &impl prost::Message) -> Bytes {
 /// Connections by address, made when first used and again after they broke.
 #[derive(Clone, Debug)]
 pub(in crate::cluster) struct Calls {
-    tls: Result<Option<Connector>, String>,
+    tls: Option<Connector>,
     connect_timeout: Duration,
     lines: Arc<Mutex<BTreeMap<String, Arc<Line>>>>,
 }
 
 impl Calls {
-    pub(in crate::cluster) fn new(tls: Option<&PeerTls>, connect_timeout: Duration) -> Self {
-        Self { tls: tls.map(Connector::new).transpose(), connect_timeout, lines: Arc::default() }
+    /// `connect_timeout` is for the connection, and once more for the handshake.
+    ///
+    /// # Errors
+    /// When a certificate cannot be read.
+    pub(in crate::cluster) fn new(tls: Option<&PeerTls>, connect_timeout: Duration) -> Result<Self, String> {
+        Ok(Self { tls: tls.map(Connector::new).transpose()?, connect_timeout, lines: Arc::default() })
     }
 
     /// The way to an address.
@@ -90,10 +103,9 @@ impl Calls {
         let line = Arc::new(Line {
             address: address.to_owned(),
             authority: address.parse().map_err(broken)?,
-            tls: self.tls.clone().map_err(Failed::Broken)?,
+            tls: self.tls.clone(),
             connect_timeout: self.connect_timeout,
             current: Mutex::default(),
-            connecting: tokio::sync::Mutex::default(),
         });
         lines.insert(address.to_owned(), Arc::clone(&line));
         Ok(line)
@@ -114,15 +126,17 @@ pub(in crate::cluster) struct Line {
     tls: Option<Connector>,
     connect_timeout: Duration,
     current: Mutex<Current>,
-    /// Held by the one who connects, for all who wait for it.
-    connecting: tokio::sync::Mutex<()>,
 }
+
+/// A connection that is being made: what is to come of it.
+type Attempt = Shared<BoxFuture<'static, Result<(), String>>>;
 
 #[derive(Default, Debug)]
 struct Current {
     sender: Option<SendRequest<Bytes>>,
-    /// How often there was another one before.
+    /// Connections there have been, this one included.
     number: u64,
+    attempt: Option<Attempt>,
 }
 
 impl Line {
@@ -131,7 +145,7 @@ impl Line {
         let mut stale = 0usize;
         let (answer, mut body) = loop {
             let (sender, number) = self.sender().await?;
-            // Ready as soon as the other side takes one more call.
+            // Fails when the connection is over.
             let sent = match sender.ready().await {
                 Ok(mut sender) => sender.send_request(self.head(&call)?, false),
                 Err(error) => Err(error),
@@ -148,12 +162,19 @@ impl Line {
                 }
             }
         };
+        // What a node that stands still does not take is not handed to its connection, where it would be kept after this
+        // call is over.
+        body.reserve_capacity(call.body.len());
+        if let Some(capacity) = poll_fn(|context| body.poll_capacity(context)).await {
+            capacity.map_err(broken)?;
+        }
         body.send_data(call.body, true).map_err(broken)?;
         let (head, body) = answer.await.map_err(broken)?.into_parts();
         if head.status != StatusCode::OK {
-            return Err(Failed::Broken(format!("HTTP status {}", head.status)));
+            return Err(refusal_of(head.status));
         }
-        refusal_in(&head.headers).map_or(Ok(()), Err)?;
+        // An answer that is only a refusal tells it here.
+        end_of(&head.headers)?;
         read(body, call.longest_answer).await
     }
 
@@ -176,16 +197,32 @@ impl Line {
 
     /// A handle to the connection in use, and its number.
     async fn sender(self: &Arc<Self>) -> Result<(SendRequest<Bytes>, u64), Failed> {
-        if let Some(sender) = self.in_use() {
-            return Ok(sender);
-        }
-        let _turn = self.connecting.lock().await;
-        // Whoever had the turn before may have been successful.
-        if let Some(sender) = self.in_use() {
-            return Ok(sender);
-        }
-        let connected = timeout(self.connect_timeout, self.connect()).await;
-        connected.map_err(|_elapsed| Failed::Broken(format!("{} does not answer", self.address)))?
+        let attempt = {
+            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(sender) = &current.sender {
+                return Ok((sender.clone(), current.number));
+            }
+            current.attempt.get_or_insert_with(|| Arc::clone(self).attempt()).clone()
+        };
+        let made = attempt.clone().await;
+        made.map_err(|why| {
+            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            // One that was ended with its runtime has not put itself aside.
+            current.attempt.take_if(|other| other.ptr_eq(&attempt));
+            Failed::Broken(format!("{} is not reached: {why}", self.address))
+        })?;
+        self.in_use().ok_or_else(|| Failed::Broken(format!("{} has closed the connection", self.address)))
+    }
+
+    /// Begins to connect. It goes on when the call that needs it is given up, and all who wait for it hear what came of it.
+    fn attempt(self: Arc<Self>) -> Attempt {
+        let connecting = tokio::spawn(async move {
+            let connected = self.connect().await;
+            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            current.attempt = None;
+            connected.map(|sender| current.sender = Some(sender))
+        });
+        connecting.map(|made| made.unwrap_or_else(|error| Err(error.to_string()))).boxed().shared()
     }
 
     fn in_use(&self) -> Option<(SendRequest<Bytes>, u64)> {
@@ -200,16 +237,39 @@ impl Line {
         }
     }
 
-    async fn connect(self: &Arc<Self>) -> Result<(SendRequest<Bytes>, u64), Failed> {
-        let stream = TcpStream::connect(&self.address).await.map_err(broken)?;
-        stream.set_nodelay(true).map_err(broken)?;
-        match &self.tls {
-            None => self.shake_hands(stream).await,
-            Some(tls) => self.shake_hands(tls.connect(stream).await.map_err(Failed::Broken)?).await,
-        }
+    async fn connect(self: &Arc<Self>) -> Result<SendRequest<Bytes>, String> {
+        let stream = self.reach().await?;
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        let shaken = async {
+            match &self.tls {
+                None => self.shake_hands(stream).await,
+                Some(tls) => self.shake_hands(tls.connect(stream).await?).await,
+            }
+        };
+        timeout(self.connect_timeout, shaken)
+            .await
+            .unwrap_or_else(|_elapsed| Err(String::from("no handshake in time")))
     }
 
-    async fn shake_hands<S>(self: &Arc<Self>, stream: S) -> Result<(SendRequest<Bytes>, u64), Failed>
+    /// Tries the addresses of a name one after the other, each for its share of the time.
+    async fn reach(&self) -> Result<TcpStream, String> {
+        let found = timeout(self.connect_timeout, lookup_host(&self.address)).await;
+        let found = found.map_err(|_elapsed| String::from("its name is not found in time"))?;
+        let addresses: Vec<SocketAddr> = found.map_err(|error| error.to_string())?.collect();
+        let shares = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        let each = self.connect_timeout.checked_div(shares).unwrap_or(self.connect_timeout);
+        let mut why = String::from("its name has no address");
+        for address in addresses {
+            match timeout(each, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => why = error.to_string(),
+                Err(_elapsed) => why = String::from("no connection in time"),
+            }
+        }
+        Err(why)
+    }
+
+    async fn shake_hands<S>(self: &Arc<Self>, stream: S) -> Result<SendRequest<Bytes>, String>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -217,17 +277,17 @@ impl Line {
         builder
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEADERS)
             .enable_push(false);
-        let (sender, mut connection) = builder.handshake(stream).await.map_err(broken)?;
+        let (sender, mut connection) = builder.handshake(stream).await.map_err(|error| error.to_string())?;
         let pings = connection.ping_pong();
         let number = {
             let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
             current.number = current.number.saturating_add(1);
-            current.sender = Some(sender.clone());
             current.number
         };
         tokio::spawn(drive(connection, pings, Arc::downgrade(self), number));
-        Ok((sender, number))
+        Ok(sender)
     }
 }
 
@@ -246,6 +306,8 @@ where
         }
     };
     let why = tokio::select! {
+        // What has come is read before silence is noticed: this process may have stood still itself.
+        biased;
         ended = connection => ended.err().map(|error| error.to_string()),
         () = silence => Some(String::from("it is silent")),
     };
@@ -270,14 +332,15 @@ async fn read(mut body: RecvStream, longest: usize) -> Result<Bytes, Failed> {
             all.freeze()
         };
         if got.len() > longest.saturating_add(PREFIX) {
-            return Err(Failed::Broken(format!("an answer of more than {longest} bytes")));
+            let why = format!("an answer of more than {longest} bytes");
+            return Err(Failed::Refused(Box::new(Status::out_of_range(why))));
         }
     }
-    let Some(trailers) = body.trailers().await.map_err(broken)? else {
-        return Err(Failed::Broken(String::from("an answer without a status")));
-    };
-    refusal_in(&trailers).map_or(Ok(()), Err)?;
-    unframed(got)
+    let trailers = body.trailers().await.map_err(broken)?.unwrap_or_default();
+    match end_of(&trailers)? {
+        Some(()) => unframed(got),
+        None => Err(Failed::Broken(String::from("an answer without a status"))),
+    }
 }
 
 /// A message without its prefix.
@@ -291,10 +354,36 @@ fn unframed(mut got: Bytes) -> Result<Bytes, Failed> {
     Ok(got)
 }
 
-/// The refusal that headers or trailers tell.
-fn refusal_in(headers: &HeaderMap) -> Option<Failed> {
-    let status = Status::from_header_map(headers)?;
-    (status.code() != Code::Ok).then(|| Failed::Refused(Box::new(status)))
+/// Whether headers or trailers say that the call was successful; none when they do not say how it ended.
+fn end_of(headers: &HeaderMap) -> Result<Option<()>, Failed> {
+    match headers.get(Status::GRPC_STATUS).map(HeaderValue::as_bytes) {
+        None => return Ok(None),
+        Some(b"0") => return Ok(Some(())),
+        Some(_) => {}
+    }
+    // What is read as a status below has to be readable.
+    let readable = MetadataMap::from_headers(headers.clone());
+    if readable.get_bin(DETAILS).is_some_and(|details| details.to_bytes().is_err()) {
+        return Err(Failed::Broken(String::from("a refusal with details that are none")));
+    }
+    match Status::from_header_map(headers) {
+        Some(status) => Err(Failed::Refused(Box::new(status))),
+        None => Ok(None),
+    }
+}
+
+/// What an answer is that is none of gRPC, as in
+/// <https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>.
+fn refusal_of(status: StatusCode) -> Failed {
+    let code = match status.as_u16() {
+        400 => Code::Internal,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::Unimplemented,
+        429 | 502 | 503 | 504 => Code::Unavailable,
+        _ => Code::Unknown,
+    };
+    Failed::Refused(Box::new(Status::new(code, format!("HTTP status {status}"))))
 }
 
 #[cfg(test)]

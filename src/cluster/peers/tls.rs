@@ -44,8 +44,9 @@ impl Connector {
             }
         };
         let mut roots = RootCertStore::empty();
-        for authority in all(&tls.ca, "peer.tls_ca")? {
-            roots.add(authority).map_err(|error| format!("peer.tls_ca: {error}"))?;
+        let (usable, _odd) = roots.add_parsable_certificates(all(&tls.ca, "peer.tls_ca")?);
+        if usable == 0 {
+            return Err(String::from("peer.tls_ca: no certificate that could be an authority"));
         }
         let key = PrivateKeyDer::from_pem_slice(tls.key.as_bytes())
             .map_err(|error| format!("peer.tls_key: {error}"))?;

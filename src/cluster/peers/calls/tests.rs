@@ -25,6 +25,10 @@ enum Script {
     Short,
     /// Ended without a status.
     NoStatus,
+    /// Ended by headers without a status.
+    EmptyEnd,
+    /// A refusal with details that are none.
+    OddDetails,
     /// Not gRPC.
     NotFound,
     /// The stream is reset.
@@ -97,7 +101,15 @@ async fn answer_to(mut request: RecvStream, mut answer: SendResponse<Bytes>, scr
     };
     let mut head = Response::new(());
     let body = match script {
-        Script::Echo | Script::LastOne | Script::RefuseLate | Script::NoStatus => got.freeze(),
+        Script::Echo | Script::LastOne | Script::RefuseLate | Script::NoStatus | Script::EmptyEnd => {
+            got.freeze()
+        }
+        Script::OddDetails => {
+            *head.headers_mut() = status("3");
+            head.headers_mut().insert(DETAILS, HeaderValue::from_static("!"));
+            answer.send_response(head, true).unwrap();
+            return;
+        }
         Script::Long(length) => framed(&"x".repeat(length)),
         Script::Short => got.freeze().slice(..PREFIX + 1),
         Script::Refuse => {
@@ -117,16 +129,17 @@ async fn answer_to(mut request: RecvStream, mut answer: SendResponse<Bytes>, scr
         Script::HangUp => return,
     };
     let mut stream = answer.send_response(head, false).unwrap();
-    let ends = matches!(script, Script::NoStatus);
-    stream.send_data(body, ends).unwrap();
-    if !ends {
-        let code = if matches!(script, Script::RefuseLate) { "9" } else { "0" };
-        stream.send_trailers(status(code)).unwrap();
+    stream.send_data(body, matches!(script, Script::NoStatus)).unwrap();
+    match script {
+        Script::NoStatus => {}
+        Script::EmptyEnd => stream.send_trailers(HeaderMap::new()).unwrap(),
+        Script::RefuseLate => stream.send_trailers(status("9")).unwrap(),
+        _ => stream.send_trailers(status("0")).unwrap(),
     }
 }
 
 fn calls() -> Calls {
-    Calls::new(None, PATIENCE)
+    Calls::new(None, PATIENCE).unwrap()
 }
 
 #[tokio::test]
@@ -149,31 +162,53 @@ async fn an_answer_in_many_parts_is_put_together() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_too_long_is_none() {
+async fn an_answer_that_is_too_long_is_refused() {
     let server = Server::start(Script::Long(2 << 20)).await;
-    let Err(Failed::Broken(why)) = server.call(&calls(), "").await else { panic!("an answer") };
-    assert!(why.contains("1048576 bytes"), "{why}");
+    let Err(Failed::Refused(status)) = server.call(&calls(), "").await else { panic!("no refusal") };
+    assert_eq!(status.code(), Code::OutOfRange);
+    assert!(status.message().contains("1048576 bytes"), "{status}");
 }
 
 #[tokio::test]
 async fn what_the_other_node_refuses_is_told_apart_from_what_broke() {
-    for (script, code) in [(Script::Refuse, Code::NotFound), (Script::RefuseLate, Code::FailedPrecondition)] {
+    for (script, code) in [
+        (Script::Refuse, Code::NotFound),
+        (Script::RefuseLate, Code::FailedPrecondition),
+        (Script::NotFound, Code::Unimplemented),
+    ] {
         let server = Server::start(script).await;
         let Err(Failed::Refused(status)) = server.call(&calls(), "hello").await else { panic!("no refusal") };
         assert_eq!(status.code(), code);
     }
-    for script in [Script::Short, Script::NoStatus, Script::NotFound, Script::Reset, Script::HangUp] {
+    for script in
+        [Script::Short, Script::NoStatus, Script::EmptyEnd, Script::OddDetails, Script::Reset, Script::HangUp]
+    {
         let server = Server::start(script).await;
         assert!(matches!(server.call(&calls(), "hello").await, Err(Failed::Broken(_))));
     }
 }
 
 #[tokio::test]
-async fn nobody_at_the_address_breaks_the_call() {
+async fn a_connection_is_made_even_when_the_call_that_began_it_is_given_up() {
+    let (server, calls) = (Server::start(Script::Echo).await, calls());
+    let line = calls.line(&server.address).unwrap();
+    let mut first = Box::pin(server.call(&calls, "hello"));
+    // Looked at once: it has begun to connect, and cannot be done.
+    assert!(futures::poll!(&mut first).is_pending());
+    drop(first);
+    assert_eq!(server.call(&calls, "hello").await.unwrap(), "hello");
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
+    assert!(line.in_use().is_some());
+}
+
+#[tokio::test]
+async fn all_who_wait_for_a_connection_that_fails_are_told_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = Server { address: listener.local_addr().unwrap().to_string(), connections: Arc::default() };
     drop(listener);
-    assert!(matches!(server.call(&calls(), "hello").await, Err(Failed::Broken(_))));
+    let calls = calls();
+    let all = futures::future::join_all((0..20).map(|_| server.call(&calls, "hello"))).await;
+    assert!(all.iter().all(|one| matches!(one, Err(Failed::Broken(_)))));
 }
 
 #[tokio::test]
