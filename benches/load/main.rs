@@ -1,0 +1,98 @@
+//! The load tester: `cargo bench --bench load -- --help`.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::large_futures
+)]
+
+// Held to the lints where it belongs: in the tests.
+#[allow(dead_code, unused_imports, unreachable_pub, clippy::all, clippy::disallowed_methods, unused)]
+#[path = "../../tests/it/harness/mod.rs"]
+mod harness;
+mod tester;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tester::args::Args;
+use tester::html::html;
+use tester::progress::Screen;
+use tester::report::Report;
+use tester::session::{self, Stops};
+use tester::table::table;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Wrong usage, or it could not be run.
+const NOT_RUN: u8 = 2;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Err(why) = args.validate() {
+        eprintln!("{why}");
+        return ExitCode::from(NOT_RUN);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(run(args))
+}
+
+async fn run(args: Args) -> ExitCode {
+    let (stops, screen) = (Stops::default(), Screen::new(args.quiet));
+    let files = (args.json.clone(), args.html.clone());
+    let report = tokio::select! {
+        report = session::run(args, &stops, &screen) => report,
+        () = stopped(&stops) => Err("stopped at once, without a report".to_owned()),
+    };
+    let report = match report {
+        Ok(report) => report,
+        Err(why) => {
+            screen.clear();
+            eprintln!("not run: {why}");
+            return ExitCode::from(NOT_RUN);
+        }
+    };
+    print!("{}", table(&report));
+    let mut exit = report.verdict.exit;
+    let (json, page) = files;
+    for (file, text) in [(json, json_text as fn(&Report) -> String), (page, html)] {
+        if let Some(file) = file
+            && let Err(why) = write(&file, &text(&report))
+        {
+            eprintln!("{} cannot be written: {why}", file.display());
+            exit = exit.max(NOT_RUN);
+        }
+    }
+    ExitCode::from(exit)
+}
+
+fn json_text(report: &Report) -> String {
+    format!("{:#}\n", report.json())
+}
+
+fn write(file: &Path, text: &str) -> std::io::Result<()> {
+    std::fs::write(file, text)?;
+    println!("written: {}", file.display());
+    Ok(())
+}
+
+/// The first signal ends the arrivals, the second one the check, the third one everything.
+async fn stopped(stops: &Stops) {
+    let mut interrupt = signal(SignalKind::interrupt()).unwrap();
+    let mut terminate = signal(SignalKind::terminate()).unwrap();
+    for stop in [Some(&stops.enough), Some(&stops.at_once), None] {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if let Some(stop) = stop {
+            stop.cancel();
+        }
+    }
+}
