@@ -92,7 +92,6 @@ pub struct Progress {
 struct Work<'a> {
     sources: &'a Sources,
     progress: &'a Progress,
-    stop: &'a CancellationToken,
     ledger: Option<SimulatorServiceClient<Channel>>,
     started: Instant,
     orders: Mutex<HashMap<Uuid, Option<Heard>>>,
@@ -103,7 +102,7 @@ struct Work<'a> {
 pub async fn run(sources: &Sources, told: Told, progress: &Progress, stop: &CancellationToken) -> Found {
     let Told { orders, in_doubt, stale, .. } = told;
     let (orders, found) = (Mutex::new(orders), Mutex::default());
-    let mut work = Work { sources, progress, stop, ledger: None, started: Instant::now(), orders, found };
+    let mut work = Work { sources, progress, ledger: None, started: Instant::now(), orders, found };
     for (id, what) in stale {
         work.blame(id.to_string(), what);
     }

@@ -12,9 +12,6 @@ macro_rules! kinds {
         pub enum $name { $($(#[$vdoc])* $variant),+ }
 
         impl $name {
-            /// Every value, in order.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
-
             /// Its name.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
@@ -71,6 +68,12 @@ kinds! {
         /// RefundOrder.
         Refund = "refund",
     }
+}
+
+impl Scenario {
+    /// Every one.
+    pub const ALL: [Self; 7] =
+        [Self::Create, Self::Get, Self::GetStatus, Self::List, Self::Cancel, Self::Edit, Self::Life];
 }
 
 /// Weights of the scenarios.

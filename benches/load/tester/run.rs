@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use order_service::proto::order as pb;
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +23,8 @@ use crate::harness::fleet::Fleet;
 
 /// The first pause before a call is sent again; it doubles.
 const PAUSE: Duration = Duration::from_millis(25);
+/// How long nobody looks whether the run is to end.
+const NAP: Duration = Duration::from_millis(50);
 /// Orders that are made at once before the run.
 const PREPARE_AT_ONCE: usize = 16;
 
@@ -88,7 +91,7 @@ impl Load {
         self.started.lock().unwrap().elapsed()
     }
 
-    /// Makes the orders that there have to be before; `progress` is told how many there are.
+    /// Makes the orders that there have to be before; `progress` is told how many there are. Then time begins.
     ///
     /// # Errors
     /// When they cannot be made.
@@ -128,6 +131,7 @@ impl Load {
         }
         // Of the orders before the run only what was told counts.
         self.recorder.records().retries.clear();
+        *self.started.lock().unwrap() = Instant::now();
         let first = failed.lock().unwrap().take();
         match first {
             Some(why) => Err(format!("the orders before the run cannot be made: {why}")),
@@ -137,7 +141,6 @@ impl Load {
 
     /// Lets calls come until there are enough, and waits for those under way, which takes no longer than their timeout.
     pub async fn run(self: &Arc<Self>) {
-        *self.started.lock().unwrap() = Instant::now();
         let tasks = TaskTracker::new();
         match self.args.mode {
             Mode::Open => self.open(&tasks).await,
@@ -149,35 +152,49 @@ impl Load {
     }
 
     async fn open(self: &Arc<Self>, tasks: &TaskTracker) {
-        let started = *self.started.lock().unwrap();
+        let (load, tasks, runtime) = (Arc::clone(self), tasks.clone(), Handle::current());
+        let (sender, paced) = oneshot::channel::<()>();
+        // On a thread of its own: the runtime's timers are late by a millisecond.
+        std::thread::spawn(move || {
+            load.pace(&tasks, &runtime);
+            drop(sender);
+        });
+        let _ended = paced.await;
+        // The last one may be due before the end.
+        if self.recorder.records().arrivals < self.args.requests {
+            let rest = sleep_until(*self.started.lock().unwrap() + self.args.length());
+            let _stopped = self.enough.run_until_cancelled(rest).await;
+        }
+    }
+
+    /// Lets everything arrive at its time, whatever becomes of what arrived before.
+    fn pace(self: Arc<Self>, tasks: &TaskTracker, runtime: &Handle) {
+        let started = self.started.lock().unwrap().into_std();
         let places = Arc::new(Semaphore::new(self.args.places()));
         let mut chance = Chance::new(self.seed);
         let pieces = self.args.shape.pieces(self.args.rate, self.args.length());
         let schedule = Schedule::new(pieces, self.args.arrivals, self.seed ^ 0xA5A5);
-        for due in schedule.take(self.args.requests as usize) {
-            if Instant::now() < started + due {
-                let waiting = sleep_until(started + due);
-                if self.enough.run_until_cancelled(waiting).await.is_none() {
+        for due in schedule.take(usize::try_from(self.args.requests).unwrap_or(usize::MAX)) {
+            loop {
+                if self.enough.is_cancelled() {
                     return;
                 }
-            } else if self.enough.is_cancelled() {
-                return;
+                match (started + due).checked_duration_since(std::time::Instant::now()) {
+                    None | Some(Duration::ZERO) => break,
+                    Some(rest) => std::thread::sleep(rest.min(NAP)),
+                }
             }
             let seed = chance.bits();
             let place = Arc::clone(&places).try_acquire_owned().ok();
             self.recorder.arrived(due, place.is_none());
             if let Some(place) = place {
-                let load = Arc::clone(self);
-                tasks.spawn(async move {
+                let load = Arc::clone(&self);
+                let arrival = async move {
                     load.arrival(due, seed).await;
                     drop(place);
-                });
+                };
+                tasks.spawn_on(arrival, runtime);
             }
-        }
-        // The last one may be due before the end.
-        let rest = sleep_until(started + self.args.length());
-        if (self.recorder.records().arrivals) < self.args.requests {
-            let _stopped = self.enough.run_until_cancelled(rest).await;
         }
     }
 
