@@ -20,8 +20,10 @@ mod tester;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 use clap::Parser;
+use harness::process::APART;
 use tester::args::Args;
 use tester::html::html;
 use tester::progress::Screen;
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
         eprintln!("{why}");
         return ExitCode::from(NOT_RUN);
     }
+    // Ctrl-C is for the tester, which still has to ask its nodes.
+    APART.store(true, Ordering::Relaxed);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(run(args))
 }

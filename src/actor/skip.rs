@@ -43,7 +43,9 @@ mod tests {
         for name in ["create.reserve", "create.charge", "cancel.label", "refund.charge", "amend.reserve"] {
             assert!(SkippedUndo::parse(name).is_some(), "{name}");
         }
-        for name in ["", "create", "create.label", "create.commit_stock", "reserve.create", "create.reserve.x"] {
+        for name in
+            ["", "create", "create.label", "create.commit_stock", "reserve.create", "create.reserve.x"]
+        {
             assert_eq!(SkippedUndo::parse(name), None, "{name}");
         }
     }

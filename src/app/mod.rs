@@ -116,7 +116,9 @@ impl Node {
             None => None,
             Some(name) => {
                 let skipped = SkippedUndo::parse(name).ok_or_else(|| {
-                    anyhow!("testing.skip_undo is {name}, which no saga undoes; write one like create.reserve")
+                    anyhow!(
+                        "testing.skip_undo is {name}, which no saga undoes; write one like create.reserve"
+                    )
                 })?;
                 tracing::warn!(
                     station = name,

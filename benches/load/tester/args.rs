@@ -80,10 +80,14 @@ fn chaos(text: &str) -> Result<Kills, String> {
 }
 
 fn skip_undo(text: &str) -> Result<String, String> {
-    let station = text.strip_prefix("skip-undo:").ok_or("write skip-undo:SAGA.STEP, such as skip-undo:create.reserve")?;
+    let station = text
+        .strip_prefix("skip-undo:")
+        .ok_or("write skip-undo:SAGA.STEP, such as skip-undo:create.reserve")?;
     match order_service::actor::SkippedUndo::parse(station) {
         Some(_) => Ok(station.to_owned()),
-        None => Err(format!("{station} is undone by no saga; try create.reserve, cancel.charge or amend.reserve")),
+        None => {
+            Err(format!("{station} is undone by no saga; try create.reserve, cancel.charge or amend.reserve"))
+        }
     }
 }
 
@@ -295,7 +299,10 @@ impl Args {
         let refuse = |wrong: bool, why: &str| if wrong { Err(why.to_owned()) } else { Ok(()) };
         let length = self.length();
         refuse(!(0.01..=1_000_000.0).contains(&self.rate), "--rate is between 0.01 and 1000000 a second")?;
-        refuse(length < Duration::from_millis(100) || length > LONGEST, "--duration is between 100ms and 168h")?;
+        refuse(
+            length < Duration::from_millis(100) || length > LONGEST,
+            "--duration is between 100ms and 168h",
+        )?;
         refuse(
             self.requests == 0 || self.requests > MOST_REQUESTS,
             "--requests is between 1 and 100000000; a run has to have an end",
@@ -333,11 +340,14 @@ impl Args {
     /// Refuses what is not on this machine, unless that is allowed.
     fn may_be_asked(&self, address: &str) -> Result<(), String> {
         if address.starts_with("https://") {
-            return Err(format!("{address}: TLS is not spoken here; give HOST:PORT of a listener without it"));
+            return Err(format!(
+                "{address}: TLS is not spoken here; give HOST:PORT of a listener without it"
+            ));
         }
         let place = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
-        let mut found =
-            place.to_socket_addrs().map_err(|error| format!("{address} is no address, write HOST:PORT ({error})"))?;
+        let mut found = place
+            .to_socket_addrs()
+            .map_err(|error| format!("{address} is no address, write HOST:PORT ({error})"))?;
         if self.allow_remote || found.all(|address| address.ip().is_loopback()) {
             return Ok(());
         }

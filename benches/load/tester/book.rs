@@ -57,7 +57,10 @@ impl Book {
         let mut told = self.told();
         told.acknowledgements += 1;
         if let Some(known) = known.filter(|known| *known > heard.version) {
-            told.blame(id, format!("I1: shown at version {}, told to be at {known} before the question", heard.version));
+            told.blame(
+                id,
+                format!("I1: shown at version {}, told to be at {known} before the question", heard.version),
+            );
         }
         let so_far = told.orders.entry(id).or_default();
         *so_far = Some(so_far.map_or(heard, |so_far| so_far.and(heard)));

@@ -38,7 +38,8 @@ impl NewOrder {
     /// The request, the same each time.
     pub fn request(&self) -> pb::CreateOrderRequest {
         let mut chance = Chance::new(self.lines);
-        let mut items = vec![pb::NewOrderItem { quantity: 1 + chance.below(3) as i32, ..sample_order().items.remove(0) }];
+        let mut items =
+            vec![pb::NewOrderItem { quantity: 1 + chance.below(3) as i32, ..sample_order().items.remove(0) }];
         for _ in 0..chance.below(3) {
             items.push(some_of(chance.pick(&GOODS), 1 + chance.below(2) as i32));
         }

@@ -140,13 +140,17 @@ impl Work<'_> {
             },
             None => self.leave_out("money and stock by the books of payment and inventory: no --simulator"),
         }
-        stream::iter(in_doubt).for_each_concurrent(SIDE_BY_SIDE, async |order| self.clear_up(order).await).await;
+        stream::iter(in_doubt)
+            .for_each_concurrent(SIDE_BY_SIDE, async |order| self.clear_up(order).await)
+            .await;
         if self.sources.own_store.is_some() {
             self.list().await;
         }
         let chosen = self.chosen();
         self.progress.orders.store(chosen.len() as u64, Ordering::Relaxed);
-        stream::iter(chosen).for_each_concurrent(SIDE_BY_SIDE, async |(id, told)| self.one(id, told).await).await;
+        stream::iter(chosen)
+            .for_each_concurrent(SIDE_BY_SIDE, async |(id, told)| self.one(id, told).await)
+            .await;
         self.books().await;
         self.store().await;
     }
@@ -205,7 +209,8 @@ impl Work<'_> {
                 } else if unanswered(&status) {
                     drop(orders);
                     let request = order.request_id;
-                    return self.blame(format!("request {request}"), format!("is still not answered: {status}"));
+                    return self
+                        .blame(format!("request {request}"), format!("is still not answered: {status}"));
                 }
             }
         }
@@ -224,7 +229,9 @@ impl Work<'_> {
             });
             let page = match page.await {
                 Ok(page) => page,
-                Err(status) => return self.blame("the list of orders".to_owned(), format!("cannot be read: {status}")),
+                Err(status) => {
+                    return self.blame("the list of orders".to_owned(), format!("cannot be read: {status}"));
+                }
             };
             let mut orders = self.orders.lock().unwrap();
             for id in page.orders.iter().filter_map(|order| order.id.parse().ok()) {
@@ -242,7 +249,9 @@ impl Work<'_> {
         let (mut last, mut same) = (None, 0);
         let broken = loop {
             let law = match self.look(id).await {
-                Err(status) if status.code() == Code::NotFound => break Some("I1: it is not there".to_owned()),
+                Err(status) if status.code() == Code::NotFound => {
+                    break Some("I1: it is not there".to_owned());
+                }
                 Err(status) => break Some(format!("cannot be read: {status}")),
                 Ok(evidence) => {
                     let law = self.laws(&evidence, told);
@@ -313,11 +322,15 @@ impl Work<'_> {
         let Some(client) = &self.ledger else { return };
         let is_own = self.sources.own_store.is_some();
         let mut strangers = BTreeSet::new();
-        let mut request = sim::GetLedgerRequest { page_size: if is_own { 1_000 } else { 1 }, ..Default::default() };
+        let mut request =
+            sim::GetLedgerRequest { page_size: if is_own { 1_000 } else { 1 }, ..Default::default() };
         let stock = loop {
             let page = match page(client, &request).await {
                 Ok(page) => page,
-                Err(status) => return self.blame("simulator".to_owned(), format!("its ledger cannot be read: {status}")),
+                Err(status) => {
+                    return self
+                        .blame("simulator".to_owned(), format!("its ledger cannot be read: {status}"));
+                }
             };
             if is_own {
                 let orders = self.orders.lock().unwrap();
@@ -333,7 +346,10 @@ impl Work<'_> {
             request.page_token = page.next_page_token;
         };
         for id in strangers {
-            self.blame(id.to_string(), "payment or inventory did something for it, and it is not there".to_owned());
+            self.blame(
+                id.to_string(),
+                "payment or inventory did something for it, and it is not there".to_owned(),
+            );
         }
         for one in stock {
             let what = format!("product {}/{}", one.product_id, one.variant_id);
@@ -364,7 +380,10 @@ struct Findings<'a>(&'a Work<'a>);
 
 impl Witness for Findings<'_> {
     fn violation(&mut self, finding: &Finding) -> ControlFlow<()> {
-        self.0.blame(finding.order.to_string(), format!("in the store: {} {}", finding.violation.invariant, finding.violation.what));
+        self.0.blame(
+            finding.order.to_string(),
+            format!("in the store: {} {}", finding.violation.invariant, finding.violation.what),
+        );
         ControlFlow::Continue(())
     }
 

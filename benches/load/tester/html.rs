@@ -85,8 +85,11 @@ fn over_time(
     value: impl Fn(&Point) -> Option<f64>,
 ) -> Line {
     let width = report.records.width.as_secs_f64();
+    // A stretch that is cut off would look like a fall.
+    let whole = (report.args.length().min(report.costs.wall).as_secs_f64() / width + 1e-6) as usize;
     let point = |(place, point): (usize, &Point)| ((place as f64 + 0.5) * width, value(point));
-    Line { name: name.to_owned(), class, points: report.records.points.iter().enumerate().map(point).collect() }
+    let points = report.records.points.iter().take(whole.max(1)).enumerate().map(point).collect();
+    Line { name: name.to_owned(), class, points }
 }
 
 fn marks(report: &Report) -> Vec<(f64, &'static str, String)> {
@@ -125,7 +128,8 @@ fn percentiles(report: &Report) -> Plot {
     let calls = latency.len() as f64;
     let most = calls.max(1.0).log10().min(6.0);
     let points = (0..=120).map(|step| f64::from(step) / 120.0 * most);
-    let value = |nines: f64| (!latency.is_empty()).then(|| millis(latency, 100.0 * (1.0 - 10f64.powf(-nines))));
+    let value =
+        |nines: f64| (!latency.is_empty()).then(|| millis(latency, 100.0 * (1.0 - 10f64.powf(-nines))));
     let places = ["0%", "90%", "99%", "99.9%", "99.99%", "99.999%", "99.9999%"];
     Plot {
         title: "Latency by percentile",
@@ -176,7 +180,13 @@ fn in_flight(report: &Report) -> Plot {
 }
 
 /// A table; the first `texts` columns hold text. Cells are HTML.
-fn table(out: &mut String, title: &str, names: &[&str], texts: usize, rows: Vec<Vec<String>>) -> std::fmt::Result {
+fn table(
+    out: &mut String,
+    title: &str,
+    names: &[&str],
+    texts: usize,
+    rows: Vec<Vec<String>>,
+) -> std::fmt::Result {
     write!(out, "<h2>{title}</h2><div class=wide><table><tr>")?;
     let class = |column: usize| if column < texts { " class=text" } else { "" };
     for (column, name) in names.iter().enumerate() {
@@ -196,14 +206,16 @@ fn table(out: &mut String, title: &str, names: &[&str], texts: usize, rows: Vec<
 fn cells(of: &OfKind) -> Vec<String> {
     let mut row = vec![count(of.done), count(of.refused), count(of.failed)];
     let latency = &of.latency;
-    let figure = |percentile: f64| if latency.is_empty() { "-".to_owned() } else { ms(millis(latency, percentile)) };
+    let figure =
+        |percentile: f64| if latency.is_empty() { "-".to_owned() } else { ms(millis(latency, percentile)) };
     row.extend(PERCENTILES.iter().map(|percentile| figure(*percentile)));
     row.push(figure(100.0));
     row
 }
 
 fn kinds(out: &mut String, report: &Report) -> std::fmt::Result {
-    let names = ["call", "done", "refused", "failed", "p50 ms", "p75", "p90", "p99", "p99.9", "p99.99", "max"];
+    let names =
+        ["call", "done", "refused", "failed", "p50 ms", "p75", "p90", "p99", "p99.9", "p99.99", "max"];
     let all = std::iter::once(("all", &report.records.all));
     let all = all.chain(report.records.kinds.iter().map(|(kind, of)| (kind.name(), of)));
     let rows = all.map(|(name, of)| [vec![name.to_owned()], cells(of)].concat());
@@ -215,8 +227,10 @@ fn steps(out: &mut String, report: &Report) -> std::fmt::Result {
     if steps.is_empty() {
         return Ok(());
     }
-    let names =
-        ["rate / s", "due", "dropped", "done", "refused", "failed", "p50 ms", "p75", "p90", "p99", "p99.9", "p99.99", "max"];
+    let names = [
+        "rate / s", "due", "dropped", "done", "refused", "failed", "p50 ms", "p75", "p90", "p99", "p99.9",
+        "p99.99", "max",
+    ];
     let rows = steps.into_iter().map(|(per_second, due, dropped, step)| {
         [vec![rate(per_second), count(due), count(dropped)], cells(step)].concat()
     });
@@ -247,7 +261,13 @@ fn errors(out: &mut String, report: &Report) -> std::fmt::Result {
             time(trouble.last),
         ]
     });
-    table(out, "Errors by reason", &["reason", "call", "class", "", "count", "first", "last"], 4, rows.collect())?;
+    table(
+        out,
+        "Errors by reason",
+        &["reason", "call", "class", "", "count", "first", "last"],
+        4,
+        rows.collect(),
+    )?;
     if !report.records.retries.is_empty() {
         let rows = report.records.retries.iter().map(|(reason, number)| vec![escape(reason), count(*number)]);
         table(out, "Sent again after", &["reason", "count"], 1, rows.collect())?;
@@ -257,9 +277,16 @@ fn errors(out: &mut String, report: &Report) -> std::fmt::Result {
 
 fn servers(out: &mut String, report: &Report) -> std::fmt::Result {
     let nodes = &report.records.nodes;
-    let (all, most) = (nodes.iter().map(|node| node.0).sum(), nodes.iter().map(|node| node.0).max().unwrap_or_default());
+    let (all, most) =
+        (nodes.iter().map(|node| node.0).sum(), nodes.iter().map(|node| node.0).max().unwrap_or_default());
     let rows = report.servers.iter().zip(nodes).map(|(name, (answered, failed))| {
-        vec![escape(name), bar(*answered, most, ""), count(*answered), percent(*answered, all), count(*failed)]
+        vec![
+            escape(name),
+            bar(*answered, most, ""),
+            count(*answered),
+            percent(*answered, all),
+            count(*failed),
+        ]
     });
     table(out, "By server", &["server", "", "answered", "share", "failed"], 2, rows.collect())?;
     let tester = ("tester".to_owned(), report.costs.tester);

@@ -89,10 +89,11 @@ impl Mix {
         let mut weights: Vec<(Scenario, u32)> = Vec::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let (name, weight) = part.split_once('=').unwrap_or((part, "1"));
-            let scenario = Scenario::ALL.iter().find(|scenario| scenario.name() == name).ok_or_else(|| {
-                let all: Vec<_> = Scenario::ALL.iter().map(|scenario| scenario.name()).collect();
-                format!("{name} is no scenario; there are {}", all.join(", "))
-            })?;
+            let scenario =
+                Scenario::ALL.iter().find(|scenario| scenario.name() == name).ok_or_else(|| {
+                    let all: Vec<_> = Scenario::ALL.iter().map(|scenario| scenario.name()).collect();
+                    format!("{name} is no scenario; there are {}", all.join(", "))
+                })?;
             let weight = weight
                 .parse()
                 .ok()
@@ -122,13 +123,16 @@ impl Mix {
 
     /// Whether there is anything that needs an order to be there already.
     pub fn needs_orders(&self) -> bool {
-        self.0.iter().any(|(scenario, _)| !matches!(scenario, Scenario::Create | Scenario::Life))
+        self.0
+            .iter()
+            .any(|(scenario, _)| !matches!(scenario, Scenario::Create | Scenario::Life | Scenario::List))
     }
 }
 
 impl fmt::Display for Mix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all: Vec<_> = self.0.iter().map(|(scenario, weight)| format!("{}={weight}", scenario.name())).collect();
+        let all: Vec<_> =
+            self.0.iter().map(|(scenario, weight)| format!("{}={weight}", scenario.name())).collect();
         f.write_str(&all.join(","))
     }
 }
@@ -194,7 +198,10 @@ pub fn share(text: &str) -> Result<f64, String> {
         Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
         None => text.parse::<f64>(),
     };
-    number.ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "write a share such as 5% or 0.05".to_owned())
+    number
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| "write a share such as 5% or 0.05".to_owned())
 }
 
 /// Reads a time such as `500ms`, `30s`, `10m` or `2h`.

@@ -5,12 +5,11 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::Ordering;
 
 use super::args::{Args, Store};
 use crate::harness::cluster::{Cluster, Plan};
 use crate::harness::place::free_port;
-use crate::harness::process::{APART, NodeProcess, Simulate};
+use crate::harness::process::{NodeProcess, Simulate};
 
 /// Waits until this process is gone; ends what it left behind, if that is still the same program, and its folders.
 const GUARD: &str = r#"
@@ -78,8 +77,6 @@ pub struct Own {
 impl Own {
     /// Starts what the arguments ask for; fails by panicking, as the tests' harness does.
     pub async fn start(args: &Args) -> Self {
-        // Ctrl-C is for the tester, which still has to ask the nodes.
-        APART.store(true, Ordering::Relaxed);
         let guard = Guard::start();
         let mut settings: Vec<(&str, &str)> = Vec::new();
         settings.extend(args.broken.as_deref().map(|station| ("ORDER__TESTING__SKIP_UNDO", station)));
@@ -92,7 +89,11 @@ impl Own {
                 let simulate = Simulate::start().await;
                 guard.knows("process", &simulate.process_id().to_string());
                 let mut node = NodeProcess::start(&simulate, &settings).await;
-                assert!(node.process().has_ended().is_none(), "the node ended at once:\n{}", node.process().log());
+                assert!(
+                    node.process().has_ended().is_none(),
+                    "the node ended at once:\n{}",
+                    node.process().log()
+                );
                 let folder = node.folder().to_owned();
                 guard.knows("folder", &folder.display().to_string());
                 Nodes::File { node: Some(Box::new(node)), simulate: Box::new(simulate), folder }

@@ -40,7 +40,11 @@ pub struct Plot {
 
 /// Text that stands for itself in HTML.
 pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
 }
 
 /// A number without digits that say nothing.
@@ -58,9 +62,13 @@ pub fn plain(number: f64) -> String {
 fn ticks(low: f64, high: f64, wanted: f64) -> Vec<f64> {
     let raw = ((high - low) / wanted).max(f64::MIN_POSITIVE);
     let power = 10f64.powf(raw.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|part| part * power).find(|step| *step >= raw).unwrap_or(raw);
+    let step =
+        [1.0, 2.0, 5.0, 10.0].into_iter().map(|part| part * power).find(|step| *step >= raw).unwrap_or(raw);
     let first = (low / step).ceil() as i64;
-    (0..100).map(|number| (first + number) as f64 * step).take_while(|tick| *tick <= high + step * 1e-9).collect()
+    (0..100)
+        .map(|number| (first + number) as f64 * step)
+        .take_while(|tick| *tick <= high + step * 1e-9)
+        .collect()
 }
 
 /// 1, 2 and 5 times powers of ten from `low` to `high`; only powers when that is many.
@@ -89,7 +97,9 @@ impl Plot {
             .collect();
         let edge = |pick: fn(&(f64, f64)) -> f64| {
             let values = all.iter().map(pick);
-            values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
+            values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+                (low.min(value), high.max(value))
+            })
         };
         let (x, y) = (edge(|point| point.0), edge(|point| point.1));
         if all.is_empty() {
@@ -101,7 +111,11 @@ impl Plot {
     }
 
     fn write(&self, out: &mut String) -> std::fmt::Result {
-        write!(out, "<figure class=plot><figcaption><h3>{}</h3><p>{}</p></figcaption>", self.title, self.note)?;
+        write!(
+            out,
+            "<figure class=plot><figcaption><h3>{}</h3><p>{}</p></figcaption>",
+            self.title, self.note
+        )?;
         let Some(((x0, x1), (y0, y1))) = self.range() else {
             return out.write_str("<p class=none>Nothing to show.</p></figure>");
         };
@@ -122,11 +136,18 @@ impl Plot {
         for tick in if self.is_log { log_ticks(y0, y1) } else { ticks(y0, y1, 5.0) } {
             let y = up(tick);
             write!(out, "<path class=grid d=\"M{LEFT} {y:.1}H{right}\"/>")?;
-            write!(out, "<text class=tick x={} y={:.1} text-anchor=end>{}</text>", LEFT - 8.0, y + 4.0, plain(tick))?;
+            write!(
+                out,
+                "<text class=tick x={} y={:.1} text-anchor=end>{}</text>",
+                LEFT - 8.0,
+                y + 4.0,
+                plain(tick)
+            )?;
         }
-        let places = self.places.clone().unwrap_or_else(|| {
-            ticks(x0, x1, 8.0).into_iter().map(|tick| (tick, plain(tick))).collect()
-        });
+        let places = self
+            .places
+            .clone()
+            .unwrap_or_else(|| ticks(x0, x1, 8.0).into_iter().map(|tick| (tick, plain(tick))).collect());
         for (place, name) in places.iter().filter(|(place, _)| (x0..=x1).contains(place)) {
             let x = across(*place);
             write!(out, "<path class=grid d=\"M{x:.1} {TOP}V{bottom}\"/>")?;
@@ -138,7 +159,13 @@ impl Plot {
         for (at, class, what) in self.marks.iter().filter(|(at, ..)| (x0..=x1).contains(at)) {
             let x = across(*at);
             write!(out, "<g class=\"mark {class}\"><path d=\"M{x:.1} {TOP}V{bottom}\"/>")?;
-            write!(out, "<title>{what}</title><text x={:.1} y={}>{what}</text></g>", x + 3.0, TOP + 9.0, what = escape(what))?;
+            write!(
+                out,
+                "<title>{what}</title><text x={:.1} y={}>{what}</text></g>",
+                x + 3.0,
+                TOP + 9.0,
+                what = escape(what)
+            )?;
         }
         for line in &self.lines {
             let (mut path, mut is_open) = (String::new(), false);
@@ -166,7 +193,8 @@ impl Plot {
                 serde_json::json!({"name": line.name, "class": line.class, "y": values})
             })
             .collect();
-        let x: Vec<f64> = self.lines.first().map_or_else(Vec::new, |line| line.points.iter().map(|(x, _)| *x).collect());
+        let x: Vec<f64> =
+            self.lines.first().map_or_else(Vec::new, |line| line.points.iter().map(|(x, _)| *x).collect());
         let names: Vec<String> = x
             .iter()
             .map(|x| {

@@ -80,7 +80,8 @@ pub fn running(load: &Load) -> String {
     let now = (elapsed.as_nanos() / records.width.as_nanos()) as usize;
     let back = (2.0 / records.width.as_secs_f64()).ceil() as usize;
     let latest = now.saturating_sub(back)..now.min(records.points.len());
-    let answered: u64 = records.points.get(latest.clone()).unwrap_or_default().iter().map(|point| point.answered).sum();
+    let answered: u64 =
+        records.points.get(latest.clone()).unwrap_or_default().iter().map(|point| point.answered).sum();
     let seconds = latest.len() as f64 * records.width.as_secs_f64();
     let latency = records.latency_of(latest);
     let kills = records.marks.iter().filter(|mark| mark.what == "killed").count();
@@ -97,7 +98,7 @@ pub fn running(load: &Load) -> String {
     );
     for (number, what) in [(dropped, "dropped"), (failed, "failed"), (kills as u64, "kills")] {
         if number > 0 {
-            text.push_str(&format!("  {} {what}", count(number)));
+            text.push_str(&format!("  {what} {}", count(number)));
         }
     }
     text

@@ -86,7 +86,8 @@ impl Report {
         acknowledgements: u64,
         interrupted: bool,
     ) -> Self {
-        let command: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+        let command: Vec<String> =
+            std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
         #[expect(clippy::disallowed_methods, reason = "when a report was made stands in it")]
         let at = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
         Self {
@@ -130,9 +131,7 @@ impl Report {
     /// The whole of it as JSON.
     pub fn json(&self) -> Value {
         let records = &self.records;
-        let of_kind = |kind: &OfKind| {
-            json!({"done": kind.done, "refused": kind.refused, "failed": kind.failed, "latency_ms": latency(&kind.latency)})
-        };
+        let of_kind = |kind: &OfKind| json!({"done": kind.done, "refused": kind.refused, "failed": kind.failed, "latency_ms": latency(&kind.latency)});
         let kinds: serde_json::Map<String, Value> =
             records.kinds.iter().map(|(kind, of)| (kind.name().to_owned(), of_kind(of))).collect();
         let points: Vec<Value> = records
@@ -234,7 +233,9 @@ fn what(args: &Args, servers: &[String], is_own: bool) -> String {
     let load = match (args.mode, args.shape) {
         (Mode::Closed, _) => format!("closed loop, {} callers", args.places()),
         (Mode::Open, Shape::Steady | Shape::Soak) => format!("open loop, {}/s", args.rate),
-        (Mode::Open, Shape::Ramp(part)) => format!("open loop, ramp from {}/s to {}/s", args.rate * part, args.rate),
+        (Mode::Open, Shape::Ramp(part)) => {
+            format!("open loop, ramp from {}/s to {}/s", args.rate * part, args.rate)
+        }
         (Mode::Open, Shape::Step(steps)) => format!("open loop, {steps} steps up to {}/s", args.rate),
     };
     let target = if is_own {
@@ -244,7 +245,8 @@ fn what(args: &Args, servers: &[String], is_own: bool) -> String {
     } else {
         servers.join(", ")
     };
-    let broken = args.broken.as_ref().map(|station| format!(", BROKEN ON PURPOSE: undo of {station} is skipped"));
+    let broken =
+        args.broken.as_ref().map(|station| format!(", BROKEN ON PURPOSE: undo of {station} is skipped"));
     format!(
         "{load} for {}, {}; {target}{}",
         super::text::time(args.length()),
@@ -256,8 +258,12 @@ fn what(args: &Args, servers: &[String], is_own: bool) -> String {
 fn verdict(args: &Args, records: &Records, found: &Found) -> Verdict {
     let failed = |line: String| Verdict { line: format!("FAIL: {line}"), exit: 1 };
     if found.broken_count > 0 {
-        let named: Vec<String> =
-            found.broken.iter().take(NAMED).map(|(whom, what)| format!("{whom} ({})", short(what, 120))).collect();
+        let named: Vec<String> = found
+            .broken
+            .iter()
+            .take(NAMED)
+            .map(|(whom, what)| format!("{whom} ({})", short(what, 120)))
+            .collect();
         let more = found.broken_count - named.len() as u64;
         let more = if more > 0 { format!("; and {} more", count(more)) } else { String::new() };
         return failed(format!("{} broken: {}{more}", count(found.broken_count), named.join("; ")));
@@ -285,10 +291,18 @@ fn verdict(args: &Args, records: &Records, found: &Found) -> Verdict {
     let line = match args.check {
         Check::None => "PASS, but no order was checked (--check none)".to_owned(),
         Check::Sample(_) => {
-            format!("PASS: a sample of {} of {} orders keeps every law, {by}", count(found.checked), count(found.orders))
+            format!(
+                "PASS: a sample of {} of {} orders keeps every law, {by}",
+                count(found.checked),
+                count(found.orders)
+            )
         }
         Check::All if found.checked < found.orders => {
-            format!("PASS so far: {} of {} orders were checked {by}", count(found.checked), count(found.orders))
+            format!(
+                "PASS so far: {} of {} orders were checked {by}",
+                count(found.checked),
+                count(found.orders)
+            )
         }
         Check::All => format!("PASS: all {} orders keep every law, {by}", count(found.orders)),
     };
@@ -322,7 +336,9 @@ fn warnings(args: &Args, records: &Records, costs: &Costs, interrupted: bool) ->
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
     let busy = costs.tester.as_secs_f64() / costs.wall.as_secs_f64().max(0.001);
     if busy > cores / 4.0 {
-        all.push(format!("the tester itself kept {busy:.2} of {cores} processors busy, which the servers did not have"));
+        all.push(format!(
+            "the tester itself kept {busy:.2} of {cores} processors busy, which the servers did not have"
+        ));
     }
     all
 }

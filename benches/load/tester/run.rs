@@ -204,7 +204,8 @@ impl Load {
             let (load, sent) = (Arc::clone(self), Arc::clone(&sent));
             let mut chance = Chance::new(self.seed ^ ((caller as u64 + 1) << 20));
             tasks.spawn(async move {
-                while !load.enough.is_cancelled() && sent.fetch_add(1, Ordering::Relaxed) < load.args.requests {
+                while !load.enough.is_cancelled() && sent.fetch_add(1, Ordering::Relaxed) < load.args.requests
+                {
                     let due = load.elapsed();
                     load.recorder.arrived(due, false);
                     load.arrival(due, chance.bits()).await;
@@ -311,7 +312,9 @@ impl Load {
                 }
                 match call {
                     Call::Get(id) if status.code() == tonic::Code::NotFound => self.book.missing(*id),
-                    Call::Create(order) if was_unanswered || class == Class::Failed => self.book.doubt(*order),
+                    Call::Create(order) if was_unanswered || class == Class::Failed => {
+                        self.book.doubt(*order)
+                    }
                     _ => {}
                 }
                 Outcome::No

@@ -68,7 +68,10 @@ pub async fn run(args: Args, stops: &Stops, screen: &Screen) -> Result<Report, S
         match (own, args.chaos) {
             (Some(own), Some(kills)) => {
                 let killing = AssertUnwindSafe(kill_in_turn(own, kills, &load, &processes)).catch_unwind();
-                killing.await.map(Some).map_err(|panic| broke("a node cannot be killed and started again", panic))
+                killing
+                    .await
+                    .map(Some)
+                    .map_err(|panic| broke("a node cannot be killed and started again", panic))
             }
             (own, _) => Ok(own),
         }

@@ -29,7 +29,11 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
             writeln!(out, "  {whom}  {what}")?;
         }
         if found.broken_count > MOST_LISTED as u64 {
-            writeln!(out, "  and {} more; --json lists up to 1,000", count(found.broken_count - MOST_LISTED as u64))?;
+            writeln!(
+                out,
+                "  and {} more; --json lists up to 1,000",
+                count(found.broken_count - MOST_LISTED as u64)
+            )?;
         }
     }
     writeln!(out, "\n{}", report.what)?;
@@ -74,7 +78,8 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
         for (per_second, due, dropped, step) in steps {
             let [p50, p90, p99] = [50.0, 90.0, 99.0].map(|part| ms(millis(&step.latency, part)));
             let most = ms(millis(&step.latency, 100.0));
-            let (name, due, dropped, failed) = (rate(per_second), count(due), count(dropped), count(step.failed));
+            let (name, due, dropped, failed) =
+                (rate(per_second), count(due), count(dropped), count(step.failed));
             writeln!(out, "{name:<14}{due:>10}{dropped:>10}{failed:>9}{p50:>9}{p90:>9}{p99:>9}{most:>9}")?;
         }
     }
@@ -91,8 +96,11 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
         writeln!(out, "sent again {} times after {reason}", count(*number))?;
     }
     if !records.marks.is_empty() {
-        let all: Vec<String> =
-            records.marks.iter().map(|mark| format!("{} {} at {}", mark.node, mark.what, time(mark.at))).collect();
+        let all: Vec<String> = records
+            .marks
+            .iter()
+            .map(|mark| format!("{} {} at {}", mark.node, mark.what, time(mark.at)))
+            .collect();
         writeln!(out, "\nchaos: {}", all.join(", "))?;
     }
     writeln!(out, "\n{:<30}{:>10}{:>9}{:>9}", "server", "answered", "share", "failed")?;
@@ -147,7 +155,12 @@ fn costs(out: &mut String, report: &Report) -> std::fmt::Result {
         )?;
         for (name, (before, after)) in &report.costs.memory {
             let mib = |bytes: &u64| *bytes as f64 / f64::from(1 << 20);
-            writeln!(out, "soak: memory of {name} {:.1} MiB at the start, {:.1} MiB at the end", mib(before), mib(after))?;
+            writeln!(
+                out,
+                "soak: memory of {name} {:.1} MiB at the start, {:.1} MiB at the end",
+                mib(before),
+                mib(after)
+            )?;
         }
     }
     writeln!(

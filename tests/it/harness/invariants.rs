@@ -8,8 +8,8 @@ use order_service::clients::sim::{self as simulator, ChargeState, OrderLedger};
 use order_service::proto::order as pb;
 use order_service::proto::order::order_service_client::OrderServiceClient;
 use order_service::proto::simulator as wire;
-use rust_decimal::Decimal;
 use prost::Message;
+use rust_decimal::Decimal;
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -242,8 +242,7 @@ pub fn heard(heard: &Heard, evidence: &Evidence) -> Law {
         heard.version,
         now.version
     );
-    let edited =
-        events.iter().any(|event| event.r#type == "items_changed" && event.version > heard.version);
+    let edited = events.iter().any(|event| event.r#type == "items_changed" && event.version > heard.version);
     let found = Heard::of(now);
     law!(heard.number == found.number, "I1: another number was acknowledged");
     law!(edited || heard.content == found.content, "I1: other items or another total were acknowledged");
