@@ -18,11 +18,14 @@
 mod harness;
 mod tester;
 
+use std::fs::OpenOptions;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use clap::Parser;
+use futures::FutureExt;
 use harness::process::APART;
 use tester::args::Args;
 use tester::html::html;
@@ -35,11 +38,21 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Wrong usage, or it could not be run.
 const NOT_RUN: u8 = 2;
 
+/// Signals that come within this time are one.
+const ONE_SIGNAL: Duration = Duration::from_millis(500);
+
 fn main() -> ExitCode {
     let args = Args::parse();
     if let Err(why) = args.validate() {
         eprintln!("{why}");
         return ExitCode::from(NOT_RUN);
+    }
+    // Before the run, not after hours of it.
+    for file in args.json.iter().chain(&args.html) {
+        if let Err(why) = OpenOptions::new().append(true).create(true).open(file) {
+            eprintln!("{} cannot be written: {why}", file.display());
+            return ExitCode::from(NOT_RUN);
+        }
     }
     // Ctrl-C is for the tester, which still has to ask its nodes.
     APART.store(true, Ordering::Relaxed);
@@ -70,7 +83,7 @@ async fn run(args: Args) -> ExitCode {
             && let Err(why) = write(&file, &text(&report))
         {
             eprintln!("{} cannot be written: {why}", file.display());
-            exit = exit.max(NOT_RUN);
+            exit = if exit == 0 { NOT_RUN } else { exit };
         }
     }
     ExitCode::from(exit)
@@ -97,6 +110,9 @@ async fn stopped(stops: &Stops) {
         }
         if let Some(stop) = stop {
             stop.cancel();
+            // Whoever signals a process and its group at once means one.
+            tokio::time::sleep(ONE_SIGNAL).await;
+            while interrupt.recv().now_or_never().is_some() || terminate.recv().now_or_never().is_some() {}
         }
     }
 }

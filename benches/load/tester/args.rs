@@ -108,7 +108,9 @@ Closed loop (--mode closed): --in-flight callers, each of which sends the next c
 highest rate, but says little about latency: a slow server is asked less.
 
 Without --server it starts everything by itself on free ports and in temporary folders: a node, or a cluster of \
---nodes on a private Postgres, and one simulator of payment, inventory and the others. All of it is gone afterwards.";
+--nodes on a private Postgres, and one simulator of payment, inventory and the others. All of it is gone afterwards. \
+Nodes on Postgres wait longer for the others than by default, because they share one machine; what decides their speed \
+is as by default.";
 
 const EXAMPLES: &str = "\
 Typical questions (each after `cargo bench --bench load -- `):
@@ -135,7 +137,7 @@ at the first; the tester goes on in the same terminal.)
 Exit codes:
   0  PASS
   1  FAIL: an order or the books break a law, or a limit of yours (--max-p99, --max-failed) was passed
-  2  wrong usage, refused, or not able to run; also when not one call was answered";
+  2  wrong usage, refused, or not able to run; also when no call was answered or the check was stopped";
 
 /// A load tester that checks what it was told.
 #[derive(Parser, Clone, Debug)]

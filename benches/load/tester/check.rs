@@ -72,6 +72,8 @@ pub struct Found {
     pub broken_count: u64,
     /// What was not checked, and why.
     pub unchecked: Vec<String>,
+    /// Whether it was stopped before its end.
+    pub is_cut_off: bool,
     /// How long the last saga took to end after the arrivals; none when none was waited for.
     pub settled_after: Option<Duration>,
     /// How long all of it took.
@@ -109,7 +111,8 @@ pub async fn run(sources: &Sources, told: Told, progress: &Progress, stop: &Canc
     if sources.which == Check::None {
         work.leave_out("everything but what answers showed: --check none");
     } else if stop.run_until_cancelled(work.all(in_doubt)).await.is_none() {
-        work.leave_out("the rest: it was interrupted");
+        work.leave_out("the rest: it was stopped");
+        work.found.lock().unwrap().is_cut_off = true;
     }
     let orders = work.orders.into_inner().unwrap().len() as u64;
     Found { orders, took: work.started.elapsed(), ..work.found.into_inner().unwrap() }
@@ -246,7 +249,7 @@ impl Work<'_> {
 
     /// Checks one order, which may still be moving.
     async fn one(&self, id: Uuid, told: Option<Heard>) {
-        let (mut last, mut same) = (None, 0);
+        let (mut last, mut same, mut is_awaited) = (None, 0, false);
         let broken = loop {
             let law = match self.look(id).await {
                 Err(status) if status.code() == Code::NotFound => {
@@ -257,9 +260,8 @@ impl Work<'_> {
                     let law = self.laws(&evidence, told);
                     let in_time = self.started.elapsed() < self.sources.settle;
                     if law.is_err() && !settled(&evidence.events) && in_time {
-                        if last.is_none() {
+                        if !std::mem::replace(&mut is_awaited, true) {
                             self.progress.waiting.fetch_add(1, Ordering::Relaxed);
-                            last = Some((String::new(), 0));
                         }
                         same = 0;
                         sleep(LOOK_EVERY).await;
@@ -281,7 +283,7 @@ impl Work<'_> {
         if let Some(what) = broken {
             self.blame(id.to_string(), what);
         }
-        if last.is_some() {
+        if is_awaited {
             let mut found = self.found.lock().unwrap();
             found.settled_after = found.settled_after.max(Some(self.started.elapsed()));
         }

@@ -206,10 +206,14 @@ impl Recorder {
         self.records().point(due).due += 1;
     }
 
-    /// A call that was due then is sent now.
-    pub fn sent(&self, due: Duration, at: Duration, in_flight: u64) {
+    /// Something arrives so much later than it was due.
+    pub fn late(&self, lag: Duration) {
+        add(&mut self.records().lag, lag);
+    }
+
+    /// A call is sent, and so many are under way.
+    pub fn sent(&self, at: Duration, in_flight: u64) {
         let mut records = self.records();
-        add(&mut records.lag, at.saturating_sub(due));
         let point = records.point(at);
         point.in_flight = point.in_flight.max(in_flight);
     }

@@ -36,7 +36,7 @@ pub struct Costs {
 /// How a run ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verdict {
-    /// `PASS`, `FAIL` or `NOT RUN`, and why, on one line.
+    /// `PASS`, `FAIL`, `INCOMPLETE` or `NOT RUN`, and why, on one line.
     pub line: String,
     /// 0, 1 or 2.
     pub exit: u8,
@@ -268,6 +268,13 @@ fn verdict(args: &Args, records: &Records, found: &Found) -> Verdict {
         let more = if more > 0 { format!("; and {} more", count(more)) } else { String::new() };
         return failed(format!("{} broken: {}{more}", count(found.broken_count), named.join("; ")));
     }
+    if found.is_cut_off {
+        let (checked, orders) = (count(found.checked), count(found.orders));
+        let line = format!(
+            "INCOMPLETE: stopped when {checked} of {orders} orders were checked, none of them broken"
+        );
+        return Verdict { line, exit: 2 };
+    }
     if records.all.done + records.all.refused == 0 {
         let first = records.errors.keys().next().map(|(_, reason, _)| format!(" ({reason})"));
         let line = format!("NOT RUN: not one call was answered{}", first.unwrap_or_default());
@@ -293,13 +300,6 @@ fn verdict(args: &Args, records: &Records, found: &Found) -> Verdict {
         Check::Sample(_) => {
             format!(
                 "PASS: a sample of {} of {} orders keeps every law, {by}",
-                count(found.checked),
-                count(found.orders)
-            )
-        }
-        Check::All if found.checked < found.orders => {
-            format!(
-                "PASS so far: {} of {} orders were checked {by}",
                 count(found.checked),
                 count(found.orders)
             )

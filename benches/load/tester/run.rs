@@ -231,6 +231,7 @@ impl Load {
 
     /// What arrives at this moment. When there is no order to read or change, one is made instead.
     async fn arrival(&self, due: Duration, seed: u64) {
+        self.recorder.late(self.elapsed().saturating_sub(due));
         let mut chance = Chance::new(seed);
         let (keys, request) = (self.args.keys, Uuid::now_v7());
         let scenario = self.args.mix.pick(&mut chance);
@@ -290,7 +291,7 @@ impl Load {
     /// Makes a call that was due at this moment, and notes what became of it.
     async fn call(&self, call: &Call, due: Duration, known: Option<i64>) -> Outcome {
         let under_way = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
-        self.recorder.sent(due, self.elapsed(), under_way);
+        self.recorder.sent(self.elapsed(), under_way);
         let deadline = Instant::now() + self.args.timeout;
         let (answer, node, moved) = self.try_call(call, deadline, self.args.retries).await;
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
