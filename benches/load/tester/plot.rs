@@ -167,7 +167,8 @@ impl Plot {
                 what = escape(what)
             )?;
         }
-        for line in &self.lines {
+        // The first line comes to lie on top: where calls are few, the highest percentiles are the same call.
+        for line in self.lines.iter().rev() {
             let (mut path, mut is_open) = (String::new(), false);
             for (x, y) in &line.points {
                 match y.filter(|y| !self.is_log || *y > 0.0) {
