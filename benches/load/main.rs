@@ -19,9 +19,11 @@ mod harness;
 mod tester;
 
 use std::fs::OpenOptions;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
@@ -31,7 +33,7 @@ use tester::args::Args;
 use tester::html::html;
 use tester::progress::Screen;
 use tester::report::Report;
-use tester::session::{self, Stops};
+use tester::session::{self, Stops, broke};
 use tester::table::table;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -56,6 +58,13 @@ fn main() -> ExitCode {
     }
     // Ctrl-C is for the tester, which still has to ask its nodes.
     APART.store(true, Ordering::Relaxed);
+    // What panics here is caught and told below; of the others, the default tells more.
+    let default = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if thread::current().name() != Some("main") {
+            default(info);
+        }
+    }));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(run(args))
 }
@@ -64,7 +73,9 @@ async fn run(args: Args) -> ExitCode {
     let (stops, screen) = (Stops::default(), Screen::new(args.quiet));
     let files = (args.json.clone(), args.html.clone());
     let report = tokio::select! {
-        report = session::run(args, &stops, &screen) => report,
+        report = AssertUnwindSafe(session::run(args, &stops, &screen)).catch_unwind() => {
+            report.unwrap_or_else(|panic| Err(broke("the tester broke off", panic)))
+        }
         () = stopped(&stops) => Err("stopped at once, without a report".to_owned()),
     };
     let report = match report {

@@ -38,6 +38,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Broken orders that are kept with their law; more are counted.
 const MOST_TOLD: usize = 1_000;
+/// After so many questions without an answer no more are asked.
+const MOST_UNANSWERED: u64 = SIDE_BY_SIDE as u64;
 /// Orders on a page of a list.
 const PAGE: i32 = 200;
 
@@ -98,13 +100,23 @@ struct Work<'a> {
     started: Instant,
     orders: Mutex<HashMap<Uuid, Option<Heard>>>,
     found: Mutex<Found>,
+    /// Questions that nobody answered.
+    unanswered: AtomicU64,
 }
 
 /// Checks everything that is asked for, until it is done or `stop` is cancelled.
 pub async fn run(sources: &Sources, told: Told, progress: &Progress, stop: &CancellationToken) -> Found {
     let Told { orders, in_doubt, stale, .. } = told;
     let (orders, found) = (Mutex::new(orders), Mutex::default());
-    let mut work = Work { sources, progress, ledger: None, started: Instant::now(), orders, found };
+    let mut work = Work {
+        sources,
+        progress,
+        ledger: None,
+        started: Instant::now(),
+        orders,
+        found,
+        unanswered: AtomicU64::new(0),
+    };
     for (id, what) in stale {
         work.blame(id.to_string(), what);
     }
@@ -154,6 +166,9 @@ impl Work<'_> {
         stream::iter(chosen)
             .for_each_concurrent(SIDE_BY_SIDE, async |(id, told)| self.one(id, told).await)
             .await;
+        if self.is_silent() {
+            return self.leave_out("most of it: servers or simulator do not answer any more");
+        }
         self.books().await;
         self.store().await;
     }
@@ -182,6 +197,11 @@ impl Work<'_> {
         }
     }
 
+    /// Whether nobody answers any more, so that to ask for the rest would take hours.
+    fn is_silent(&self) -> bool {
+        self.unanswered.load(Ordering::Relaxed) >= MOST_UNANSWERED
+    }
+
     fn leave_out(&self, what: &str) {
         self.found.lock().unwrap().unchecked.push(what.to_owned());
     }
@@ -195,6 +215,9 @@ impl Work<'_> {
 
     /// Asks once more for a new order that was never answered: the same request, so it is made only if it was not.
     async fn clear_up(&self, order: NewOrder) {
+        if self.is_silent() {
+            return;
+        }
         let call = Call::Create(order);
         let answer = self.ask(|client| async { call.make(client, PATIENCE / 3).await }).await;
         let mut orders = self.orders.lock().unwrap();
@@ -211,6 +234,7 @@ impl Work<'_> {
                     orders.entry(id).or_default();
                 } else if unanswered(&status) {
                     drop(orders);
+                    self.unanswered.fetch_add(1, Ordering::Relaxed);
                     let request = order.request_id;
                     return self
                         .blame(format!("request {request}"), format!("is still not answered: {status}"));
@@ -249,13 +273,19 @@ impl Work<'_> {
 
     /// Checks one order, which may still be moving.
     async fn one(&self, id: Uuid, told: Option<Heard>) {
+        if self.is_silent() {
+            return;
+        }
         let (mut last, mut same, mut is_awaited) = (None, 0, false);
         let broken = loop {
             let law = match self.look(id).await {
                 Err(status) if status.code() == Code::NotFound => {
                     break Some("I1: it is not there".to_owned());
                 }
-                Err(status) => break Some(format!("cannot be read: {status}")),
+                Err(status) => {
+                    self.unanswered.fetch_add(1, Ordering::Relaxed);
+                    break Some(format!("cannot be read: {status}"));
+                }
                 Ok(evidence) => {
                     let law = self.laws(&evidence, told);
                     let in_time = self.started.elapsed() < self.sources.settle;

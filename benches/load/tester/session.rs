@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
+use order_service::proto::simulator::simulator_service_client::SimulatorServiceClient;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +50,10 @@ pub async fn run(args: Args, stops: &Stops, screen: &Screen) -> Result<Report, S
         Some(own) => (0..own.count()).map(|number| own.name(number)).collect(),
         None => args.server.clone(),
     };
+    if let Some(url) = &simulator {
+        let reached = SimulatorServiceClient::connect(url.clone()).await;
+        reached.map_err(|error| format!("the simulator at {url} is not reached: {error}"))?;
+    }
     let load = Load::new(args.clone(), &urls);
     let made = tokio::select! {
         made = load.prepare(|made| screen.now(|| format!("making orders to begin with: {made}"))) => made,
@@ -119,7 +124,7 @@ pub async fn run(args: Args, stops: &Stops, screen: &Screen) -> Result<Report, S
 }
 
 /// What somebody who panicked had to say.
-fn broke(what: &str, panic: Box<dyn Any + Send>) -> String {
+pub fn broke(what: &str, panic: Box<dyn Any + Send>) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
     format!("{what}: {}", text.unwrap_or("see above"))
