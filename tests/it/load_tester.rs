@@ -220,7 +220,7 @@ async fn an_open_loop_does_not_wait_for_a_slow_server_and_a_closed_one_does() {
     assert_eq!((open.records.all.done, open.records.all.failed), (100, 0));
     // The last of a hundred calls has fifty before it.
     let p90 = millis(&open.records.all.latency, 90.0);
-    assert!((600.0..3_000.0).contains(&p90), "{p90}");
+    assert!((600.0..8_000.0).contains(&p90), "{p90}");
     let closed = run(&format!("{server} --mode closed --in-flight 1")).await;
     assert!((5..=60).contains(&closed.records.arrivals), "{}", closed.records.arrivals);
     let p50 = millis(&closed.records.all.latency, 50.0);

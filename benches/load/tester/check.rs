@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use super::args::Check;
 use super::book::Told;
-use super::calls::{Answer, Call, NewOrder, named, unanswered};
+use super::calls::{Answer, Call, NewOrder, named, reason, unanswered};
 use crate::harness::Chance;
 use crate::harness::fleet::Fleet;
 use crate::harness::invariants::{Evidence, Heard, Truth, check, heard, settled, sums, try_gather, walk};
@@ -236,8 +236,10 @@ impl Work<'_> {
                     drop(orders);
                     self.unanswered.fetch_add(1, Ordering::Relaxed);
                     let request = order.request_id;
-                    return self
-                        .blame(format!("request {request}"), format!("is still not answered: {status}"));
+                    return self.blame(
+                        format!("request {request}"),
+                        format!("is still not answered: {}", reason(&status)),
+                    );
                 }
             }
         }
@@ -257,7 +259,10 @@ impl Work<'_> {
             let page = match page.await {
                 Ok(page) => page,
                 Err(status) => {
-                    return self.blame("the list of orders".to_owned(), format!("cannot be read: {status}"));
+                    return self.blame(
+                        "the list of orders".to_owned(),
+                        format!("cannot be read: {}", reason(&status)),
+                    );
                 }
             };
             let mut orders = self.orders.lock().unwrap();
@@ -284,7 +289,7 @@ impl Work<'_> {
                 }
                 Err(status) => {
                     self.unanswered.fetch_add(1, Ordering::Relaxed);
-                    break Some(format!("cannot be read: {status}"));
+                    break Some(format!("cannot be read: {}", reason(&status)));
                 }
                 Ok(evidence) => {
                     let law = self.laws(&evidence, told);
@@ -360,8 +365,10 @@ impl Work<'_> {
             let page = match page(client, &request).await {
                 Ok(page) => page,
                 Err(status) => {
-                    return self
-                        .blame("simulator".to_owned(), format!("its ledger cannot be read: {status}"));
+                    return self.blame(
+                        "simulator".to_owned(),
+                        format!("its ledger cannot be read: {}", reason(&status)),
+                    );
                 }
             };
             if is_own {
