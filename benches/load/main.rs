@@ -19,6 +19,7 @@ mod harness;
 mod tester;
 
 use std::fs::OpenOptions;
+use std::io::{Write, stdout};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::process::ExitCode;
@@ -86,7 +87,7 @@ async fn run(args: Args) -> ExitCode {
             return ExitCode::from(NOT_RUN);
         }
     };
-    print!("{}", table(&report));
+    say(&table(&report));
     let mut exit = report.verdict.exit;
     let (json, page) = files;
     for (file, text) in [(json, json_text as fn(&Report) -> String), (page, html)] {
@@ -100,13 +101,19 @@ async fn run(args: Args) -> ExitCode {
     ExitCode::from(exit)
 }
 
+/// Whoever reads only the first lines (`head`) has what they want, and the verdict stays what it is.
+fn say(text: &str) {
+    let mut out = stdout().lock();
+    let _written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
 fn json_text(report: &Report) -> String {
     format!("{:#}\n", report.json())
 }
 
 fn write(file: &Path, text: &str) -> std::io::Result<()> {
     std::fs::write(file, text)?;
-    println!("written: {}", file.display());
+    say(&format!("written: {}\n", file.display()));
     Ok(())
 }
 
