@@ -24,6 +24,10 @@ order:
 bench:
     cargo bench --bench throughput
 
+# Load, and a check of what was told: just load --help.
+load *ARGS:
+    cargo bench --bench load -- {{ARGS}}
+
 # Advisories, licenses, bans, sources (needs cargo-deny).
 deny:
     cargo deny check

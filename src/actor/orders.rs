@@ -15,6 +15,7 @@ use super::message::{Answer, Message, Reply};
 use super::order_actor::OrderActor;
 use super::registry::{Admission, Counts, Entry};
 use super::shared::{ActorConfig, Shared};
+use super::skip::SkippedUndo;
 use super::supervisor::Supervisor;
 use super::sweeper;
 use super::waiters::{Want, answer};
@@ -65,6 +66,8 @@ pub struct Parts {
     pub placement: Arc<dyn Placement>,
     /// Where a test wants this process killed.
     pub crash_at: Option<CrashPoint>,
+    /// What a test wants this process to leave undone.
+    pub skip_undo: Option<SkippedUndo>,
 }
 
 /// Where the last committed state of an order is.

@@ -13,6 +13,7 @@ use super::crash::CrashPoint;
 use super::inspect::Failing;
 use super::registry::{Entry, Registry};
 use super::regression::Acknowledged;
+use super::skip::SkippedUndo;
 use super::sweeper::Gained;
 use super::watch::WatchHub;
 use crate::domain::Timestamp;
@@ -80,6 +81,7 @@ pub(super) struct Shared {
     /// Slots that have become this process's own, for the sweeper.
     pub(super) gained: Gained,
     pub(super) crash_at: Option<CrashPoint>,
+    pub(super) skip_undo: Option<SkippedUndo>,
     pub(super) registry: Registry,
     pub(super) hub: Arc<WatchHub>,
     pub(super) tasks: TaskTracker,
@@ -110,6 +112,7 @@ impl Shared {
             placement: parts.placement,
             gained: Gained::default(),
             crash_at: parts.crash_at,
+            skip_undo: parts.skip_undo,
             registry: Registry::default(),
             hub: Arc::default(),
             tasks: TaskTracker::new(),

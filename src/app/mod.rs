@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::actor::{CrashPoint, Orders, Parts};
+use crate::actor::{CrashPoint, Orders, Parts, SkippedUndo};
 use crate::clients::sim::{self, Simulator};
 use crate::cluster::Cluster;
 use crate::config::{Config, Repairs, SimulatorJournal};
@@ -112,6 +112,21 @@ impl Node {
                 anyhow!("testing.crash_at is {name}, which is no crash point; write one like create.charge.forward.after_effect")
             })?),
         };
+        let skip_undo = match &config.testing.skip_undo {
+            None => None,
+            Some(name) => {
+                let skipped = SkippedUndo::parse(name).ok_or_else(|| {
+                    anyhow!(
+                        "testing.skip_undo is {name}, which no saga undoes; write one like create.reserve"
+                    )
+                })?;
+                tracing::warn!(
+                    station = name,
+                    "testing.skip_undo is set: THIS NODE IS BROKEN ON PURPOSE and leaves money or stock behind"
+                );
+                Some(skipped)
+            }
+        };
         let pricing: Arc<dyn Pricing> = Arc::new(crate::config::price_book(&config.pricing)?);
         // Ports first: a port in use must not leave a half-opened store behind.
         let grpc_listener = bind(config.grpc.listen, "grpc.listen").await?;
@@ -151,6 +166,7 @@ impl Node {
             config: actor_config(&config),
             placement,
             crash_at,
+            skip_undo,
         })
         .await
         .map_err(|error| anyhow!("the order actors cannot be started: {error}"))?;

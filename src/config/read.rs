@@ -113,7 +113,10 @@ fn read(r: &mut Reader<'_>) -> Config {
             max_ledger: r.number("simulator.max_ledger", 1..=1_000_000_000),
             journal: r.parsed("simulator.journal", simulator_journal, SimulatorJournal::default),
         },
-        testing: TestingConfig { crash_at: r.optional("testing.crash_at", |name| Ok(name.to_owned())) },
+        testing: TestingConfig {
+            crash_at: r.optional("testing.crash_at", |name| Ok(name.to_owned())),
+            skip_undo: r.optional("testing.skip_undo", |name| Ok(name.to_owned())),
+        },
     }
 }
 
@@ -236,6 +239,9 @@ fn cross_check(config: &Config, r: &mut Reader<'_>) {
         }
         if config.testing.crash_at.is_some() {
             r.refuse("testing.crash_at", "is for tests; remove it in production");
+        }
+        if config.testing.skip_undo.is_some() {
+            r.refuse("testing.skip_undo", "leaves money or stock behind; remove it in production");
         }
     }
 }

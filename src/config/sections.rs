@@ -453,4 +453,6 @@ pub struct SimulatorConfig {
 pub struct TestingConfig {
     /// Name of a point at which the process ends itself.
     pub crash_at: Option<String>,
+    /// Name of a saga's station whose undo counts as done without being made.
+    pub skip_undo: Option<String>,
 }

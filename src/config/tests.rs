@@ -49,7 +49,7 @@ fn the_defaults_are_the_contract() {
     assert!(!config.risk.hold_mismatched_countries);
     assert_eq!((config.limits.items_per_order, config.limits.max_quantity), (200, 9_999));
     assert_eq!(config.grpc.max_message_bytes, 262_144);
-    assert_eq!(config.testing.crash_at, None);
+    assert_eq!((config.testing.crash_at, config.testing.skip_undo), (None, None));
 }
 
 #[test]
@@ -252,10 +252,14 @@ fn the_defaults_of_the_store() {
 
 #[test]
 fn production_refuses_what_is_for_development() {
-    let environment = [("ORDER__PROFILE", "production"), ("ORDER__TESTING__CRASH_AT", "charge")];
+    let environment = [
+        ("ORDER__PROFILE", "production"),
+        ("ORDER__TESTING__CRASH_AT", "charge"),
+        ("ORDER__TESTING__SKIP_UNDO", "create.reserve"),
+    ];
     let errors = load(&[], &environment).unwrap_err();
     let keys: Vec<&str> = errors.0.iter().map(|error| error.key.as_str()).collect();
-    assert_eq!(keys, ["auth.mode", "ids.key", "testing.crash_at"]);
+    assert_eq!(keys, ["auth.mode", "ids.key", "testing.crash_at", "testing.skip_undo"]);
     let copied = load(&[], &[]).unwrap().ids.key.expose().to_owned();
     let errors = load(&[], &[("ORDER__PROFILE", "production"), ("ORDER__IDS__KEY", &copied)]).unwrap_err();
     assert!(errors.0.iter().any(|error| error.key == "ids.key"), "the default is refused from any layer");

@@ -42,6 +42,7 @@ mod hold_order;
 mod letting_go;
 mod lifecycle;
 mod limits;
+mod load_tester;
 mod members;
 mod model;
 mod ops_repairs;

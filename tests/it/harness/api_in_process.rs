@@ -213,6 +213,7 @@ impl Service {
             },
             placement: Arc::new(Alone(Owner { epoch: 1, incarnation: 1 })),
             crash_at: None,
+            skip_undo: None,
         })
         .await
         .unwrap();

@@ -50,6 +50,9 @@ const ALL: &[(&str, &str)] = &[
     ("ORDER__COLLABORATORS__BREAKER_OPEN_FOR", "100ms"),
 ];
 
+/// Settings of the database server.
+const SERVER: &[(&str, &str)] = &[("max_connections", "250"), ("shared_buffers", "64MB")];
+
 /// Clusters that run side by side: each keeps two processors busy.
 static TURNS: LazyLock<Semaphore> = LazyLock::new(|| {
     let processors = thread::available_parallelism().map_or(1, usize::from);
@@ -156,7 +159,18 @@ impl Cluster {
     /// Starts one and waits until every running node owns its share.
     pub async fn start(plan: Plan<'_>) -> Self {
         let turn = TURNS.acquire().await.unwrap();
-        let server = PgServer::start(&[("max_connections", "250"), ("shared_buffers", "64MB")]).await;
+        let server = PgServer::start(SERVER).await;
+        Self::start_by(turn, server, plan).await
+    }
+
+    /// As [`Self::start`], with the database on a disk, where a commit takes as long as in production.
+    pub async fn start_on_disk(plan: Plan<'_>) -> Self {
+        let turn = TURNS.acquire().await.unwrap();
+        let server = PgServer::start_on_disk(SERVER).await;
+        Self::start_by(turn, server, plan).await
+    }
+
+    async fn start_by(turn: SemaphorePermit<'static>, server: PgServer, plan: Plan<'_>) -> Self {
         let url = server.create_database().await;
         let simulate = Simulate::start().await;
         let network = plan.breakable.then(Network::new);
@@ -383,6 +397,11 @@ impl Cluster {
             self.nodes.iter().position(|node| node.name == *name)
         };
         orders.iter().map(owner).collect()
+    }
+
+    /// How many nodes there may be.
+    pub fn size(&self) -> usize {
+        self.nodes.len()
     }
 
     /// Whether there is more than a single node that shares with nobody.

@@ -127,16 +127,26 @@ impl Fleet {
 
     /// The next one in turn that serves.
     async fn next(&self) -> (usize, Connection) {
+        // Even a timer that is due already costs a millisecond.
+        if let Some(found) = self.ready() {
+            return found;
+        }
         let mut tick = interval(Duration::from_millis(5));
         loop {
             tick.tick().await;
-            for _ in 0..self.places.len() {
-                let node = self.turn.fetch_add(1, Ordering::Relaxed) % self.places.len();
-                if let Some(connection) = self.places[node].ready.borrow().clone() {
-                    return (node, connection);
-                }
+            if let Some(found) = self.ready() {
+                return found;
             }
         }
+    }
+
+    /// The next one in turn that serves now.
+    fn ready(&self) -> Option<(usize, Connection)> {
+        (0..self.places.len()).find_map(|_| {
+            let node = self.turn.fetch_add(1, Ordering::Relaxed) % self.places.len();
+            let connection = self.places[node].ready.borrow().clone()?;
+            Some((node, connection))
+        })
     }
 }
 

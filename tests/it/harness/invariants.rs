@@ -2,12 +2,15 @@
 //! collaborators, which are believed where the two disagree.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use order_service::clients::sim::{self as simulator, ChargeState, OrderLedger};
 use order_service::proto::order as pb;
 use order_service::proto::order::order_service_client::OrderServiceClient;
 use order_service::proto::simulator as wire;
+use prost::Message;
 use rust_decimal::Decimal;
+use tonic::Status;
 use tonic::transport::Channel;
 
 use super::laws::{Law, law};
@@ -104,6 +107,13 @@ pub struct Evidence {
 
 /// An order's whole history.
 pub async fn history(client: &OrderServiceClient<Channel>, order_id: &str) -> Vec<pb::OrderEvent> {
+    try_history(client, order_id).await.unwrap()
+}
+
+async fn try_history(
+    client: &OrderServiceClient<Channel>,
+    order_id: &str,
+) -> Result<Vec<pb::OrderEvent>, Status> {
     let (mut events, mut page_token) = (Vec::new(), String::new());
     loop {
         let request = pb::ListOrderEventsRequest {
@@ -112,24 +122,33 @@ pub async fn history(client: &OrderServiceClient<Channel>, order_id: &str) -> Ve
             page_token,
             ..Default::default()
         };
-        let page = client.clone().list_order_events(request).await.unwrap().into_inner();
+        let page = client.clone().list_order_events(request).await?.into_inner();
         events.extend(page.events);
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            return events;
+            return Ok(events);
         }
     }
 }
 
 /// Asks the service for everything it knows of an order.
 pub async fn gather(client: &OrderServiceClient<Channel>, order_id: &str, truth: Truth) -> Evidence {
+    try_gather(client, order_id, truth).await.unwrap()
+}
+
+/// As [`gather`], of a service that may fail.
+pub async fn try_gather(
+    client: &OrderServiceClient<Channel>,
+    order_id: &str,
+    truth: Truth,
+) -> Result<Evidence, Status> {
     let mut client = client.clone();
     let key = Some(pb::get_order_request::Key::Id(order_id.to_owned()));
-    let order = client.get_order(pb::GetOrderRequest { key, allow_stale: false }).await.unwrap().into_inner();
-    let events = history(&client, order_id).await;
+    let order = client.get_order(pb::GetOrderRequest { key, allow_stale: false }).await?.into_inner();
+    let events = try_history(&client, order_id).await?;
     let request = pb::ListPaymentTransactionsRequest { order_id: order_id.to_owned() };
-    let payments = client.list_payment_transactions(request).await.unwrap().into_inner().transactions;
-    Evidence { order, events, payments, truth }
+    let payments = client.list_payment_transactions(request).await?.into_inner().transactions;
+    Ok(Evidence { order, events, payments, truth })
 }
 
 /// Whether every saga of this history has ended.
@@ -173,25 +192,66 @@ pub fn kinds(evidence: &Evidence) -> String {
     evidence.events.iter().map(|event| event.r#type.as_str()).collect::<Vec<_>>().join(" ")
 }
 
+/// What was acknowledged of one order so far, in short.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Heard {
+    /// The highest version.
+    pub version: i64,
+    /// Stands for the order's number.
+    number: u64,
+    /// Stands for total and items at that version.
+    content: u64,
+    /// One bit for every status that was told.
+    statuses: u32,
+}
+
+impl Heard {
+    /// What one answer says.
+    pub fn of(answer: &pb::Order) -> Self {
+        let mut number = DefaultHasher::new();
+        answer.order_number.hash(&mut number);
+        let mut content = DefaultHasher::new();
+        answer.total_amount.hash(&mut content);
+        answer.items.iter().for_each(|item| item.encode_to_vec().hash(&mut content));
+        Self {
+            version: answer.version,
+            number: number.finish(),
+            content: content.finish(),
+            statuses: 1 << answer.status,
+        }
+    }
+
+    /// This and another answer.
+    pub fn and(self, other: Self) -> Self {
+        let newer = if other.version > self.version { other } else { self };
+        Self { statuses: self.statuses | other.statuses, ..newer }
+    }
+}
+
 /// I1: what was acknowledged is still there, and is what it was.
 pub fn acknowledged(answer: &pb::Order, evidence: &Evidence) -> Law {
-    let now = &evidence.order;
-    let what = |order: &pb::Order| (order.id.clone(), order.order_number.clone());
-    law!(what(answer) == what(now), "I1: acknowledged {answer:?}, found {now:?}");
-    let content = |order: &pb::Order| (order.total_amount.clone(), order.items.clone());
-    let edited =
-        evidence.events.iter().any(|event| event.r#type == "items_changed" && event.version > answer.version);
-    law!(edited || content(answer) == content(now), "I1: acknowledged {answer:?}, found {now:?}");
+    heard(&Heard::of(answer), evidence).map_err(|broken| format!("{broken}; acknowledged {answer:?}"))
+}
+
+/// As [`acknowledged`], of all answers together.
+pub fn heard(heard: &Heard, evidence: &Evidence) -> Law {
+    let Evidence { order: now, events, .. } = evidence;
     law!(
-        answer.version <= now.version,
+        heard.version <= now.version,
         "I1: version {} was acknowledged, found {}",
-        answer.version,
+        heard.version,
         now.version
     );
-    let status = answer.status();
-    let was = status == pb::OrderStatus::Pending
-        || evidence.events.iter().any(|event| event.r#type == "status_changed" && event.status() == status);
-    law!(was, "I1: {status:?} was acknowledged and never was: {}", kinds(evidence));
+    let edited = events.iter().any(|event| event.r#type == "items_changed" && event.version > heard.version);
+    let found = Heard::of(now);
+    law!(heard.number == found.number, "I1: another number was acknowledged");
+    law!(edited || heard.content == found.content, "I1: other items or another total were acknowledged");
+    for status in (0..u32::BITS).filter(|bit| heard.statuses & (1 << bit) != 0) {
+        let status = pb::OrderStatus::try_from(status.cast_signed()).unwrap_or_default();
+        let was = status == pb::OrderStatus::Pending
+            || events.iter().any(|event| event.r#type == "status_changed" && event.status() == status);
+        law!(was, "I1: {status:?} was acknowledged and never was: {}", kinds(evidence));
+    }
     Ok(())
 }
 

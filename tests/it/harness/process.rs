@@ -1,9 +1,10 @@
 //! The real program in processes of its own, on free ports: for what a process must survive, or not.
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -21,6 +22,10 @@ use super::wait::PATIENCE;
 /// Lines of a process that are printed when a test fails: the last ones.
 const LAST_WORDS: usize = 50;
 
+/// Whether programs are started away from our terminal's Ctrl-C. Whoever sets this ends them itself, in whatever way this
+/// process ends.
+pub static APART: AtomicBool = AtomicBool::new(false);
+
 /// A running program. Killed and reaped when dropped; what it wrote to standard error is printed if the test fails.
 pub struct Process {
     name: String,
@@ -31,7 +36,11 @@ pub struct Process {
 impl Process {
     /// Starts `order-service ARGUMENTS` with these settings and nothing else of this process's environment.
     pub fn spawn(name: &str, arguments: &[&str], settings: &[(String, String)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_order-service"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_order-service"));
+        if APART.load(Ordering::Relaxed) {
+            command.process_group(0);
+        }
+        let mut child = command
             .args(arguments)
             .env_clear()
             .env("ORDER__LOG__FORMAT", "json")
@@ -137,7 +146,7 @@ fn owned(settings: &[(&str, &str)]) -> Vec<(String, String)> {
 
 /// `order-service simulate`: collaborators that outlive the nodes that call them.
 pub struct Simulate {
-    _process: Process,
+    process: Process,
     url: String,
     client: SimulatorServiceClient<Channel>,
 }
@@ -148,7 +157,17 @@ impl Simulate {
         let mut process = Process::spawn("simulate", &["simulate", "--listen", "127.0.0.1:0"], &[]);
         let url = process.address("simulating ").await.unwrap();
         let client = SimulatorServiceClient::connect(url.clone()).await.unwrap();
-        Self { _process: process, url, client }
+        Self { process, url, client }
+    }
+
+    /// The number of its process.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The URL of its API.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// Replaces all faults.
@@ -285,6 +304,11 @@ impl NodeProcess {
         let mut lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let ops = lines.find_map(|line| line["ops"].as_str().map(str::to_owned));
         format!("http://{}", ops.unwrap())
+    }
+
+    /// The folder that its file is in.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The process itself.

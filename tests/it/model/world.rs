@@ -448,6 +448,7 @@ async fn live(
         },
         placement: Arc::new(Alone(owner)),
         crash_at: None,
+        skip_undo: None,
     };
     let orders = Orders::start(parts).await.unwrap();
     let api = OrderApi::new(
