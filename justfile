@@ -20,9 +20,9 @@ serve:
 order:
     cargo run --release -- order create examples/create-order.json
 
-# Figures of a node.
+# The service next to the limits of the machine.
 bench:
-    cargo bench --bench throughput
+    cargo bench --bench compare
 
 # Load, and a check of what was told: just load --help.
 load *ARGS:

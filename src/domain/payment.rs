@@ -107,17 +107,30 @@ pub struct CallStory<'a> {
     pub last: &'a LedgerEntry,
 }
 
+/// Ledgers up to this length are searched from end to end: nearly all are so short.
+const FEW_ENTRIES: usize = 16;
+
 /// The calls of a ledger in order of their first entry.
 pub fn stories(entries: &[LedgerEntry]) -> Vec<CallStory<'_>> {
-    let mut order: Vec<&CallKey> = Vec::new();
-    let mut by_key: BTreeMap<&CallKey, CallStory<'_>> = BTreeMap::new();
+    let is_short = entries.len() <= FEW_ENTRIES;
+    let mut stories: Vec<CallStory<'_>> = Vec::with_capacity(entries.len().min(FEW_ENTRIES));
+    let mut places: BTreeMap<&CallKey, usize> = BTreeMap::new();
     for entry in entries {
-        by_key.entry(&entry.key).and_modify(|story| story.last = entry).or_insert_with(|| {
-            order.push(&entry.key);
-            CallStory { first: entry, last: entry }
-        });
+        let place = match is_short {
+            true => stories.iter().position(|story| story.first.key == entry.key),
+            false => places.get(&entry.key).copied(),
+        };
+        match place.and_then(|place| stories.get_mut(place)) {
+            Some(story) => story.last = entry,
+            None => {
+                if !is_short {
+                    places.insert(&entry.key, stories.len());
+                }
+                stories.push(CallStory { first: entry, last: entry });
+            }
+        }
     }
-    order.into_iter().filter_map(|key| by_key.remove(key)).collect()
+    stories
 }
 
 /// Sum of the amounts of `kind` that surely happened.
@@ -275,5 +288,41 @@ pub fn payment_status(entries: &[LedgerEntry], total: Decimal, status: OrderStat
         PaymentStatus::Failed
     } else {
         PaymentStatus::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    #[test]
+    fn a_long_ledger_tells_the_same_stories_as_its_parts() {
+        let entry = |number: usize| LedgerEntry {
+            id: Uuid::nil(),
+            kind: EntryKind::Charge,
+            state: EntryState::Succeeded,
+            key: CallKey::from_text(format!("call {}", number % 7)),
+            transaction_id: String::new(),
+            parent: None,
+            method: String::new(),
+            amount: Decimal::from(number),
+            code: None,
+            gateway_response: None,
+            created_at: DateTime::UNIX_EPOCH,
+        };
+        for length in [0, 1, 7, FEW_ENTRIES, FEW_ENTRIES + 1, 100] {
+            let entries: Vec<LedgerEntry> = (0..length).map(entry).collect();
+            let told: Vec<(Decimal, Decimal)> =
+                stories(&entries).iter().map(|story| (story.first.amount, story.last.amount)).collect();
+            let expected: Vec<(Decimal, Decimal)> = (0..length.min(7))
+                .map(|first| {
+                    let last = (first..length).step_by(7).last().unwrap_or(first);
+                    (Decimal::from(first), Decimal::from(last))
+                })
+                .collect();
+            assert_eq!(told, expected, "{length} entries");
+        }
     }
 }

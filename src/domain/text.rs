@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 /// Why a text is refused. None of these repeats the text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -79,7 +79,11 @@ pub fn clean(text: &str) -> Result<String, TextError> {
     if trimmed.chars().any(is_refused) {
         return Err(TextError::Control);
     }
-    Ok(trimmed.nfc().collect())
+    // Most texts are as they should be, which is seen at a glance.
+    match is_nfc_quick(trimmed.chars()) {
+        IsNormalized::Yes => Ok(trimmed.to_owned()),
+        IsNormalized::No | IsNormalized::Maybe => Ok(trimmed.nfc().collect()),
+    }
 }
 
 fn is_refused(character: char) -> bool {
