@@ -149,7 +149,7 @@ pub async fn hot(url: &str) -> String {
 pub fn spread(figures: &[f64], digits: usize) -> String {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let middle = sorted[sorted.len() / 2];
+    let middle = crate::support::median(figures);
     format!("{middle:.digits$} ({:.digits$}..{:.digits$})", sorted[0], sorted[sorted.len() - 1])
 }
 

@@ -119,7 +119,7 @@ pub async fn sqlite(amount: Amount, table: &mut Table) {
             assert_eq!(order.status(), pb::OrderStatus::Confirmed);
         })
         .await;
-        let limit = bare.run(Duration::from_secs_f64(amount.seconds)).await;
+        let limit = bare.run(orders).await;
         if round > 0 {
             rates.push(run.rate());
             limits.push(limit);
@@ -168,7 +168,7 @@ pub async fn cpu(server: &PgServer, amount: Amount, table: &mut Table) {
 
 /// Creates among many live orders, against creates among few.
 pub async fn live(server: &PgServer, amount: Amount, table: &mut Table) {
-    const FEW: usize = 100;
+    const WARM: usize = 3_000;
     const AT_ONCE: usize = 256;
     let settings = [("ORDER__ACTOR__IDLE_AFTER", "1h")];
     let many = amount.live;
@@ -178,11 +178,17 @@ pub async fn live(server: &PgServer, amount: Amount, table: &mut Table) {
     println!("live: {many} orders are live after {:.0?}", start.elapsed());
     let (mut with_few, mut with_many, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=amount.rounds {
-        // A new one each time, because what it creates stays live as well.
+        // A new one each time, because what it creates stays live as well. It warms up first, and goes first or second in turn.
         let empty = Load::start(&server.create_database().await, &settings).await;
-        empty.create(AT_ONCE, FEW).await;
-        let (few, more) =
-            (empty.create(AT_ONCE, amount.orders / 4).await, full.create(AT_ONCE, amount.orders / 4).await);
+        empty.create(AT_ONCE, WARM).await;
+        let orders = amount.orders / 2;
+        let (few, more) = if round % 2 == 0 {
+            let few = empty.create(AT_ONCE, orders).await;
+            (few, full.create(AT_ONCE, orders).await)
+        } else {
+            let more = full.create(AT_ONCE, orders).await;
+            (empty.create(AT_ONCE, orders).await, more)
+        };
         if round > 0 {
             with_few.push(few.rate());
             with_many.push(more.rate());
@@ -190,7 +196,7 @@ pub async fn live(server: &PgServer, amount: Amount, table: &mut Table) {
         }
         empty.stop().await;
     }
-    table.tell(&format!("live: with {FEW} live, {AT_ONCE} in flight, orders/s"), spread(&with_few, 0));
+    table.tell(&format!("live: with {WARM} live, {AT_ONCE} in flight, orders/s"), spread(&with_few, 0));
     table.tell(&format!("live: with {many} live, {AT_ONCE} in flight, orders/s"), spread(&with_many, 0));
     table.at_least("live: of the rate with few", median(&ratios), spread(&ratios, 2), 0.9);
     full.stop().await;

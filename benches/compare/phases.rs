@@ -252,6 +252,8 @@ pub async fn restart(server: &PgServer, amount: Amount, table: &mut Table) {
         let (start, (settled, failed)) = tokio::join!(restart, load.create_for(64, Duration::from_secs(8)));
         ended.store(true, Ordering::Relaxed);
         let down = longest(&looks.await.unwrap(), start);
+        // Nothing at its end is a gap, too.
+        let settled: Vec<Instant> = settled.into_iter().chain([Instant::now()]).collect();
         let gap = longest(&settled, start);
         println!(
             "restart: nothing settled for {gap:.2?}, down for {down:.2?}; {} settled, {failed} calls failed",

@@ -1,7 +1,7 @@
 //! What SQLite alone does: the rows of settled orders, with two durable points for each batch.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
@@ -12,8 +12,8 @@ pub const BATCH: usize = 64;
 
 /// Two transactions. The rows are those that the service writes for a settled order.
 const FIRST: &[&str] = &[
-    "INSERT INTO orders (id, slot, user_id, order_number, currency, payment_method, shipping_method, metadata, request_hash, created_at, version, owner_epoch, owner_incarnation, status, total_amount, subtotal, tax_amount, shipping_amount, discount_amount, payment_status, notes, coupon_code, reservation_state, reservation_key, saga_no, event_seq, updated_at) \
-     SELECT id, 1034, x'123e4567e89b12d3a456426614174000', 'ORD-' || substr(hex(randomblob(8)), 1, 10), 'USD', 'CREDIT_CARD', 'STANDARD', '{}', x'0624e2c789e1f5fd89f95c4576c75b57', 1795397279229768, 1, 1, 1795397279229768, 'PENDING', '93.17', '89.98', '7.19', '5.00', '9.00', 'PENDING', 'Please leave package at the door', 'SUMMER10', 'REQUESTED', hex(id) || '/1/reserve/1', 1, 3, 1795397279229768 FROM made",
+    "INSERT INTO orders (id, slot, user_id, order_number, currency, payment_method, shipping_method, metadata, request_hash, request_id, created_at, version, owner_epoch, owner_incarnation, status, total_amount, subtotal, tax_amount, shipping_amount, discount_amount, payment_status, notes, coupon_code, reservation_state, reservation_key, saga_no, event_seq, updated_at) \
+     SELECT id, 1034, x'123e4567e89b12d3a456426614174000', 'ORD-' || substr(hex(randomblob(8)), 1, 10), 'USD', 'CREDIT_CARD', 'STANDARD', '{}', x'0624e2c789e1f5fd89f95c4576c75b57', hex(id), 1795397279229768, 1, 1, 1795397279229768, 'PENDING', '93.17', '89.98', '7.19', '5.00', '9.00', 'PENDING', 'Please leave package at the door', 'SUMMER10', 'REQUESTED', hex(id) || '/1/reserve/1', 1, 3, 1795397279229768 FROM made",
     "INSERT INTO order_items (order_id, id, position, product_id, variant_id, sku, name, tax_class, quantity, unit_price, subtotal, discount_amount, tax_amount, created_at, updated_at) \
      SELECT id, randomblob(16), 0, x'123e4567e89b12d3a456426614174001', x'123e4567e89b12d3a456426614174002', 'PROD-001-VAR-002', 'Product Name - Variant Name', 'standard', 2, '44.99', '89.98', '9.00', '7.19', 1795397279229768, 1795397279229768 FROM made",
     "INSERT INTO order_addresses (order_id, id, address_type, first_name, last_name, address_line1, address_line2, city, state, postal_code, country, phone, email, created_at, updated_at) \
@@ -26,8 +26,8 @@ const FIRST: &[&str] = &[
      (3, 'stock_requested', '{\"type\":\"stock_requested\",\"key\":\"01a20604-aadf-7114-84da-414ab86b42fc/1/reserve/1\"}'))",
     "INSERT INTO order_status_history (order_id, id, seq, status, notes, created_by, created_at) \
      SELECT id, randomblob(16), 1, 'PENDING', '', 'dev', 1795397279229768 FROM made",
-    "INSERT INTO sagas (order_id, saga_no, kind, direction, step, tries, resend, due_at, started_at, settled, notes, principal, request_id) \
-     SELECT id, 1, 'CREATE', 'FORWARD', 'RESERVE', 0, 0, 1795397279229768, 1795397279229768, 0, '', 'dev', '01a20604-aadf-7114-84da-414ab86b42fc' FROM made",
+    "INSERT INTO sagas (order_id, saga_no, kind, direction, step, tries, resend, due_at, started_at, settled, notes, principal, request_id, ahead) \
+     SELECT id, 1, 'CREATE', 'FORWARD', 'RESERVE', 0, 0, 1795397279229768, 1795397279229768, 0, '', 'dev', '01a20604-aadf-7114-84da-414ab86b42fc', 1 FROM made",
 ];
 
 const SECOND: &[&str] = &[
@@ -38,13 +38,13 @@ const SECOND: &[&str] = &[
     "INSERT INTO order_events (order_id, seq, version, type, payload, principal, request_id, at) \
      SELECT id, column1, 2, column2, column3, 'dev', '01a20604-aadf-7114-84da-414ab86b42fc', 1795397279229768 FROM made, (VALUES \
      (4, 'stock_reserved', '{\"type\":\"stock_reserved\",\"reservation_id\":\"rsv_a2db2fb9f4508916be1d0c6880ac4e61\"}'), \
-     (5, 'charged', '{\"type\":\"charged\",\"key\":\"01a20604-aadf-7114-84da-414ab86b42fc/1/charge/1\",\"transaction_id\":\"txn_fcfe60554c578dc7aeed43c390dc2bb9\",\"amount\":\"93.17\",\"gateway_response\":\"{}\"}'), \
+     (5, 'charged', '{\"type\":\"charged\",\"key\":\"01a20604-aadf-7114-84da-414ab86b42fc/1/charge/1\",\"transaction_id\":\"txn_fcfe60554c578dc7aeed43c390dc2bb9\",\"amount\":\"93.17\",\"gateway_response\":\"{\\\"authorization_code\\\":\\\"FCFE60\\\",\\\"card_brand\\\":\\\"VISA\\\",\\\"last4\\\":\\\"4242\\\",\\\"avs_result\\\":\\\"Y\\\"}\"}'), \
      (6, 'status_changed', '{\"type\":\"status_changed\",\"from\":\"PENDING\",\"to\":\"CONFIRMED\"}'), \
      (7, 'stock_committed', '{\"type\":\"stock_committed\",\"reservation_id\":\"rsv_a2db2fb9f4508916be1d0c6880ac4e61\"}'), \
      (8, 'saga_settled', '{\"type\":\"saga_settled\",\"saga\":1}'))",
     "INSERT INTO order_status_history (order_id, id, seq, status, notes, created_by, created_at) \
      SELECT id, randomblob(16), 6, 'CONFIRMED', '', 'dev', 1795397279229768 FROM made",
-    "UPDATE sagas SET step = NULL, sent_at = 1795397279229768, settled = 1 WHERE order_id IN (SELECT id FROM made) AND saga_no = 1",
+    "UPDATE sagas SET step = NULL, sent_at = 1795397279229768, settled = 1, ahead = 0 WHERE order_id IN (SELECT id FROM made) AND saga_no = 1",
 ];
 
 /// A file with the service's tables, and nobody else at work.
@@ -66,15 +66,14 @@ impl Bare {
         Self(connection)
     }
 
-    /// Writes batches for as long as this; orders in a second.
-    pub async fn run(&mut self, time: Duration) -> f64 {
+    /// Writes so many orders; orders in a second.
+    pub async fn run(&mut self, orders: usize) -> f64 {
         let start = Instant::now();
-        let mut orders = 0;
-        while start.elapsed() < time {
+        let batches = orders.div_ceil(BATCH);
+        for _ in 0..batches {
             self.batch().await;
-            orders += BATCH;
         }
-        orders as f64 / start.elapsed().as_secs_f64()
+        (batches * BATCH) as f64 / start.elapsed().as_secs_f64()
     }
 
     async fn batch(&mut self) {

@@ -75,11 +75,12 @@ where
     Run { done: latencies.len(), wall, latencies }
 }
 
-/// The middle of some figures.
+/// The middle of some figures; of an even number of them the mean of the two in the middle.
 pub fn median(figures: &[f64]) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
+    let (low, high) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
+    f64::midpoint(low, high)
 }
 
 /// Resident memory of this process, in bytes.
