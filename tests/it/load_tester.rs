@@ -37,6 +37,7 @@ use tester::calls::Class;
 use tester::check::{self, Found, Progress, Sources};
 use tester::html::html;
 use tester::mix::{Keys, Kind, Mix};
+use tester::own::Guard;
 use tester::progress::Screen;
 use tester::record::{Ended, Recorder, millis};
 use tester::report::Report;
@@ -157,6 +158,22 @@ fn what_is_not_on_this_machine_is_refused() {
         let words = ["load"].into_iter().chain(wrong.split(' '));
         assert!(Args::try_parse_from(words).is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn the_guard_removes_its_own_folder_and_no_other() {
+    let place = tempfile::TempDir::new().unwrap();
+    let at = |name: &str| place.path().join(name);
+    let (ours, inner) = (at("a b/c *"), at("a b/d/e"));
+    let others = [at("a"), at("b"), at("a b/c"), at("other"), inner];
+    others.iter().chain([&ours]).for_each(|folder| std::fs::create_dir_all(folder.join("file")).unwrap());
+    let guard = Guard::start(&at("a b/"));
+    for folder in [ours.clone(), at("other"), at("a b"), at("a b/d/e"), at("a b/../other")] {
+        guard.knows_folder(&folder);
+    }
+    drop(guard);
+    assert!(!ours.exists());
+    others.iter().for_each(|folder| assert!(folder.join("file").exists(), "{}", folder.display()));
 }
 
 /// Answers every call with an empty message, one after the other, each when the next tick comes.
