@@ -213,6 +213,17 @@ pub fn unanswered(status: &Status) -> bool {
     is_no_answer(status) && !matches!(status.code(), Code::Aborted | Code::ResourceExhausted)
 }
 
+/// Whether the service itself says, with a reason of its own, that a new order was refused and never will be there.
+pub fn is_not_made(status: &Status) -> bool {
+    let is_refusal =
+        matches!(status.code(), Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition);
+    // An id that was used for something else may well have made an order.
+    let says_so = |status: &Status| {
+        status.get_details_error_info().is_some_and(|info| info.reason != "REQUEST_ID_REUSED")
+    };
+    is_refusal && status.source().is_none() && says_so(status)
+}
+
 /// gRPC code and reason: the same for all that fail alike.
 pub fn reason(status: &Status) -> String {
     let code = match status.code() {

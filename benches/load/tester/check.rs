@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use super::args::Check;
 use super::book::Told;
-use super::calls::{Answer, Call, NewOrder, named, reason, unanswered};
+use super::calls::{Answer, Call, NewOrder, is_not_made, named, reason};
 use crate::harness::Chance;
 use crate::harness::fleet::Fleet;
 use crate::harness::invariants::{Evidence, Heard, Truth, check, heard, settled, sums, try_gather, walk};
@@ -223,7 +223,13 @@ impl Work<'_> {
         let mut orders = self.orders.lock().unwrap();
         match answer {
             Ok(Answer::Order(answer)) => {
-                let Ok(id) = answer.id.parse() else { return };
+                let Ok(id) = answer.id.parse() else {
+                    drop(orders);
+                    return self.blame(
+                        format!("request {}", order.request_id),
+                        format!("is answered with an order without an id: {:?}", answer.id),
+                    );
+                };
                 let now = Heard::of(&answer);
                 let so_far = orders.entry(id).or_default();
                 *so_far = Some(so_far.map_or(now, |so_far| so_far.and(now)));
@@ -232,13 +238,13 @@ impl Work<'_> {
             Err(status) => {
                 if let Some(id) = named(&status) {
                     orders.entry(id).or_default();
-                } else if unanswered(&status) {
+                } else if !is_not_made(&status) {
                     drop(orders);
                     self.unanswered.fetch_add(1, Ordering::Relaxed);
                     let request = order.request_id;
                     return self.blame(
                         format!("request {request}"),
-                        format!("is still not answered: {}", reason(&status)),
+                        format!("is not cleared up: {}", reason(&status)),
                     );
                 }
             }
