@@ -15,7 +15,7 @@ use order_service::proto::order::order_service_client::OrderServiceClient;
 use order_service::proto::simulator as sim;
 use order_service::proto::simulator::simulator_service_client::SimulatorServiceClient;
 use order_service::verify::{Finding, Options, Report, Witness};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -36,6 +36,8 @@ const LOOKS: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// How long a question of the check may take, with its repeats.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a call to the simulator may take.
+pub const LEDGER_CALL: Duration = Duration::from_secs(10);
 /// Broken orders that are kept with their law; more are counted.
 const MOST_TOLD: usize = 1_000;
 /// After so many questions without an answer no more are asked.
@@ -98,6 +100,8 @@ struct Work<'a> {
     progress: &'a Progress,
     ledger: Option<SimulatorServiceClient<Channel>>,
     started: Instant,
+    /// When sagas began to be waited for.
+    waits_since: Instant,
     orders: Mutex<HashMap<Uuid, Option<Heard>>>,
     found: Mutex<Found>,
     /// Questions that nobody answered.
@@ -113,6 +117,7 @@ pub async fn run(sources: &Sources, told: Told, progress: &Progress, stop: &Canc
         progress,
         ledger: None,
         started: Instant::now(),
+        waits_since: Instant::now(),
         orders,
         found,
         unanswered: AtomicU64::new(0),
@@ -137,7 +142,8 @@ async fn page(
 ) -> Result<sim::GetLedgerResponse, Status> {
     let mut tries = 0;
     loop {
-        match client.clone().get_ledger(request.clone()).await {
+        let asked = timeout(LEDGER_CALL, async { client.clone().get_ledger(request.clone()).await }).await;
+        match asked.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
             Ok(answer) => return Ok(answer.into_inner()),
             Err(status) if tries >= 20 => return Err(status),
             Err(_) => tries += 1,
@@ -161,6 +167,8 @@ impl Work<'_> {
         if self.sources.own_store.is_some() {
             self.list().await;
         }
+        // What came before may have taken long, and is no saga's fault.
+        self.waits_since = Instant::now();
         let chosen = self.chosen();
         self.progress.orders.store(chosen.len() as u64, Ordering::Relaxed);
         stream::iter(chosen)
@@ -299,7 +307,7 @@ impl Work<'_> {
                 }
                 Ok(evidence) => {
                     let law = self.laws(&evidence, told);
-                    let in_time = self.started.elapsed() < self.sources.settle;
+                    let in_time = self.is_in_time();
                     if law.is_err() && !settled(&evidence.events) && in_time {
                         if !std::mem::replace(&mut is_awaited, true) {
                             self.progress.waiting.fetch_add(1, Ordering::Relaxed);
@@ -328,6 +336,11 @@ impl Work<'_> {
             let mut found = self.found.lock().unwrap();
             found.settled_after = found.settled_after.max(Some(self.started.elapsed()));
         }
+    }
+
+    /// Whether sagas may still be under way.
+    fn is_in_time(&self) -> bool {
+        self.waits_since.elapsed() < self.sources.settle
     }
 
     /// The books first: what the service says afterwards is at least as new.
@@ -365,17 +378,15 @@ impl Work<'_> {
         let Some(client) = &self.ledger else { return };
         let is_own = self.sources.own_store.is_some();
         let mut strangers = BTreeSet::new();
+        let unread = |status: &Status| {
+            self.blame("simulator".to_owned(), format!("its ledger cannot be read: {}", reason(status)));
+        };
         let mut request =
             sim::GetLedgerRequest { page_size: if is_own { 1_000 } else { 1 }, ..Default::default() };
-        let stock = loop {
+        let mut stock = loop {
             let page = match page(client, &request).await {
                 Ok(page) => page,
-                Err(status) => {
-                    return self.blame(
-                        "simulator".to_owned(),
-                        format!("its ledger cannot be read: {}", reason(&status)),
-                    );
-                }
+                Err(status) => return unread(&status),
             };
             if is_own {
                 let orders = self.orders.lock().unwrap();
@@ -395,6 +406,16 @@ impl Work<'_> {
                 id.to_string(),
                 "payment or inventory did something for it, and it is not there".to_owned(),
             );
+        }
+        // Of a sample, nobody has waited for the other orders.
+        let is_sample = is_own && matches!(self.sources.which, Check::Sample(_));
+        while is_sample && stock.iter().any(|one| one.reserved > 0) && self.is_in_time() {
+            sleep(LOOK_EVERY).await;
+            let one = sim::GetLedgerRequest { page_size: 1, ..Default::default() };
+            stock = match page(client, &one).await {
+                Ok(page) => page.stock,
+                Err(status) => return unread(&status),
+            };
         }
         for one in stock {
             let what = format!("product {}/{}", one.product_id, one.variant_id);

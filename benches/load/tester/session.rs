@@ -8,11 +8,11 @@ use std::time::Duration;
 use futures::FutureExt;
 use order_service::proto::simulator::simulator_service_client::SimulatorServiceClient;
 use tokio::sync::Mutex as Shared;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::args::{Args, Kills, url};
-use super::check::{self, Sources};
+use super::check::{self, LEDGER_CALL, Sources};
 use super::machine::{Usage, own_cpu};
 use super::own::{Fallen, Own};
 use super::progress::{self, Screen};
@@ -52,8 +52,10 @@ pub async fn run(args: Args, stops: &Stops, screen: &Screen) -> Result<Report, S
         None => args.server.clone(),
     };
     if let Some(url) = &simulator {
-        let reached = SimulatorServiceClient::connect(url.clone()).await;
-        reached.map_err(|error| format!("the simulator at {url} is not reached: {error}"))?;
+        let connecting = timeout(LEDGER_CALL, SimulatorServiceClient::connect(url.clone())).await;
+        let reached = connecting.map_err(|_| "no answer in time".to_owned());
+        let reached = reached.and_then(|reached| reached.map_err(|error| error.to_string()));
+        reached.map_err(|why| format!("the simulator at {url} is not reached: {why}"))?;
     }
     let load = Load::new(args.clone(), &urls);
     let running_now = own.as_ref().map_or_else(Vec::new, |own| own.processes().to_vec());
