@@ -38,6 +38,10 @@ pub struct Told {
     pub in_doubt: Vec<NewOrder>,
     /// Orders that were shown older than they were, or not at all.
     pub stale: Vec<(Uuid, String)>,
+    /// Which order was made for a request to make one: request id and order.
+    pub made: HashMap<Uuid, Uuid>,
+    /// How many different requests to make an order were sent.
+    pub requests: u64,
     /// Answers that acknowledged something.
     pub acknowledgements: u64,
     standing: Vec<Standing>,
@@ -74,6 +78,20 @@ impl Book {
     /// A refusal names this order.
     pub fn named(&self, id: Uuid) {
         self.told().orders.entry(id).or_default();
+    }
+
+    /// An order is asked for; with repeats, once.
+    pub fn asks(&self) {
+        self.told().requests += 1;
+    }
+
+    /// This order was made for a request.
+    pub fn made(&self, request: Uuid, id: Uuid) {
+        let mut told = self.told();
+        let before = *told.made.entry(request).or_insert(id);
+        if before != id {
+            told.blame(id, twice(request, before));
+        }
     }
 
     /// Nobody knows what became of this.
@@ -116,6 +134,11 @@ impl Book {
     pub fn close(&self) -> Told {
         std::mem::take(&mut self.told())
     }
+}
+
+/// What is said of a second order for the same request.
+pub fn twice(request: Uuid, first: Uuid) -> String {
+    format!("I2: made for request {request}, for which {first} was made before")
 }
 
 impl Told {

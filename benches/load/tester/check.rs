@@ -1,6 +1,6 @@
 //! The truth check: what the tester was told, against the service, its history, and the books of the simulator.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use super::args::Check;
-use super::book::Told;
+use super::book::{Told, twice};
 use super::calls::{Answer, Call, NewOrder, is_not_made, named, reason};
 use crate::harness::Chance;
 use crate::harness::fleet::Fleet;
@@ -103,6 +103,9 @@ struct Work<'a> {
     /// When sagas began to be waited for.
     waits_since: Instant,
     orders: Mutex<HashMap<Uuid, Option<Heard>>>,
+    /// Which order was made for a request, and how many requests there were.
+    made: Mutex<HashMap<Uuid, Uuid>>,
+    requests: u64,
     found: Mutex<Found>,
     /// Questions that nobody answered.
     unanswered: AtomicU64,
@@ -110,7 +113,7 @@ struct Work<'a> {
 
 /// Checks everything that is asked for, until it is done or `stop` is cancelled.
 pub async fn run(sources: &Sources, told: Told, progress: &Progress, stop: &CancellationToken) -> Found {
-    let Told { orders, in_doubt, stale, .. } = told;
+    let Told { orders, in_doubt, stale, made, requests, .. } = told;
     let (orders, found) = (Mutex::new(orders), Mutex::default());
     let mut work = Work {
         sources,
@@ -119,6 +122,8 @@ pub async fn run(sources: &Sources, told: Told, progress: &Progress, stop: &Canc
         started: Instant::now(),
         waits_since: Instant::now(),
         orders,
+        made: Mutex::new(made),
+        requests,
         found,
         unanswered: AtomicU64::new(0),
     };
@@ -166,6 +171,7 @@ impl Work<'_> {
             .await;
         if self.sources.own_store.is_some() {
             self.list().await;
+            self.surplus();
         }
         // What came before may have taken long, and is no saga's fault.
         self.waits_since = Instant::now();
@@ -238,6 +244,7 @@ impl Work<'_> {
                         format!("is answered with an order without an id: {:?}", answer.id),
                     );
                 };
+                self.made(order.request_id, id);
                 let now = Heard::of(&answer);
                 let so_far = orders.entry(id).or_default();
                 *so_far = Some(so_far.map_or(now, |so_far| so_far.and(now)));
@@ -246,6 +253,7 @@ impl Work<'_> {
             Err(status) => {
                 if let Some(id) = named(&status) {
                     orders.entry(id).or_default();
+                    self.made(order.request_id, id);
                 } else if !is_not_made(&status) {
                     drop(orders);
                     self.unanswered.fetch_add(1, Ordering::Relaxed);
@@ -259,6 +267,33 @@ impl Work<'_> {
         }
         drop(orders);
         self.found.lock().unwrap().cleared += 1;
+    }
+
+    /// An order was made for this request; it has to be the same one each time.
+    fn made(&self, request: Uuid, id: Uuid) {
+        let before = *self.made.lock().unwrap().entry(request).or_insert(id);
+        if before != id {
+            self.blame(id.to_string(), twice(request, before));
+        }
+    }
+
+    /// Where nobody else orders, there are at most as many orders as were asked for: a further one was made by a repeat.
+    fn surplus(&self) {
+        let known: HashSet<Uuid> = self.made.lock().unwrap().values().copied().collect();
+        let orders = self.orders.lock().unwrap();
+        let surplus = (orders.len() as u64).saturating_sub(self.requests);
+        let mut unknown: Vec<Uuid> = orders.keys().filter(|id| !known.contains(id)).copied().collect();
+        drop(orders);
+        unknown.sort_unstable();
+        if surplus > 0 {
+            let whom = unknown.first().map_or_else(|| "the list of orders".to_owned(), Uuid::to_string);
+            let what = format!(
+                "I2: {surplus} more orders than the {} that were asked for; no answer named {} of them, this one first",
+                self.requests,
+                unknown.len()
+            );
+            self.blame(whom, what);
+        }
     }
 
     /// Takes down every order that is there, also those that nobody was told of.

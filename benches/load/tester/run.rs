@@ -108,9 +108,11 @@ impl Load {
                     let order = NewOrder { declined: false, ..load.new_order(&mut chance) };
                     let deadline = Instant::now() + load.args.timeout;
                     let call = Call::Create(order);
+                    load.book.asks();
                     match load.try_call(&call, deadline, 10).await.0 {
                         Ok(Answer::Order(order)) => {
                             load.book.heard(&order, None);
+                            load.noted(&call, order.id.parse().ok());
                             load.book.stands(&order);
                             made.fetch_add(1, Ordering::Relaxed);
                         }
@@ -288,10 +290,20 @@ impl Load {
         }
     }
 
+    /// An answer to a new order names one.
+    fn noted(&self, call: &Call, id: Option<Uuid>) {
+        if let (Call::Create(order), Some(id)) = (call, id) {
+            self.book.made(order.request_id, id);
+        }
+    }
+
     /// Makes a call that was due at this moment, and notes what became of it.
     async fn call(&self, call: &Call, due: Duration, known: Option<i64>) -> Outcome {
         let under_way = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         self.recorder.sent(self.elapsed(), under_way);
+        if let Call::Create(_) = call {
+            self.book.asks();
+        }
         let deadline = Instant::now() + self.args.timeout;
         let (answer, node, moved) = self.try_call(call, deadline, self.args.retries).await;
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -304,12 +316,14 @@ impl Load {
         match answer {
             Ok(Answer::Order(order)) => {
                 self.book.heard(&order, known);
+                self.noted(call, order.id.parse().ok());
                 Outcome::Order(order)
             }
             Ok(Answer::Other) => Outcome::Other,
             Err((status, was_unanswered)) => {
                 if let Some(id) = named(&status) {
                     self.book.named(id);
+                    self.noted(call, Some(id));
                 }
                 match call {
                     Call::Get(id) if status.code() == tonic::Code::NotFound => self.book.missing(*id),
