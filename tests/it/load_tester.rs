@@ -35,8 +35,8 @@ use crate::harness::process::{NodeProcess, Simulate};
 mod tester;
 
 use tester::args::{Args, Check};
-use tester::book::Told;
-use tester::calls::{Class, is_not_made};
+use tester::book::{Book, Told};
+use tester::calls::{Class, NewOrder, is_not_made};
 use tester::check::{self, Found, Progress, Sources};
 use tester::html::html;
 use tester::mix::{Keys, Kind, Mix};
@@ -357,7 +357,9 @@ async fn a_node_that_does_not_give_stock_back_fails() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_and_is_not_so_is_named() {
     let simulate = Simulate::start().await;
-    let node = NodeProcess::start(&simulate, &[]).await;
+    let place = tempfile::TempDir::new().unwrap();
+    let store = format!("sqlite:{}", place.path().join("orders.db").display());
+    let node = NodeProcess::start_in(place, &simulate, &[]).await;
     let order = node.client().create_order(sample_order()).await.unwrap().into_inner();
     let id: Uuid = order.id.parse().unwrap();
     let told = |order: &pb::Order, id: Uuid| {
@@ -388,4 +390,55 @@ async fn what_was_acknowledged_and_is_not_so_is_named() {
     assert!(blamed(told(&richer, id)).await.1.contains("another total"));
     let shipped = pb::Order { status: pb::OrderStatus::Shipped.into(), ..order.clone() };
     assert!(blamed(told(&shipped, id)).await.1.contains("Shipped was acknowledged and never was"));
+
+    // Another order was the answer before, so this one is a second.
+    let request = NewOrder { user: 7, request_id: Uuid::now_v7(), lines: 1, declined: false };
+    let mut twice = told(&order, id);
+    twice.made.insert(request.request_id, id);
+    twice.in_doubt.push(request);
+    let (whom, what) = blamed(twice).await;
+    assert!(whom != order.id && what.contains(&format!("for which {id} was made before")), "{whom} {what}");
+    // Two are there now; what was asked for is one.
+    let sole = Sources {
+        own_store: Some(store),
+        fleet: sources.fleet.clone(),
+        simulator: sources.simulator.clone(),
+        ..sources
+    };
+    let mut once = told(&order, id);
+    once.requests = 1;
+    once.made.insert(Uuid::now_v7(), id);
+    let found = check::run(&sole, once, &Progress::default(), &CancellationToken::new()).await;
+    assert_eq!(found.broken.len(), 1, "{:?}", found.broken);
+    let (other, what) = &found.broken[0];
+    assert!(*other == whom && what.contains("1 more orders than the 1 that were asked for"), "{what}");
+    let mut both = told(&order, id);
+    both.requests = 2;
+    let found = check::run(&sole, both, &Progress::default(), &CancellationToken::new()).await;
+    assert_eq!((found.broken, found.checked), (Vec::new(), 2));
+}
+
+#[test]
+fn answers_are_held_against_earlier_ones() {
+    let order = pb::Order { id: Uuid::from_u128(3).to_string(), version: 4, ..Default::default() };
+    let status = |version| pb::GetOrderStatusResponse { id: order.id.clone(), version, ..Default::default() };
+    let blamed = |note: &dyn Fn(&Book)| {
+        let book = Book::default();
+        book.heard(&order, None);
+        note(&book);
+        book.close().stale.into_iter().map(|(_, what)| what).collect::<Vec<_>>().join("; ")
+    };
+    let sound = blamed(&|book| {
+        book.heard(&order, Some(4));
+        book.heard_status(&status(5), Some(4));
+    });
+    assert_eq!(sound, "");
+    let richer = pb::Order { total_amount: "1.00".into(), ..order.clone() };
+    let other = blamed(&|book| book.heard(&richer, None));
+    assert!(other.contains("different content of version 4"), "{other}");
+    let older = blamed(&|book| {
+        book.heard_status(&status(6), Some(4));
+        book.heard_status(&status(5), book.version(Uuid::from_u128(3)));
+    });
+    assert!(older.contains("shown at version 5, told to be at 6"), "{older}");
 }

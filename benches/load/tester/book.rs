@@ -60,14 +60,28 @@ impl Book {
         let heard = Heard::of(order);
         let mut told = self.told();
         told.acknowledgements += 1;
-        if let Some(known) = known.filter(|known| *known > heard.version) {
-            told.blame(
-                id,
-                format!("I1: shown at version {}, told to be at {known} before the question", heard.version),
-            );
+        told.is_older(id, heard.version, known);
+        let before = told.orders.get(&id).copied().flatten();
+        if before.is_some_and(|before| before.contradicts(&heard)) {
+            told.blame(id, format!("I1: two answers tell of different content of version {}", heard.version));
         }
         let so_far = told.orders.entry(id).or_default();
         *so_far = Some(so_far.map_or(heard, |so_far| so_far.and(heard)));
+    }
+
+    /// An answer says which status an order has, and not more; `known` as in [`Self::heard`].
+    pub fn heard_status(&self, answer: &pb::GetOrderStatusResponse, known: Option<i64>) {
+        let Ok(id) = answer.id.parse() else { return };
+        let mut told = self.told();
+        told.acknowledgements += 1;
+        told.is_older(id, answer.version, known);
+        let so_far = told.orders.entry(id).or_default();
+        *so_far = so_far.map(|so_far| so_far.with_status(answer.status, answer.version));
+    }
+
+    /// The highest version that was told of an order.
+    pub fn version(&self, id: Uuid) -> Option<i64> {
+        Some(self.told().orders.get(&id).copied().flatten()?.shown)
     }
 
     /// An order that was told of before is said not to be there.
@@ -114,13 +128,11 @@ impl Book {
         }
     }
 
-    /// One of the orders that stand, and the highest version that was told of it.
-    pub fn pick(&self, keys: Keys, chance: &mut Chance) -> Option<(Standing, Option<i64>)> {
+    /// One of the orders that stand.
+    pub fn pick(&self, keys: Keys, chance: &mut Chance) -> Option<Standing> {
         let told = self.told();
         let place = keys.pick(told.standing.len() as u64, chance) as usize;
-        let standing = *told.standing.get(place)?;
-        let version = told.orders.get(&standing.id).copied().flatten().map(|heard| heard.version);
-        Some((standing, version))
+        told.standing.get(place).copied()
     }
 
     /// As [`Self::pick`]; nobody else is given it any more.
@@ -142,6 +154,15 @@ pub fn twice(request: Uuid, first: Uuid) -> String {
 }
 
 impl Told {
+    fn is_older(&mut self, id: Uuid, version: i64, known: Option<i64>) {
+        if let Some(known) = known.filter(|known| *known > version) {
+            self.blame(
+                id,
+                format!("I1: shown at version {version}, told to be at {known} before the question"),
+            );
+        }
+    }
+
     fn blame(&mut self, id: Uuid, what: String) {
         if self.stale.len() < MOST_TOLD {
             self.stale.push((id, what));

@@ -249,7 +249,7 @@ impl Work<'_> {
                 let so_far = orders.entry(id).or_default();
                 *so_far = Some(so_far.map_or(now, |so_far| so_far.and(now)));
             }
-            Ok(Answer::Other) => {}
+            Ok(Answer::Status(_) | Answer::Other) => {}
             Err(status) => {
                 if let Some(id) = named(&status) {
                     orders.entry(id).or_default();
