@@ -35,7 +35,7 @@ use crate::harness::process::{NodeProcess, Simulate};
 mod tester;
 
 use tester::args::{Args, Check};
-use tester::book::{Book, Told};
+use tester::book::{Book, Changes, Told};
 use tester::calls::{Class, NewOrder, is_not_made};
 use tester::check::{self, Found, Progress, Sources};
 use tester::html::html;
@@ -416,6 +416,21 @@ async fn what_was_acknowledged_and_is_not_so_is_named() {
     both.requests = 2;
     let found = check::run(&sole, both, &Progress::default(), &CancellationToken::new()).await;
     assert_eq!((found.broken, found.checked), (Vec::new(), 2));
+
+    // Done once, whether it was asked for or not.
+    let add = pb::AddOrderItemRequest {
+        order_id: order.id.clone(),
+        item: sample_order().items.pop(),
+        request_id: Uuid::now_v7().to_string(),
+        ..Default::default()
+    };
+    let changed = node.client().add_order_item(add).await.unwrap().into_inner();
+    let (whom, what) = blamed(told(&changed, id)).await;
+    assert!(whom == order.id && what.contains("items_changed 1 times, asked for 0 times"), "{what}");
+    let mut asked = told(&changed, id);
+    asked.changes.insert(id, Changes { edits: 1, refunds: 0 });
+    let found = check::run(&sources, asked, &Progress::default(), &CancellationToken::new()).await;
+    assert_eq!((found.broken, found.checked), (Vec::new(), 1));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use order_service::proto::order as pb;
 use uuid::Uuid;
 
-use super::calls::NewOrder;
+use super::calls::{Call, NewOrder};
 use super::mix::Keys;
 use crate::harness::Chance;
 use crate::harness::invariants::Heard;
@@ -25,6 +25,31 @@ pub struct Standing {
     pub item: Uuid,
 }
 
+/// Requests to change one order, each with an id of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Changes {
+    /// To change its items.
+    pub edits: u32,
+    /// To give something back.
+    pub refunds: u32,
+}
+
+impl Changes {
+    /// I2: nothing was done for a request more than once. Nobody else changes the order.
+    ///
+    /// # Errors
+    /// What was done too often.
+    pub fn law(self, events: &[pb::OrderEvent]) -> Result<(), String> {
+        for (done, asked) in [("items_changed", self.edits), ("refund_granted", self.refunds)] {
+            let times = events.iter().filter(|event| event.r#type == done).count();
+            if times > asked as usize {
+                return Err(format!("I2: {done} {times} times, asked for {asked} times"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What was told so far.
 #[derive(Debug, Default)]
 pub struct Book(Mutex<Told>);
@@ -40,6 +65,8 @@ pub struct Told {
     pub stale: Vec<(Uuid, String)>,
     /// Which order was made for a request to make one: request id and order.
     pub made: HashMap<Uuid, Uuid>,
+    /// How many different requests to change an order were sent, of those that were changed.
+    pub changes: HashMap<Uuid, Changes>,
     /// How many different requests to make an order were sent.
     pub requests: u64,
     /// Answers that acknowledged something.
@@ -94,9 +121,17 @@ impl Book {
         self.told().orders.entry(id).or_default();
     }
 
-    /// An order is asked for; with repeats, once.
-    pub fn asks(&self) {
-        self.told().requests += 1;
+    /// Something is asked for; with repeats, once.
+    pub fn asks(&self, call: &Call) {
+        let mut told = self.told();
+        match call {
+            Call::Create(_) => told.requests += 1,
+            Call::UpdateItem(id, ..) | Call::AddItem(id, ..) => {
+                told.changes.entry(*id).or_default().edits += 1;
+            }
+            Call::Refund(id, _) => told.changes.entry(*id).or_default().refunds += 1,
+            _ => {}
+        }
     }
 
     /// This order was made for a request.

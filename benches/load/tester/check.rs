@@ -22,7 +22,7 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use super::args::Check;
-use super::book::{Told, twice};
+use super::book::{Changes, Told, twice};
 use super::calls::{Answer, Call, NewOrder, is_not_made, named, reason};
 use crate::harness::Chance;
 use crate::harness::fleet::Fleet;
@@ -106,6 +106,7 @@ struct Work<'a> {
     /// Which order was made for a request, and how many requests there were.
     made: Mutex<HashMap<Uuid, Uuid>>,
     requests: u64,
+    changes: HashMap<Uuid, Changes>,
     found: Mutex<Found>,
     /// Questions that nobody answered.
     unanswered: AtomicU64,
@@ -113,7 +114,7 @@ struct Work<'a> {
 
 /// Checks everything that is asked for, until it is done or `stop` is cancelled.
 pub async fn run(sources: &Sources, told: Told, progress: &Progress, stop: &CancellationToken) -> Found {
-    let Told { orders, in_doubt, stale, made, requests, .. } = told;
+    let Told { orders, in_doubt, stale, made, requests, changes, .. } = told;
     let (orders, found) = (Mutex::new(orders), Mutex::default());
     let mut work = Work {
         sources,
@@ -124,6 +125,7 @@ pub async fn run(sources: &Sources, told: Told, progress: &Progress, stop: &Canc
         orders,
         made: Mutex::new(made),
         requests,
+        changes,
         found,
         unanswered: AtomicU64::new(0),
     };
@@ -397,6 +399,8 @@ impl Work<'_> {
     fn laws(&self, evidence: &Evidence, told: Option<Heard>) -> Result<(), String> {
         if let Some(told) = &told {
             heard(told, evidence)?;
+            let asked = evidence.order.id.parse().ok().and_then(|id| self.changes.get(&id));
+            asked.copied().unwrap_or_default().law(&evidence.events)?;
         }
         if self.ledger.is_some() {
             return check(evidence);

@@ -108,7 +108,7 @@ impl Load {
                     let order = NewOrder { declined: false, ..load.new_order(&mut chance) };
                     let deadline = Instant::now() + load.args.timeout;
                     let call = Call::Create(order);
-                    load.book.asks();
+                    load.book.asks(&call);
                     match load.try_call(&call, deadline, 10).await.0 {
                         Ok(Answer::Order(order)) => {
                             load.book.heard(&order, None);
@@ -302,9 +302,7 @@ impl Load {
         let known = call.order().and_then(|id| self.book.version(id));
         let under_way = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         self.recorder.sent(self.elapsed(), under_way);
-        if let Call::Create(_) = call {
-            self.book.asks();
-        }
+        self.book.asks(call);
         let deadline = Instant::now() + self.args.timeout;
         let (answer, node, moved) = self.try_call(call, deadline, self.args.retries).await;
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
