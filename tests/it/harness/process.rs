@@ -27,8 +27,11 @@ const LAST_WORDS: usize = 50;
 /// process ends.
 pub static APART: AtomicBool = AtomicBool::new(false);
 
-/// Told of every program that is started [`APART`], by its number, before anything is waited for.
-pub static SPAWNED: Mutex<Option<Box<dyn Fn(u32) + Send>>> = Mutex::new(None);
+/// Is told the number of a process.
+pub type Hears = Box<dyn Fn(u32) + Send>;
+
+/// Told of every program that is started [`APART`], before anything is waited for.
+pub static SPAWNED: Mutex<Option<Hears>> = Mutex::new(None);
 
 /// A running program. Killed and reaped when dropped; what it wrote to standard error is printed if the test fails.
 pub struct Process {
