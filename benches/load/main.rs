@@ -121,16 +121,22 @@ fn write(file: &Path, text: &str) -> std::io::Result<()> {
 async fn stopped(stops: &Stops) {
     let mut interrupt = signal(SignalKind::interrupt()).unwrap();
     let mut terminate = signal(SignalKind::terminate()).unwrap();
+    // The terminal was closed.
+    let mut hang_up = signal(SignalKind::hangup()).unwrap();
     for stop in [Some(&stops.enough), Some(&stops.at_once), None] {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
         }
         if let Some(stop) = stop {
             stop.cancel();
             // Whoever signals a process and its group at once means one.
             tokio::time::sleep(ONE_SIGNAL).await;
-            while interrupt.recv().now_or_never().is_some() || terminate.recv().now_or_never().is_some() {}
+            while [&mut interrupt, &mut terminate, &mut hang_up]
+                .into_iter()
+                .any(|signal| signal.recv().now_or_never().is_some())
+            {}
         }
     }
 }

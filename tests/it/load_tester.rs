@@ -1,5 +1,6 @@
 //! The load tester of `benches/load`: when calls are due, what it measures, and that its check is worth something.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -9,9 +10,10 @@ use std::time::Duration;
 
 use clap::Parser;
 use order_service::proto::order as pb;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -19,6 +21,7 @@ use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
+use tonic_types::{ErrorDetails, StatusExt};
 use uuid::Uuid;
 
 use crate::harness::Chance;
@@ -32,11 +35,12 @@ use crate::harness::process::{NodeProcess, Simulate};
 mod tester;
 
 use tester::args::{Args, Check};
-use tester::book::Told;
-use tester::calls::Class;
+use tester::book::{Book, Changes, Told};
+use tester::calls::{Class, NewOrder, is_not_made};
 use tester::check::{self, Found, Progress, Sources};
 use tester::html::html;
 use tester::mix::{Keys, Kind, Mix};
+use tester::own::{Guard, Own};
 use tester::progress::Screen;
 use tester::record::{Ended, Recorder, millis};
 use tester::report::Report;
@@ -124,9 +128,15 @@ fn percentiles_are_those_of_what_was_answered() {
         assert!((found - expected).abs() <= expected / 500.0, "p{percentile} is {found}");
     }
     assert_eq!((records.all.done, records.all.failed, records.nodes[0]), (1_000, 1, (1_000, 1)));
+    assert!((millis(&records.at_least, 100.0) - 9_000.0).abs() < 50.0);
+    assert!((980.0..1_010.0).contains(&records.p99_of_arrivals()), "{}", records.p99_of_arrivals());
     // The latency belongs to when a call was due, the answer to when it came.
     let [due, end] = [2, 20].map(|place| &records.points[place]);
     assert_eq!((due.latency.len(), due.answered, end.failed), (1_000, 499, 1));
+    drop(records);
+    (0..20).for_each(|_| recorder.arrived(Duration::from_secs(1), true));
+    let records = recorder.records();
+    assert!(records.p99_of_arrivals().is_infinite() && records.bad() == (21, 1_021));
 }
 
 #[test]
@@ -148,15 +158,81 @@ fn what_is_not_on_this_machine_is_refused() {
     ] {
         assert!(args(wrong).validate().is_err(), "{wrong}");
     }
+    assert_eq!(args("--set saga.run_ahead=0s").validate(), Ok(()));
     for wrong in [
         "--chaos kill:every=1x",
         "--break skip-undo:create.label",
         "--server 127.0.0.1:1 --nodes 3",
         "--mix x=1",
+        "--duration 99999999999999999999h",
+        "--set store.url=postgres://db.example/orders",
+        "--set STORE__URL=postgres://db.example/orders",
+        "--set grpc.listen=0.0.0.0:1",
+        "--set collaborators.payment=http://payment.example:1",
+        "--set cluster.advertise=192.0.2.7:1",
     ] {
         let words = ["load"].into_iter().chain(wrong.split(' '));
         assert!(Args::try_parse_from(words).is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn the_guard_removes_its_own_folder_and_no_other() {
+    let place = tempfile::TempDir::new().unwrap();
+    let at = |name: &str| place.path().join(name);
+    let (ours, inner) = (at("a b/c *"), at("a b/d/e"));
+    let others = [at("a"), at("b"), at("a b/c"), at("other"), inner];
+    others.iter().chain([&ours]).for_each(|folder| std::fs::create_dir_all(folder.join("file")).unwrap());
+    let guard = Guard::start(&at("a b/"));
+    for folder in [ours.clone(), at("other"), at("a b"), at("a b/d/e"), at("a b/../other")] {
+        guard.knows_folder(&folder);
+    }
+    drop(guard);
+    assert!(!ours.exists());
+    others.iter().for_each(|folder| assert!(folder.join("file").exists(), "{}", folder.display()));
+}
+
+#[test]
+fn only_a_refusal_of_the_service_says_that_an_order_was_not_made() {
+    use tonic::Code;
+    let told = |code: Code, reason: &str| {
+        let details = ErrorDetails::with_error_info(reason, "order", HashMap::new());
+        is_not_made(&Status::with_error_details(code, "", details))
+    };
+    assert!(
+        told(Code::FailedPrecondition, "INVENTORY_UNAVAILABLE") && told(Code::NotFound, "USER_NOT_FOUND")
+    );
+    assert!(!told(Code::InvalidArgument, "REQUEST_ID_REUSED"));
+    assert!(!is_not_made(&Status::failed_precondition("says a proxy")));
+    use Code::{Aborted, Internal, PermissionDenied, ResourceExhausted, Unavailable, Unknown};
+    for code in [Aborted, Internal, PermissionDenied, ResourceExhausted, Unavailable, Unknown] {
+        assert!(!told(code, "WHATEVER"), "{code:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_ends_by_itself_is_noticed_and_one_that_was_killed_is_not() {
+    let mut own = Own::start(&args("--rate 1")).await;
+    assert_eq!(own.fallen(), Vec::new());
+    own.kill9(0).await;
+    assert_eq!(own.fallen(), Vec::new(), "that was meant");
+    own.start_again(0).await;
+    let (_, process) = own.processes().iter().find(|(name, _)| name == "node-1").unwrap();
+    let process = Pid::from_raw(i32::try_from(*process).unwrap()).unwrap();
+    kill_process(process, Signal::KILL).unwrap();
+    let mut tick = interval(Duration::from_millis(10));
+    let noticed = async {
+        loop {
+            tick.tick().await;
+            if let [one] = &own.fallen()[..] {
+                break one.clone();
+            }
+        }
+    };
+    let fallen = timeout(Duration::from_secs(30), noticed).await.unwrap();
+    assert!(fallen.name == "node-1" && fallen.how.contains("signal: 9"), "{fallen:?}");
+    assert!(fallen.last.contains("serving"), "{fallen:?}");
+    assert!(own.fallen().is_empty() && own.is_down(0), "told once");
 }
 
 /// Answers every call with an empty message, one after the other, each when the next tick comes.
@@ -218,6 +294,7 @@ async fn an_open_loop_does_not_wait_for_a_slow_server_and_a_closed_one_does() {
     let open = run(&format!("{server} --rate 100")).await;
     assert_eq!((open.records.arrivals, open.records.dropped), (100, 0));
     assert_eq!((open.records.all.done, open.records.all.failed), (100, 0));
+    assert_eq!(open.verdict.exit, 2, "there was no order to check: {}", open.verdict.line);
     // The last of a hundred calls has fifty before it.
     let p90 = millis(&open.records.all.latency, 90.0);
     assert!((600.0..8_000.0).contains(&p90), "{p90}");
@@ -280,7 +357,9 @@ async fn a_node_that_does_not_give_stock_back_fails() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_and_is_not_so_is_named() {
     let simulate = Simulate::start().await;
-    let node = NodeProcess::start(&simulate, &[]).await;
+    let place = tempfile::TempDir::new().unwrap();
+    let store = format!("sqlite:{}", place.path().join("orders.db").display());
+    let node = NodeProcess::start_in(place, &simulate, &[]).await;
     let order = node.client().create_order(sample_order()).await.unwrap().into_inner();
     let id: Uuid = order.id.parse().unwrap();
     let told = |order: &pb::Order, id: Uuid| {
@@ -311,4 +390,70 @@ async fn what_was_acknowledged_and_is_not_so_is_named() {
     assert!(blamed(told(&richer, id)).await.1.contains("another total"));
     let shipped = pb::Order { status: pb::OrderStatus::Shipped.into(), ..order.clone() };
     assert!(blamed(told(&shipped, id)).await.1.contains("Shipped was acknowledged and never was"));
+
+    // Another order was the answer before, so this one is a second.
+    let request = NewOrder { user: 7, request_id: Uuid::now_v7(), lines: 1, declined: false };
+    let mut twice = told(&order, id);
+    twice.made.insert(request.request_id, id);
+    twice.in_doubt.push(request);
+    let (whom, what) = blamed(twice).await;
+    assert!(whom != order.id && what.contains(&format!("for which {id} was made before")), "{whom} {what}");
+    // Two are there now; what was asked for is one.
+    let sole = Sources {
+        own_store: Some(store),
+        fleet: sources.fleet.clone(),
+        simulator: sources.simulator.clone(),
+        ..sources
+    };
+    let mut once = told(&order, id);
+    once.requests = 1;
+    once.made.insert(Uuid::now_v7(), id);
+    let found = check::run(&sole, once, &Progress::default(), &CancellationToken::new()).await;
+    assert_eq!(found.broken.len(), 1, "{:?}", found.broken);
+    let (other, what) = &found.broken[0];
+    assert!(*other == whom && what.contains("1 more orders than the 1 that were asked for"), "{what}");
+    let mut both = told(&order, id);
+    both.requests = 2;
+    let found = check::run(&sole, both, &Progress::default(), &CancellationToken::new()).await;
+    assert_eq!((found.broken, found.checked), (Vec::new(), 2));
+
+    // Done once, whether it was asked for or not.
+    let add = pb::AddOrderItemRequest {
+        order_id: order.id.clone(),
+        item: sample_order().items.pop(),
+        request_id: Uuid::now_v7().to_string(),
+        ..Default::default()
+    };
+    let changed = node.client().add_order_item(add).await.unwrap().into_inner();
+    let (whom, what) = blamed(told(&changed, id)).await;
+    assert!(whom == order.id && what.contains("items_changed 1 times, asked for 0 times"), "{what}");
+    let mut asked = told(&changed, id);
+    asked.changes.insert(id, Changes { edits: 1, refunds: 0 });
+    let found = check::run(&sources, asked, &Progress::default(), &CancellationToken::new()).await;
+    assert_eq!((found.broken, found.checked), (Vec::new(), 1));
+}
+
+#[test]
+fn answers_are_held_against_earlier_ones() {
+    let order = pb::Order { id: Uuid::from_u128(3).to_string(), version: 4, ..Default::default() };
+    let status = |version| pb::GetOrderStatusResponse { id: order.id.clone(), version, ..Default::default() };
+    let blamed = |note: &dyn Fn(&Book)| {
+        let book = Book::default();
+        book.heard(&order, None);
+        note(&book);
+        book.close().stale.into_iter().map(|(_, what)| what).collect::<Vec<_>>().join("; ")
+    };
+    let sound = blamed(&|book| {
+        book.heard(&order, Some(4));
+        book.heard_status(&status(5), Some(4));
+    });
+    assert_eq!(sound, "");
+    let richer = pb::Order { total_amount: "1.00".into(), ..order.clone() };
+    let other = blamed(&|book| book.heard(&richer, None));
+    assert!(other.contains("different content of version 4"), "{other}");
+    let older = blamed(&|book| {
+        book.heard_status(&status(6), Some(4));
+        book.heard_status(&status(5), book.version(Uuid::from_u128(3)));
+    });
+    assert!(older.contains("shown at version 5, told to be at 6"), "{older}");
 }

@@ -91,9 +91,29 @@ fn skip_undo(text: &str) -> Result<String, String> {
     }
 }
 
+/// Sections that say where orders, money and messages go: nodes of the tester keep to themselves.
+const OURS: [&str; 6] = ["store", "collaborators", "peer", "cache", "simulator", "testing"];
+/// What the nodes of a cluster know each other by.
+const OF_MEMBERS: [&str; 5] = ["enabled", "name", "advertise", "peers", "seeds"];
+
 fn setting(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, such as saga.run_ahead=0s")?;
-    Ok((format!("ORDER__{}", key.replace('.', "__").to_uppercase()), value.to_owned()))
+    let key = key.trim().replace('.', "__").to_lowercase();
+    let parts: Vec<&str> = key.split("__").collect();
+    let is_ours = match parts[..] {
+        [_, "listen"] => true,
+        ["cluster", name] => OF_MEMBERS.contains(&name),
+        [section, ..] => OURS.contains(&section),
+        [] => false,
+    };
+    if is_ours {
+        return Err(format!(
+            "{} is up to the tester: its own nodes use its own store, simulator and addresses; for others, start them and use \
+             --server",
+            parts.join(".")
+        ));
+    }
+    Ok((format!("ORDER__{}", key.to_uppercase()), value.to_owned()))
 }
 
 const EXPLAINED: &str = "\
@@ -221,7 +241,7 @@ pub struct Args {
     /// Where own nodes keep orders [default: sqlite for one node].
     #[arg(long, value_enum, help_heading = "Target", conflicts_with = "server")]
     pub store: Option<Store>,
-    /// A setting of own nodes, such as saga.run_ahead=0s; repeatable.
+    /// A setting of own nodes, such as saga.run_ahead=0s; repeatable. None that says where something is.
     #[arg(long, value_parser = setting, value_name = "KEY=VALUE", help_heading = "Target", conflicts_with = "server")]
     pub set: Vec<(String, String)>,
 
@@ -244,7 +264,8 @@ pub struct Args {
     /// How long sagas are waited for that still run after the load.
     #[arg(long, value_parser = time, default_value = "60s", value_name = "TIME", help_heading = "Check and report")]
     pub settle: Duration,
-    /// Fails the run when the 99th percentile of all calls is above this.
+    /// Fails the run when the 99th percentile of all calls is above this; failed ones count with the time until they failed,
+    /// dropped ones as endless.
     #[arg(long, value_parser = time, value_name = "TIME", help_heading = "Check and report")]
     pub max_p99: Option<Duration>,
     /// Fails the run when a larger share of calls failed or was dropped.

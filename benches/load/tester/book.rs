@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use order_service::proto::order as pb;
 use uuid::Uuid;
 
-use super::calls::NewOrder;
+use super::calls::{Call, NewOrder};
 use super::mix::Keys;
 use crate::harness::Chance;
 use crate::harness::invariants::Heard;
@@ -25,6 +25,31 @@ pub struct Standing {
     pub item: Uuid,
 }
 
+/// Requests to change one order, each with an id of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Changes {
+    /// To change its items.
+    pub edits: u32,
+    /// To give something back.
+    pub refunds: u32,
+}
+
+impl Changes {
+    /// I2: nothing was done for a request more than once. Nobody else changes the order.
+    ///
+    /// # Errors
+    /// What was done too often.
+    pub fn law(self, events: &[pb::OrderEvent]) -> Result<(), String> {
+        for (done, asked) in [("items_changed", self.edits), ("refund_granted", self.refunds)] {
+            let times = events.iter().filter(|event| event.r#type == done).count();
+            if times > asked as usize {
+                return Err(format!("I2: {done} {times} times, asked for {asked} times"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What was told so far.
 #[derive(Debug, Default)]
 pub struct Book(Mutex<Told>);
@@ -38,6 +63,12 @@ pub struct Told {
     pub in_doubt: Vec<NewOrder>,
     /// Orders that were shown older than they were, or not at all.
     pub stale: Vec<(Uuid, String)>,
+    /// Which order was made for a request to make one: request id and order.
+    pub made: HashMap<Uuid, Uuid>,
+    /// How many different requests to change an order were sent, of those that were changed.
+    pub changes: HashMap<Uuid, Changes>,
+    /// How many different requests to make an order were sent.
+    pub requests: u64,
     /// Answers that acknowledged something.
     pub acknowledgements: u64,
     standing: Vec<Standing>,
@@ -56,14 +87,28 @@ impl Book {
         let heard = Heard::of(order);
         let mut told = self.told();
         told.acknowledgements += 1;
-        if let Some(known) = known.filter(|known| *known > heard.version) {
-            told.blame(
-                id,
-                format!("I1: shown at version {}, told to be at {known} before the question", heard.version),
-            );
+        told.is_older(id, heard.version, known);
+        let before = told.orders.get(&id).copied().flatten();
+        if before.is_some_and(|before| before.contradicts(&heard)) {
+            told.blame(id, format!("I1: two answers tell of different content of version {}", heard.version));
         }
         let so_far = told.orders.entry(id).or_default();
         *so_far = Some(so_far.map_or(heard, |so_far| so_far.and(heard)));
+    }
+
+    /// An answer says which status an order has, and not more; `known` as in [`Self::heard`].
+    pub fn heard_status(&self, answer: &pb::GetOrderStatusResponse, known: Option<i64>) {
+        let Ok(id) = answer.id.parse() else { return };
+        let mut told = self.told();
+        told.acknowledgements += 1;
+        told.is_older(id, answer.version, known);
+        let so_far = told.orders.entry(id).or_default();
+        *so_far = so_far.map(|so_far| so_far.with_status(answer.status, answer.version));
+    }
+
+    /// The highest version that was told of an order.
+    pub fn version(&self, id: Uuid) -> Option<i64> {
+        Some(self.told().orders.get(&id).copied().flatten()?.shown)
     }
 
     /// An order that was told of before is said not to be there.
@@ -74,6 +119,28 @@ impl Book {
     /// A refusal names this order.
     pub fn named(&self, id: Uuid) {
         self.told().orders.entry(id).or_default();
+    }
+
+    /// Something is asked for; with repeats, once.
+    pub fn asks(&self, call: &Call) {
+        let mut told = self.told();
+        match call {
+            Call::Create(_) => told.requests += 1,
+            Call::UpdateItem(id, ..) | Call::AddItem(id, ..) => {
+                told.changes.entry(*id).or_default().edits += 1;
+            }
+            Call::Refund(id, _) => told.changes.entry(*id).or_default().refunds += 1,
+            _ => {}
+        }
+    }
+
+    /// This order was made for a request.
+    pub fn made(&self, request: Uuid, id: Uuid) {
+        let mut told = self.told();
+        let before = *told.made.entry(request).or_insert(id);
+        if before != id {
+            told.blame(id, twice(request, before));
+        }
     }
 
     /// Nobody knows what became of this.
@@ -96,13 +163,11 @@ impl Book {
         }
     }
 
-    /// One of the orders that stand, and the highest version that was told of it.
-    pub fn pick(&self, keys: Keys, chance: &mut Chance) -> Option<(Standing, Option<i64>)> {
+    /// One of the orders that stand.
+    pub fn pick(&self, keys: Keys, chance: &mut Chance) -> Option<Standing> {
         let told = self.told();
         let place = keys.pick(told.standing.len() as u64, chance) as usize;
-        let standing = *told.standing.get(place)?;
-        let version = told.orders.get(&standing.id).copied().flatten().map(|heard| heard.version);
-        Some((standing, version))
+        told.standing.get(place).copied()
     }
 
     /// As [`Self::pick`]; nobody else is given it any more.
@@ -118,7 +183,21 @@ impl Book {
     }
 }
 
+/// What is said of a second order for the same request.
+pub fn twice(request: Uuid, first: Uuid) -> String {
+    format!("I2: made for request {request}, for which {first} was made before")
+}
+
 impl Told {
+    fn is_older(&mut self, id: Uuid, version: i64, known: Option<i64>) {
+        if let Some(known) = known.filter(|known| *known > version) {
+            self.blame(
+                id,
+                format!("I1: shown at version {version}, told to be at {known} before the question"),
+            );
+        }
+    }
+
     fn blame(&mut self, id: Uuid, what: String) {
         if self.stale.len() < MOST_TOLD {
             self.stale.push((id, what));

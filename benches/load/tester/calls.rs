@@ -87,6 +87,8 @@ pub enum Call {
 pub enum Answer {
     /// The order as it stands.
     Order(Box<pb::Order>),
+    /// Its status and version.
+    Status(pb::GetOrderStatusResponse),
     /// Less than that.
     Other,
 }
@@ -95,6 +97,20 @@ impl Call {
     /// A product to add, by chance.
     pub fn add(order: Uuid, chance: &mut Chance) -> Self {
         Self::AddItem(order, chance.pick(&GOODS), Uuid::now_v7())
+    }
+
+    /// The order that it is about.
+    pub fn order(&self) -> Option<Uuid> {
+        match self {
+            Self::Create(_) | Self::List(_) => None,
+            Self::Get(id)
+            | Self::GetStatus(id)
+            | Self::Cancel(id, _)
+            | Self::UpdateItem(id, ..)
+            | Self::AddItem(id, ..)
+            | Self::SetStatus(id, ..)
+            | Self::Refund(id, _) => Some(*id),
+        }
     }
 
     /// How it is counted.
@@ -127,8 +143,8 @@ impl Call {
             }
             Self::GetStatus(id) => {
                 let key = Some(pb::get_order_status_request::Key::Id(id.to_string()));
-                client.get_order_status(timed(pb::GetOrderStatusRequest { key }, time)).await?;
-                return Ok(Answer::Other);
+                let answer = client.get_order_status(timed(pb::GetOrderStatusRequest { key }, time)).await?;
+                return Ok(Answer::Status(answer.into_inner()));
             }
             Self::List(user) => {
                 let user_id = load_user(*user).0.to_string();
@@ -211,6 +227,24 @@ pub fn class(status: &Status) -> Class {
 /// Whether nobody knows what became of the call, or it was not looked at, and sending it again may help.
 pub fn unanswered(status: &Status) -> bool {
     is_no_answer(status) && !matches!(status.code(), Code::Aborted | Code::ResourceExhausted)
+}
+
+/// Whether an answer says that there is no such order.
+pub fn is_missing(status: &Status) -> bool {
+    let of_it =
+        |status: &Status| status.get_details_error_info().is_none_or(|info| info.reason == "ORDER_NOT_FOUND");
+    status.code() == Code::NotFound && status.source().is_none() && of_it(status)
+}
+
+/// Whether the service itself says, with a reason of its own, that a new order was refused and never will be there.
+pub fn is_not_made(status: &Status) -> bool {
+    let is_refusal =
+        matches!(status.code(), Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition);
+    // An id that was used for something else may well have made an order.
+    let says_so = |status: &Status| {
+        status.get_details_error_info().is_some_and(|info| info.reason != "REQUEST_ID_REUSED")
+    };
+    is_refusal && status.source().is_none() && says_so(status)
 }
 
 /// gRPC code and reason: the same for all that fail alike.

@@ -1,6 +1,6 @@
 //! The truth check: what the tester was told, against the service, its history, and the books of the simulator.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,15 +15,15 @@ use order_service::proto::order::order_service_client::OrderServiceClient;
 use order_service::proto::simulator as sim;
 use order_service::proto::simulator::simulator_service_client::SimulatorServiceClient;
 use order_service::verify::{Finding, Options, Report, Witness};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
 use super::args::Check;
-use super::book::Told;
-use super::calls::{Answer, Call, NewOrder, named, reason, unanswered};
+use super::book::{Changes, Told, twice};
+use super::calls::{Answer, Call, NewOrder, is_not_made, named, reason};
 use crate::harness::Chance;
 use crate::harness::fleet::Fleet;
 use crate::harness::invariants::{Evidence, Heard, Truth, check, heard, settled, sums, try_gather, walk};
@@ -36,6 +36,8 @@ const LOOKS: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// How long a question of the check may take, with its repeats.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a call to the simulator may take.
+pub const LEDGER_CALL: Duration = Duration::from_secs(10);
 /// Broken orders that are kept with their law; more are counted.
 const MOST_TOLD: usize = 1_000;
 /// After so many questions without an answer no more are asked.
@@ -98,7 +100,13 @@ struct Work<'a> {
     progress: &'a Progress,
     ledger: Option<SimulatorServiceClient<Channel>>,
     started: Instant,
+    /// When sagas began to be waited for.
+    waits_since: Instant,
     orders: Mutex<HashMap<Uuid, Option<Heard>>>,
+    /// Which order was made for a request, and how many requests there were.
+    made: Mutex<HashMap<Uuid, Uuid>>,
+    requests: u64,
+    changes: HashMap<Uuid, Changes>,
     found: Mutex<Found>,
     /// Questions that nobody answered.
     unanswered: AtomicU64,
@@ -106,14 +114,18 @@ struct Work<'a> {
 
 /// Checks everything that is asked for, until it is done or `stop` is cancelled.
 pub async fn run(sources: &Sources, told: Told, progress: &Progress, stop: &CancellationToken) -> Found {
-    let Told { orders, in_doubt, stale, .. } = told;
+    let Told { orders, in_doubt, stale, made, requests, changes, .. } = told;
     let (orders, found) = (Mutex::new(orders), Mutex::default());
     let mut work = Work {
         sources,
         progress,
         ledger: None,
         started: Instant::now(),
+        waits_since: Instant::now(),
         orders,
+        made: Mutex::new(made),
+        requests,
+        changes,
         found,
         unanswered: AtomicU64::new(0),
     };
@@ -137,7 +149,8 @@ async fn page(
 ) -> Result<sim::GetLedgerResponse, Status> {
     let mut tries = 0;
     loop {
-        match client.clone().get_ledger(request.clone()).await {
+        let asked = timeout(LEDGER_CALL, async { client.clone().get_ledger(request.clone()).await }).await;
+        match asked.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
             Ok(answer) => return Ok(answer.into_inner()),
             Err(status) if tries >= 20 => return Err(status),
             Err(_) => tries += 1,
@@ -160,7 +173,10 @@ impl Work<'_> {
             .await;
         if self.sources.own_store.is_some() {
             self.list().await;
+            self.surplus();
         }
+        // What came before may have taken long, and is no saga's fault.
+        self.waits_since = Instant::now();
         let chosen = self.chosen();
         self.progress.orders.store(chosen.len() as u64, Ordering::Relaxed);
         stream::iter(chosen)
@@ -223,28 +239,63 @@ impl Work<'_> {
         let mut orders = self.orders.lock().unwrap();
         match answer {
             Ok(Answer::Order(answer)) => {
-                let Ok(id) = answer.id.parse() else { return };
+                let Ok(id) = answer.id.parse() else {
+                    drop(orders);
+                    return self.blame(
+                        format!("request {}", order.request_id),
+                        format!("is answered with an order without an id: {:?}", answer.id),
+                    );
+                };
+                self.made(order.request_id, id);
                 let now = Heard::of(&answer);
                 let so_far = orders.entry(id).or_default();
                 *so_far = Some(so_far.map_or(now, |so_far| so_far.and(now)));
             }
-            Ok(Answer::Other) => {}
+            Ok(Answer::Status(_) | Answer::Other) => {}
             Err(status) => {
                 if let Some(id) = named(&status) {
                     orders.entry(id).or_default();
-                } else if unanswered(&status) {
+                    self.made(order.request_id, id);
+                } else if !is_not_made(&status) {
                     drop(orders);
                     self.unanswered.fetch_add(1, Ordering::Relaxed);
                     let request = order.request_id;
                     return self.blame(
                         format!("request {request}"),
-                        format!("is still not answered: {}", reason(&status)),
+                        format!("is not cleared up: {}", reason(&status)),
                     );
                 }
             }
         }
         drop(orders);
         self.found.lock().unwrap().cleared += 1;
+    }
+
+    /// An order was made for this request; it has to be the same one each time.
+    fn made(&self, request: Uuid, id: Uuid) {
+        let before = *self.made.lock().unwrap().entry(request).or_insert(id);
+        if before != id {
+            self.blame(id.to_string(), twice(request, before));
+        }
+    }
+
+    /// Where nobody else orders, there are at most as many orders as were asked for: a further one was made by a repeat.
+    fn surplus(&self) {
+        let known: HashSet<Uuid> = self.made.lock().unwrap().values().copied().collect();
+        let orders = self.orders.lock().unwrap();
+        let surplus = (orders.len() as u64).saturating_sub(self.requests);
+        let mut unknown: Vec<Uuid> = orders.keys().filter(|id| !known.contains(id)).copied().collect();
+        drop(orders);
+        unknown.sort_unstable();
+        if surplus > 0 {
+            let whom = unknown.first().map_or_else(|| "the list of orders".to_owned(), Uuid::to_string);
+            let what = format!(
+                "I2: {surplus} more orders than the {} that were asked for; no answer named {} of them, this one first",
+                self.requests,
+                unknown.len()
+            );
+            self.blame(whom, what);
+        }
     }
 
     /// Takes down every order that is there, also those that nobody was told of.
@@ -293,7 +344,7 @@ impl Work<'_> {
                 }
                 Ok(evidence) => {
                     let law = self.laws(&evidence, told);
-                    let in_time = self.started.elapsed() < self.sources.settle;
+                    let in_time = self.is_in_time();
                     if law.is_err() && !settled(&evidence.events) && in_time {
                         if !std::mem::replace(&mut is_awaited, true) {
                             self.progress.waiting.fetch_add(1, Ordering::Relaxed);
@@ -324,6 +375,11 @@ impl Work<'_> {
         }
     }
 
+    /// Whether sagas may still be under way.
+    fn is_in_time(&self) -> bool {
+        self.waits_since.elapsed() < self.sources.settle
+    }
+
     /// The books first: what the service says afterwards is at least as new.
     async fn look(&self, id: Uuid) -> Result<Evidence, Status> {
         let truth: Truth = match &self.ledger {
@@ -343,6 +399,8 @@ impl Work<'_> {
     fn laws(&self, evidence: &Evidence, told: Option<Heard>) -> Result<(), String> {
         if let Some(told) = &told {
             heard(told, evidence)?;
+            let asked = evidence.order.id.parse().ok().and_then(|id| self.changes.get(&id));
+            asked.copied().unwrap_or_default().law(&evidence.events)?;
         }
         if self.ledger.is_some() {
             return check(evidence);
@@ -359,17 +417,15 @@ impl Work<'_> {
         let Some(client) = &self.ledger else { return };
         let is_own = self.sources.own_store.is_some();
         let mut strangers = BTreeSet::new();
+        let unread = |status: &Status| {
+            self.blame("simulator".to_owned(), format!("its ledger cannot be read: {}", reason(status)));
+        };
         let mut request =
             sim::GetLedgerRequest { page_size: if is_own { 1_000 } else { 1 }, ..Default::default() };
-        let stock = loop {
+        let mut stock = loop {
             let page = match page(client, &request).await {
                 Ok(page) => page,
-                Err(status) => {
-                    return self.blame(
-                        "simulator".to_owned(),
-                        format!("its ledger cannot be read: {}", reason(&status)),
-                    );
-                }
+                Err(status) => return unread(&status),
             };
             if is_own {
                 let orders = self.orders.lock().unwrap();
@@ -389,6 +445,16 @@ impl Work<'_> {
                 id.to_string(),
                 "payment or inventory did something for it, and it is not there".to_owned(),
             );
+        }
+        // Of a sample, nobody has waited for the other orders.
+        let is_sample = is_own && matches!(self.sources.which, Check::Sample(_));
+        while is_sample && stock.iter().any(|one| one.reserved > 0) && self.is_in_time() {
+            sleep(LOOK_EVERY).await;
+            let one = sim::GetLedgerRequest { page_size: 1, ..Default::default() };
+            stock = match page(client, &one).await {
+                Ok(page) => page.stock,
+                Err(status) => return unread(&status),
+            };
         }
         for one in stock {
             let what = format!("product {}/{}", one.product_id, one.variant_id);

@@ -204,6 +204,9 @@ pub fn share(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "write a share such as 5% or 0.05".to_owned())
 }
 
+/// The longest time that can be written: a year.
+const LONGEST_TIME: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3_600);
+
 /// Reads a time such as `500ms`, `30s`, `10m` or `2h`.
 ///
 /// # Errors
@@ -219,5 +222,8 @@ pub fn time(text: &str) -> Result<std::time::Duration, String> {
         _ => return Err("write a time with its unit: 500ms, 30s, 10m, 2h".to_owned()),
     };
     let number: f64 = number.parse().map_err(|_| "write a time such as 30s or 10m".to_owned())?;
-    Ok(std::time::Duration::from_secs_f64(number * seconds))
+    std::time::Duration::try_from_secs_f64(number * seconds)
+        .ok()
+        .filter(|time| *time <= LONGEST_TIME)
+        .ok_or_else(|| format!("is longer than {} h", LONGEST_TIME.as_secs() / 3_600))
 }

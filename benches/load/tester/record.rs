@@ -135,6 +135,8 @@ pub struct Records {
     step_length: Duration,
     /// All calls.
     pub all: OfKind,
+    /// How long all calls took at least: answered ones until their answer, failed ones until they failed.
+    pub at_least: Histogram<u64>,
     /// By kind.
     pub kinds: BTreeMap<Kind, OfKind>,
     /// By kind, class and reason.
@@ -170,6 +172,7 @@ impl Recorder {
             step_due: vec![(0, 0); steps as usize],
             step_length: length / steps.max(1),
             all: OfKind::new(),
+            at_least: histogram(3),
             kinds: BTreeMap::new(),
             errors: BTreeMap::new(),
             retries: BTreeMap::new(),
@@ -228,6 +231,7 @@ impl Recorder {
         let mut records = self.records();
         let took = ended.at.saturating_sub(ended.due);
         records.all.note(ended.class, took);
+        add(&mut records.at_least, took);
         records.kinds.entry(ended.kind).or_insert_with(OfKind::new).note(ended.class, took);
         if let Some(step) = records.step(ended.due) {
             records.steps[step].note(ended.class, took);
@@ -271,6 +275,21 @@ impl Records {
     fn step(&self, due: Duration) -> Option<usize> {
         let place = (due.as_nanos() / self.step_length.as_nanos().max(1)) as usize;
         (!self.steps.is_empty()).then(|| place.min(self.steps.len() - 1))
+    }
+
+    /// The time within which 99 of 100 calls and dropped arrivals were over, in milliseconds: failed ones count with the
+    /// time until they failed, dropped ones as endless.
+    pub fn p99_of_arrivals(&self) -> f64 {
+        let mut all = self.at_least.clone();
+        all.saturating_record_n(LONGEST, self.dropped);
+        let p99 = all.value_at_percentile(99.0);
+        let endless = self.dropped > 0 && all.equivalent(p99, LONGEST);
+        if endless { f64::INFINITY } else { p99 as f64 / 1_000.0 }
+    }
+
+    /// Calls that failed and arrivals that were dropped, and all of both kinds.
+    pub fn bad(&self) -> (u64, u64) {
+        (self.all.failed + self.dropped, self.all.calls() + self.dropped)
     }
 
     /// Latency of the points from one place to another.

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::args::{Args, Mode};
 use super::book::Book;
-use super::calls::{Answer, Call, Class, NewOrder, class, named, reason, unanswered};
+use super::calls::{Answer, Call, Class, NewOrder, class, is_missing, named, reason, unanswered};
 use super::mix::{Kind, Scenario};
 use super::record::{Ended, Recorder};
 use super::shape::{Schedule, Shape};
@@ -108,13 +108,15 @@ impl Load {
                     let order = NewOrder { declined: false, ..load.new_order(&mut chance) };
                     let deadline = Instant::now() + load.args.timeout;
                     let call = Call::Create(order);
+                    load.book.asks(&call);
                     match load.try_call(&call, deadline, 10).await.0 {
                         Ok(Answer::Order(order)) => {
                             load.book.heard(&order, None);
+                            load.noted(&call, order.id.parse().ok());
                             load.book.stands(&order);
                             made.fetch_add(1, Ordering::Relaxed);
                         }
-                        Ok(Answer::Other) => {}
+                        Ok(_) => {}
                         Err((status, _)) => {
                             load.book.doubt(order);
                             let first = || format!("{}: {}", reason(&status), status.message());
@@ -235,31 +237,31 @@ impl Load {
         let mut chance = Chance::new(seed);
         let (keys, request) = (self.args.keys, Uuid::now_v7());
         let scenario = self.args.mix.pick(&mut chance);
-        let (call, known) = match scenario {
-            Scenario::Create | Scenario::Life => (None, None),
+        let call = match scenario {
+            Scenario::Create | Scenario::Life => None,
             Scenario::List => {
                 let user = self.first_user + keys.pick(self.args.users, &mut chance);
-                (Some(Call::List(user)), None)
+                Some(Call::List(user))
             }
             Scenario::Cancel => {
-                (self.book.take(keys, &mut chance).map(|order| Call::Cancel(order.id, request)), None)
+                self.book.take(keys, &mut chance).map(|order| Call::Cancel(order.id, request))
             }
-            Scenario::Get | Scenario::GetStatus | Scenario::Edit => match self.book.pick(keys, &mut chance) {
-                None => (None, None),
-                Some((order, known)) => match scenario {
-                    Scenario::Get => (Some(Call::Get(order.id)), known),
-                    Scenario::GetStatus => (Some(Call::GetStatus(order.id)), None),
-                    _ if chance.percent(50) => (Some(Call::add(order.id, &mut chance)), None),
+            Scenario::Get | Scenario::GetStatus | Scenario::Edit => {
+                let picked = self.book.pick(keys, &mut chance);
+                picked.map(|order| match scenario {
+                    Scenario::Get => Call::Get(order.id),
+                    Scenario::GetStatus => Call::GetStatus(order.id),
+                    _ if chance.percent(50) => Call::add(order.id, &mut chance),
                     _ => {
                         let quantity = 1 + chance.below(5) as i32;
-                        (Some(Call::UpdateItem(order.id, order.item, quantity, request)), None)
+                        Call::UpdateItem(order.id, order.item, quantity, request)
                     }
-                },
-            },
+                })
+            }
         };
         let call = call.unwrap_or_else(|| Call::Create(self.new_order(&mut chance)));
         let is_new = matches!(call, Call::Create(_));
-        let Outcome::Order(order) = self.call(&call, due, known).await else { return };
+        let Outcome::Order(order) = self.call(&call, due).await else { return };
         if scenario == Scenario::Life {
             self.live(&order, &mut chance).await;
         } else if is_new {
@@ -282,16 +284,25 @@ impl Load {
         for call in calls {
             let due = self.elapsed();
             self.recorder.follows(due);
-            if matches!(self.call(&call, due, None).await, Outcome::No) {
+            if matches!(self.call(&call, due).await, Outcome::No) {
                 return;
             }
         }
     }
 
+    /// An answer to a new order names one.
+    fn noted(&self, call: &Call, id: Option<Uuid>) {
+        if let (Call::Create(order), Some(id)) = (call, id) {
+            self.book.made(order.request_id, id);
+        }
+    }
+
     /// Makes a call that was due at this moment, and notes what became of it.
-    async fn call(&self, call: &Call, due: Duration, known: Option<i64>) -> Outcome {
+    async fn call(&self, call: &Call, due: Duration) -> Outcome {
+        let known = call.order().and_then(|id| self.book.version(id));
         let under_way = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         self.recorder.sent(self.elapsed(), under_way);
+        self.book.asks(call);
         let deadline = Instant::now() + self.args.timeout;
         let (answer, node, moved) = self.try_call(call, deadline, self.args.retries).await;
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -304,15 +315,23 @@ impl Load {
         match answer {
             Ok(Answer::Order(order)) => {
                 self.book.heard(&order, known);
+                self.noted(call, order.id.parse().ok());
                 Outcome::Order(order)
+            }
+            Ok(Answer::Status(status)) => {
+                self.book.heard_status(&status, known);
+                Outcome::Other
             }
             Ok(Answer::Other) => Outcome::Other,
             Err((status, was_unanswered)) => {
                 if let Some(id) = named(&status) {
                     self.book.named(id);
+                    self.noted(call, Some(id));
+                }
+                if let Some(id) = call.order().filter(|_| is_missing(&status)) {
+                    self.book.missing(id);
                 }
                 match call {
-                    Call::Get(id) if status.code() == tonic::Code::NotFound => self.book.missing(*id),
                     Call::Create(order) if was_unanswered || class == Class::Failed => {
                         self.book.doubt(*order)
                     }

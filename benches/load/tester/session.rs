@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use order_service::proto::simulator::simulator_service_client::SimulatorServiceClient;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::sync::Mutex as Shared;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::args::{Args, Kills, url};
-use super::check::{self, Sources};
+use super::check::{self, LEDGER_CALL, Sources};
 use super::machine::{Usage, own_cpu};
-use super::own::Own;
+use super::own::{Fallen, Own};
 use super::progress::{self, Screen};
 use super::record::Mark;
 use super::report::{Costs, Report};
@@ -51,17 +52,27 @@ pub async fn run(args: Args, stops: &Stops, screen: &Screen) -> Result<Report, S
         None => args.server.clone(),
     };
     if let Some(url) = &simulator {
-        let reached = SimulatorServiceClient::connect(url.clone()).await;
-        reached.map_err(|error| format!("the simulator at {url} is not reached: {error}"))?;
+        let connecting = timeout(LEDGER_CALL, SimulatorServiceClient::connect(url.clone())).await;
+        let reached = connecting.map_err(|_| "no answer in time".to_owned());
+        let reached = reached.and_then(|reached| reached.map_err(|error| error.to_string()));
+        reached.map_err(|why| format!("the simulator at {url} is not reached: {why}"))?;
     }
     let load = Load::new(args.clone(), &urls);
+    let running_now = own.as_ref().map_or_else(Vec::new, |own| own.processes().to_vec());
     let made = tokio::select! {
         made = load.prepare(|made| screen.now(|| format!("making orders to begin with: {made}"))) => made,
         () = stops.enough.cancelled() => Err("stopped before the run".to_owned()),
     };
     made?;
+    let own = own.map(Shared::new);
+    let fallen = Mutex::new(Vec::new());
+    let look_for_fallen = || {
+        // Who holds it is killing or starting one.
+        let free = own.as_ref().and_then(|own| own.try_lock().ok());
+        fallen.lock().unwrap().extend(free.map_or_else(Vec::new, |mut own| own.fallen()));
+    };
     // They change while the run goes on.
-    let processes = Mutex::new(own.as_ref().map_or_else(Vec::new, |own| own.processes().to_vec()));
+    let processes = Mutex::new(running_now);
     let mut usage = Usage::default();
     usage.look(&processes.lock().unwrap());
     let cpu_before = own_cpu();
@@ -70,23 +81,20 @@ pub async fn run(args: Args, stops: &Stops, screen: &Screen) -> Result<Report, S
         async move { load.run().await }
     });
     let chaos = async {
-        match (own, args.chaos) {
-            (Some(own), Some(kills)) => {
-                let killing = AssertUnwindSafe(kill_in_turn(own, kills, &load, &processes)).catch_unwind();
-                killing
-                    .await
-                    .map(Some)
-                    .map_err(|panic| broke("a node cannot be killed and started again", panic))
-            }
-            (own, _) => Ok(own),
-        }
+        let (Some(own), Some(kills)) = (&own, args.chaos) else { return Ok(()) };
+        let killing = kill_in_turn(own, kills, &load, &processes, look_for_fallen);
+        let killed = AssertUnwindSafe(killing).catch_unwind().await;
+        killed.map_err(|panic| broke("a node cannot be killed and started again", panic))
     };
-    let look = || usage.look(&processes.lock().unwrap());
+    let look = || {
+        usage.look(&processes.lock().unwrap());
+        look_for_fallen();
+    };
     let watching = async {
         watch(&load, stops, screen, running, look).await?;
         Ok((load.elapsed(), own_cpu().saturating_sub(cpu_before)))
     };
-    let ((wall, tester_cpu), own) = tokio::try_join!(watching, chaos)?;
+    let ((wall, tester_cpu), ()) = tokio::try_join!(watching, chaos)?;
     usage.look(&processes.lock().unwrap());
     let told = load.book.close();
     let acknowledgements = told.acknowledgements;
@@ -98,7 +106,7 @@ pub async fn run(args: Args, stops: &Stops, screen: &Screen) -> Result<Report, S
         settle: args.settle,
         seed: load.seed(),
     };
-    let found = {
+    let mut found = {
         let progress = check::Progress::default();
         let checking = check::run(&sources, told, &progress, &stops.at_once);
         let showing = async {
@@ -114,13 +122,24 @@ pub async fn run(args: Args, stops: &Stops, screen: &Screen) -> Result<Report, S
         }
     };
     screen.clear();
+    look_for_fallen();
+    let fallen = fallen.into_inner().unwrap();
+    for Fallen { name, how, .. } in &fallen {
+        found.broken_count += 1;
+        found.broken.insert(0, (name.clone(), format!("it ended by itself: {how}")));
+    }
     // Everything is gone before anything is reported.
     let is_own = own.is_some();
     drop(own);
     let costs = Costs { tester: tester_cpu, others: usage.cpu(), memory: usage.memory().clone(), wall };
     let records = load.recorder.records().clone();
     let interrupted = stops.enough.is_cancelled();
-    Ok(Report::new(&args, load.seed(), names, is_own, records, found, costs, acknowledgements, interrupted))
+    let mut report =
+        Report::new(&args, load.seed(), names, is_own, records, found, costs, acknowledgements, interrupted);
+    let last_words =
+        |Fallen { name, how, last }| format!("{name} ended by itself ({how}); it wrote last:\n{last}");
+    report.warnings.extend(fallen.into_iter().map(last_words));
+    Ok(report)
 }
 
 /// What somebody who panicked had to say.
@@ -160,23 +179,38 @@ async fn watch(
 }
 
 /// Kills a node now and then and starts it again, until the run is over. Then all nodes run.
-async fn kill_in_turn(mut own: Own, kills: Kills, load: &Load, processes: &Mutex<Vec<(String, u32)>>) -> Own {
+async fn kill_in_turn(
+    own: &Shared<Own>,
+    kills: Kills,
+    load: &Load,
+    processes: &Mutex<Vec<(String, u32)>>,
+    look_for_fallen: impl Fn(),
+) {
     let mut next = kills.every;
     for number in 0.. {
         let pause = sleep(next.saturating_sub(load.elapsed()));
         if load.enough.run_until_cancelled(pause).await.is_none() {
-            return own;
+            return;
         }
-        let node = number % own.count();
-        let mark = |what| load.recorder.mark(Mark { at: load.elapsed(), node: own.name(node), what });
+        look_for_fallen();
+        let mut held = own.lock().await;
+        let node = number % held.count();
+        // One that has ended by itself stays as it is: the run has failed.
+        if held.is_down(node) {
+            next = (next + kills.every).max(load.elapsed());
+            continue;
+        }
+        let name = held.name(node);
+        let mark = |what| load.recorder.mark(Mark { at: load.elapsed(), node: name.clone(), what });
         mark("killed");
-        own.kill9(node).await;
-        *processes.lock().unwrap() = own.processes().to_vec();
+        held.kill9(node).await;
+        *processes.lock().unwrap() = held.processes().to_vec();
+        drop(held);
         let _over = load.enough.run_until_cancelled(sleep(kills.down)).await;
-        own.start_again(node).await;
-        *processes.lock().unwrap() = own.processes().to_vec();
-        load.recorder.mark(Mark { at: load.elapsed(), node: own.name(node), what: "serves again" });
+        let mut held = own.lock().await;
+        held.start_again(node).await;
+        *processes.lock().unwrap() = held.processes().to_vec();
+        mark("serves again");
         next = (next + kills.every).max(load.elapsed());
     }
-    own
 }

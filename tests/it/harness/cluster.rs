@@ -251,9 +251,13 @@ impl Cluster {
 
     /// How a node has ended; none while it runs, or when nobody has started it since.
     pub fn has_ended(&mut self, number: usize) -> Option<ExitStatus> {
+        Some(self.last_words(number)?.0)
+    }
+
+    /// As [`Self::has_ended`], with what the node has logged.
+    pub fn last_words(&mut self, number: usize) -> Option<(ExitStatus, String)> {
         let status = self.nodes[number].process.as_mut()?.has_ended()?;
-        self.nodes[number].process = None;
-        Some(status)
+        Some((status, self.nodes[number].process.take()?.log()))
     }
 
     /// Stops a node as an operator does, which must end well; how long it took.

@@ -195,8 +195,10 @@ pub fn kinds(evidence: &Evidence) -> String {
 /// What was acknowledged of one order so far, in short.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Heard {
-    /// The highest version.
+    /// The highest version of which all was told.
     pub version: i64,
+    /// The highest version that was told at all.
+    pub shown: i64,
     /// Stands for the order's number.
     number: u64,
     /// Stands for total and items at that version.
@@ -215,16 +217,28 @@ impl Heard {
         answer.items.iter().for_each(|item| item.encode_to_vec().hash(&mut content));
         Self {
             version: answer.version,
+            shown: answer.version,
             number: number.finish(),
             content: content.finish(),
             statuses: 1 << answer.status,
         }
     }
 
+    /// Whether another answer says something else of the same version.
+    pub fn contradicts(&self, other: &Self) -> bool {
+        let same = self.number == other.number && self.content == other.content;
+        self.version == other.version && !same
+    }
+
+    /// This, and an answer that tells status and version only.
+    pub fn with_status(self, status: i32, version: i64) -> Self {
+        Self { statuses: self.statuses | 1 << status, shown: self.shown.max(version), ..self }
+    }
+
     /// This and another answer.
     pub fn and(self, other: Self) -> Self {
         let newer = if other.version > self.version { other } else { self };
-        Self { statuses: self.statuses | other.statuses, ..newer }
+        Self { statuses: self.statuses | other.statuses, shown: self.shown.max(other.shown), ..newer }
     }
 }
 
@@ -236,12 +250,7 @@ pub fn acknowledged(answer: &pb::Order, evidence: &Evidence) -> Law {
 /// As [`acknowledged`], of all answers together.
 pub fn heard(heard: &Heard, evidence: &Evidence) -> Law {
     let Evidence { order: now, events, .. } = evidence;
-    law!(
-        heard.version <= now.version,
-        "I1: version {} was acknowledged, found {}",
-        heard.version,
-        now.version
-    );
+    law!(heard.shown <= now.version, "I1: version {} was acknowledged, found {}", heard.shown, now.version);
     let edited = events.iter().any(|event| event.r#type == "items_changed" && event.version > heard.version);
     let found = Heard::of(now);
     law!(heard.number == found.number, "I1: another number was acknowledged");

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -25,6 +26,12 @@ const LAST_WORDS: usize = 50;
 /// Whether programs are started away from our terminal's Ctrl-C. Whoever sets this ends them itself, in whatever way this
 /// process ends.
 pub static APART: AtomicBool = AtomicBool::new(false);
+
+/// Is told the number of a process.
+pub type Hears = Box<dyn Fn(u32) + Send>;
+
+/// Told of every program that is started [`APART`], before anything is waited for.
+pub static SPAWNED: Mutex<Option<Hears>> = Mutex::new(None);
 
 /// A running program. Killed and reaped when dropped; what it wrote to standard error is printed if the test fails.
 pub struct Process {
@@ -50,6 +57,11 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        if APART.load(Ordering::Relaxed)
+            && let Some(tell) = &*SPAWNED.lock().unwrap()
+        {
+            tell(child.id());
+        }
         let errors = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = watch::channel(Vec::new());
         // Ends with the process, whose end closes the pipe; then the sender is dropped, which tells those who wait.
@@ -231,6 +243,13 @@ impl NodeProcess {
         Self::start_once(simulate, settings, &[]).await
     }
 
+    /// As [`Self::start`], with its store in this folder.
+    pub async fn start_in(folder: TempDir, simulate: &Simulate, settings: &[(&str, &str)]) -> Self {
+        let mut all = simulate.settings();
+        all.extend(owned(settings));
+        Self::run(folder, None, all, &[]).await
+    }
+
     /// Starts a first life with settings that later ones do not have.
     pub async fn start_once(
         simulate: &Simulate,
@@ -304,11 +323,6 @@ impl NodeProcess {
         let mut lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let ops = lines.find_map(|line| line["ops"].as_str().map(str::to_owned));
         format!("http://{}", ops.unwrap())
-    }
-
-    /// The folder that its file is in.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// The process itself.
