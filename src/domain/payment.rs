@@ -318,7 +318,7 @@ mod tests {
                 stories(&entries).iter().map(|story| (story.first.amount, story.last.amount)).collect();
             let expected: Vec<(Decimal, Decimal)> = (0..length.min(7))
                 .map(|first| {
-                    let last = (first..length).step_by(7).last().unwrap_or(first);
+                    let last = (first..length).step_by(7).next_back().unwrap_or(first);
                     (Decimal::from(first), Decimal::from(last))
                 })
                 .collect();
