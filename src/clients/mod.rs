@@ -7,3 +7,5 @@ pub mod orders;
 pub mod sim;
 mod status;
 mod wire;
+
+pub use status::code_name;

@@ -173,8 +173,8 @@ fn rich_status(code: Code, message: &str, service: Collaborator, refusal: &Refus
     Status::with_details(code, message, rich.encode_to_vec().into())
 }
 
-/// `UNAVAILABLE` and its like.
-const fn code_name(code: Code) -> &'static str {
+/// A code as the protocol writes it: `UNAVAILABLE` and its like.
+pub const fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

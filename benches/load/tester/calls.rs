@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
+use order_service::clients::code_name;
 use order_service::clients::sim::catalogue::{self, TOKEN_DECLINED, load_user};
 use order_service::proto::order as pb;
 use order_service::proto::order::order_service_client::OrderServiceClient;
@@ -249,25 +250,7 @@ pub fn is_not_made(status: &Status) -> bool {
 
 /// gRPC code and reason: the same for all that fail alike.
 pub fn reason(status: &Status) -> String {
-    let code = match status.code() {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    };
+    let code = code_name(status.code());
     match status.get_details_error_info() {
         Some(info) => format!("{code} {}", info.reason),
         None if status.source().is_some() => format!("{code} (connection lost)"),
