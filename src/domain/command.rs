@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Timestamp;
+use super::access::Caller;
 use super::address::Address;
 use super::amend::Edit;
 use super::ids::{OrderId, OrderNumber, UserId};
@@ -15,24 +16,6 @@ use super::pricing::{CouponUse, Totals};
 use super::refund::Wish;
 use super::repair::RepairOrder;
 use super::status::OrderStatus;
-
-/// What a caller may do, coarsely. Fine-grained rules come with authorization.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Role {
-    /// A user of the platform: own orders only.
-    Customer,
-    /// Every right; what `auth.mode: dev` fills in.
-    Admin,
-}
-
-/// Who asks.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Caller {
-    /// Name of the principal, at most 200 characters; stands in events and history.
-    pub principal: Arc<str>,
-    /// What they may do.
-    pub roles: Arc<[Role]>,
-}
 
 /// What a request carries besides its content.
 #[derive(Clone, PartialEq, Eq, Debug)]

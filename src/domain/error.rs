@@ -1,5 +1,7 @@
 //! Why an order refuses a command. Every reason is one of the contract's names.
 
+use std::time::Duration;
+
 use super::item::Shortage;
 use super::status::OrderStatus;
 use super::text::Violation;
@@ -149,6 +151,26 @@ pub enum OrderError {
     Overloaded {
         /// Which limit.
         what: &'static str,
+    },
+    /// The call does not prove who it comes from.
+    #[error("{what}")]
+    Unauthenticated {
+        /// What is wrong and what was expected; nothing of the token itself.
+        what: &'static str,
+    },
+    /// The caller is known and may not ask for this.
+    #[error("{what}")]
+    Forbidden {
+        /// What is not allowed, and to whom.
+        what: String,
+    },
+    /// The caller has asked too often.
+    #[error("{what}; try again in {} ms", .retry_after.as_millis())]
+    RateLimited {
+        /// Which limit.
+        what: &'static str,
+        /// When the same call would be let in.
+        retry_after: Duration,
     },
     /// A watcher did not read for too long.
     #[error("this watcher reads too slowly; watch again after sequence {resume_after}")]

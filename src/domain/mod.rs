@@ -3,6 +3,7 @@
 //! Time and identifiers come in as arguments, so that every rule here can be replayed, tested as a table and
 //! simulated. The one entry point is [`react::react`].
 
+pub mod access;
 pub mod address;
 mod advance;
 pub mod amend;

@@ -121,7 +121,7 @@ impl AdminApi {
         OrderAdminServiceServer::new(self).max_decoding_message_size(max_message_bytes)
     }
 
-    fn begin<T>(&self, method: &'static str, request: &Request<T>) -> Result<Begun, Status> {
+    async fn begin<T>(&self, method: &'static str, request: &Request<T>) -> Result<Begun, Status> {
         let is_here = request.extensions().get::<Peer>().is_some_and(|peer| peer.is_here());
         if self.only_here && !is_here {
             let what =
@@ -132,12 +132,13 @@ impl AdminApi {
         let permit = Arc::clone(&self.requests).try_acquire_owned().map_err(|_full| {
             to_status(&OrderError::Overloaded { what: "this node has too many calls of operators in flight" })
         })?;
+        let caller = self.authenticator.caller(metadata).await.map_err(|error| to_status(&error))?;
         let config = &self.config;
         let deadline = auth::deadline(metadata).unwrap_or(config.default_deadline).min(config.max_deadline);
         let started = Instant::now();
         Ok(Begun {
             origin: Origin {
-                caller: self.authenticator.caller(metadata),
+                caller,
                 context: auth::context(metadata),
                 via: self.for_peers.then(|| forward::view_of(metadata)),
             },
@@ -362,7 +363,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         &self,
         request: Request<pb::ListNodesRequest>,
     ) -> Result<Response<pb::ListNodesResponse>, Status> {
-        let begun = self.begin("ListNodes", &request)?;
+        let begun = self.begin("ListNodes", &request).await?;
         let answer = self.nodes().await;
         begun.end(answer)
     }
@@ -371,7 +372,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         &self,
         request: Request<pb::ListSlotsRequest>,
     ) -> Result<Response<pb::ListSlotsResponse>, Status> {
-        let begun = self.begin("ListSlots", &request)?;
+        let begun = self.begin("ListSlots", &request).await?;
         let answer = self.slots().await;
         begun.end(answer)
     }
@@ -382,7 +383,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         &self,
         request: Request<pb::DrainNodeRequest>,
     ) -> Result<Response<Self::DrainNodeStream>, Status> {
-        let begun = self.begin("DrainNode", &request)?;
+        let begun = self.begin("DrainNode", &request).await?;
         let answer = self.drain(request.into_inner()).await;
         begun.end(answer)
     }
@@ -391,7 +392,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         &self,
         request: Request<pb::PlanClusterRequest>,
     ) -> Result<Response<pb::PlanClusterResponse>, Status> {
-        let begun = self.begin("PlanCluster", &request)?;
+        let begun = self.begin("PlanCluster", &request).await?;
         let answer = self.plan(request.into_inner()).await;
         begun.end(answer)
     }
@@ -400,7 +401,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         &self,
         request: Request<pb::ExplainOrderRequest>,
     ) -> Result<Response<pb::OrderExplanation>, Status> {
-        let begun = self.begin("ExplainOrder", &request)?;
+        let begun = self.begin("ExplainOrder", &request).await?;
         let answer = self.execute(&begun, request, |request| self.explain(request)).await;
         begun.end(answer)
     }
@@ -409,7 +410,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         &self,
         request: Request<pb::ListStuckOrdersRequest>,
     ) -> Result<Response<pb::ListStuckOrdersResponse>, Status> {
-        let begun = self.begin("ListStuckOrders", &request)?;
+        let begun = self.begin("ListStuckOrders", &request).await?;
         let answer = self.stuck(request.into_inner()).await;
         begun.end(answer)
     }
@@ -418,7 +419,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         &self,
         request: Request<pb::RetryStepRequest>,
     ) -> Result<Response<pb::RepairedOrder>, Status> {
-        let begun = self.begin("RetryStep", &request)?;
+        let begun = self.begin("RetryStep", &request).await?;
         let answer = self.execute(&begun, request, |request| self.retry(&begun, request)).await;
         begun.end(answer)
     }
@@ -427,7 +428,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         &self,
         request: Request<pb::SkipStepRequest>,
     ) -> Result<Response<pb::RepairedOrder>, Status> {
-        let begun = self.begin("SkipStep", &request)?;
+        let begun = self.begin("SkipStep", &request).await?;
         let answer = self.execute(&begun, request, |request| self.skip(&begun, request)).await;
         begun.end(answer)
     }
@@ -436,7 +437,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         &self,
         request: Request<pb::ResolvePaymentRequest>,
     ) -> Result<Response<pb::RepairedOrder>, Status> {
-        let begun = self.begin("ResolvePayment", &request)?;
+        let begun = self.begin("ResolvePayment", &request).await?;
         let answer = self.execute(&begun, request, |request| self.resolve(&begun, request)).await;
         begun.end(answer)
     }
@@ -445,7 +446,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
         &self,
         request: Request<pb::UnquarantineOrderRequest>,
     ) -> Result<Response<pb::RepairedOrder>, Status> {
-        let begun = self.begin("UnquarantineOrder", &request)?;
+        let begun = self.begin("UnquarantineOrder", &request).await?;
         let answer = self.execute(&begun, request, |request| self.unquarantine(&begun, request)).await;
         begun.end(answer)
     }

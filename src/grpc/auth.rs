@@ -7,7 +7,9 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use uuid::Uuid;
 
 use super::forward;
-use crate::domain::command::{Caller, RequestContext, Role};
+use crate::domain::access::{Caller, Role};
+use crate::domain::command::RequestContext;
+use crate::domain::error::OrderError;
 use crate::domain::text::contains_card_number;
 
 /// Header that names a request; taken over when it is well-formed, made up otherwise.
@@ -35,43 +37,34 @@ pub(super) enum Authenticator {
 
 impl Authenticator {
     pub(super) fn dev() -> Self {
-        Self::Dev(Caller { principal: Arc::from("dev"), roles: Arc::from([Role::Admin]) })
+        Self::Dev(Caller {
+            principal: Arc::from("dev"),
+            roles: Arc::from([Role::Admin]),
+            user: None,
+            reason: None,
+        })
     }
 
     /// For calls that other nodes forward.
     pub(super) fn peer() -> Self {
-        Self::Peer(Caller { principal: Arc::from("peer"), roles: Arc::from([]) })
+        Self::Peer(Caller { principal: Arc::from("peer"), roles: Arc::from([]), user: None, reason: None })
     }
 
-    pub(super) fn caller(&self, metadata: &MetadataMap) -> Caller {
-        match self {
+    /// Who a call comes from.
+    ///
+    /// # Errors
+    /// [`OrderError::Unauthenticated`] when the call does not prove that.
+    pub(super) async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, OrderError> {
+        Ok(match self {
             Self::Dev(caller) => caller.clone(),
-            Self::Peer(nobody) => match forward::caller_of(metadata) {
-                Some((principal, roles)) => {
-                    let roles = roles.split(',').filter_map(role).collect();
-                    Caller { principal: Arc::from(principal), roles }
-                }
-                None => nobody.clone(),
-            },
-        }
+            Self::Peer(nobody) => forward::caller_of(metadata).unwrap_or_else(|| nobody.clone()),
+        })
     }
 }
 
 /// Roles as one node tells them to another.
 pub(super) fn roles_text(roles: &[Role]) -> String {
-    let name = |role: &Role| match role {
-        Role::Customer => "CUSTOMER",
-        Role::Admin => "ADMIN",
-    };
-    roles.iter().map(name).collect::<Vec<_>>().join(",")
-}
-
-fn role(name: &str) -> Option<Role> {
-    match name {
-        "CUSTOMER" => Some(Role::Customer),
-        "ADMIN" => Some(Role::Admin),
-        _ => None,
-    }
+    roles.iter().map(|role| role.name()).collect::<Vec<_>>().join(",")
 }
 
 /// Request id and trace of a request.

@@ -14,17 +14,20 @@ use super::auth;
 use super::order_service::{Begun, MARGIN, Origin};
 use super::status::to_status;
 use crate::cluster::{Cluster, Failed, Outgoing, Route, framed};
+use crate::domain::access::{Caller, Role};
 use crate::domain::error::OrderError;
-use crate::domain::ids::IdKey;
+use crate::domain::ids::{IdKey, UserId};
 use crate::domain::membership::Member;
 use crate::proto::answer::Answer;
 
 /// The view of the node that forwards a call; its presence marks the call as forwarded. Looked at on the listener for other
-/// nodes only, as are the two below.
+/// nodes only, as are those below.
 const VIEW: &str = "x-order-view";
-/// Who called, by name and roles.
+/// Who called: name, roles, the user they are, and why they act for another one.
 const PRINCIPAL: &str = "x-order-principal-bin";
 const ROLES: &str = "x-order-roles";
+const USER: &str = "x-order-user";
+const REASON: &str = "x-order-reason-bin";
 const TRACE_PARENT: &str = "traceparent";
 const TIMEOUT: &str = "grpc-timeout";
 
@@ -83,12 +86,16 @@ pub(super) fn view_of(metadata: &MetadataMap) -> i64 {
     told.and_then(|view| view.parse().ok()).unwrap_or(0)
 }
 
-/// Name and roles of whom a forwarded call is for.
-pub(super) fn caller_of(metadata: &MetadataMap) -> Option<(String, String)> {
-    let name = metadata.get_bin(PRINCIPAL)?.to_bytes().ok()?;
-    let name = String::from_utf8(name.to_vec()).ok()?;
-    let roles = metadata.get(ROLES)?.to_str().ok()?.to_owned();
-    Some((name, roles))
+/// For whom a forwarded call is.
+pub(super) fn caller_of(metadata: &MetadataMap) -> Option<Caller> {
+    let text = |name: &str| String::from_utf8(metadata.get_bin(name)?.to_bytes().ok()?.to_vec()).ok();
+    let roles = metadata.get(ROLES)?.to_str().ok()?;
+    Some(Caller {
+        principal: Arc::from(text(PRINCIPAL)?),
+        roles: roles.split(',').filter_map(Role::parse).collect(),
+        user: metadata.get(USER).and_then(|user| user.to_str().ok()?.parse().ok()).map(UserId),
+        reason: text(REASON).map(Arc::from),
+    })
 }
 
 /// Tells the node that forwarded a call which view this one has.
@@ -250,6 +257,12 @@ pub(super) fn mark<T>(cluster: &Cluster, origin: &Origin, message: T) -> Request
     metadata.insert_bin(PRINCIPAL, BinaryMetadataValue::from_bytes(origin.caller.principal.as_bytes()));
     if let Ok(roles) = auth::roles_text(&origin.caller.roles).parse() {
         metadata.insert(ROLES, roles);
+    }
+    if let Some(Ok(user)) = origin.caller.user.map(|user| user.0.to_string().parse()) {
+        metadata.insert(USER, auth::once(user));
+    }
+    if let Some(reason) = &origin.caller.reason {
+        metadata.insert_bin(REASON, BinaryMetadataValue::from_bytes(reason.as_bytes()));
     }
     if let Ok(id) = origin.context.request_id.parse() {
         metadata.insert(auth::REQUEST_ID, auth::once(id));

@@ -155,16 +155,17 @@ impl OrderApi {
         InFlight { requests: Arc::clone(&self.requests), all: self.config.max_concurrent_requests }
     }
 
-    fn begin(&self, method: &'static str, metadata: &MetadataMap) -> Result<Begun, Status> {
+    async fn begin(&self, method: &'static str, metadata: &MetadataMap) -> Result<Begun, Status> {
         let permit = Arc::clone(&self.requests).try_acquire_owned().map_err(|_full| {
             to_status(&OrderError::Overloaded { what: "this node has too many requests in flight" })
         })?;
+        let caller = self.authenticator.caller(metadata).await.map_err(|error| to_status(&error))?;
         let config = &self.config;
         let deadline = auth::deadline(metadata).unwrap_or(config.default_deadline).min(config.max_deadline);
         let started = Instant::now();
         Ok(Begun {
             origin: Origin {
-                caller: self.authenticator.caller(metadata),
+                caller,
                 context: auth::context(metadata),
                 via: self.for_peers.then(|| forward::view_of(metadata)),
             },
@@ -280,7 +281,7 @@ impl OrderService for OrderApi {
         &self,
         request: Request<pb::CreateOrderRequest>,
     ) -> Result<Response<answer::Order>, Status> {
-        let begun = self.begin("CreateOrder", request.metadata())?;
+        let begun = self.begin("CreateOrder", request.metadata()).await?;
         let answer = self.execute(&begun, request, |request| self.create(&begun, request)).await;
         begun.end(answer)
     }
@@ -289,7 +290,7 @@ impl OrderService for OrderApi {
         &self,
         request: Request<pb::GetOrderRequest>,
     ) -> Result<Response<answer::Order>, Status> {
-        let begun = self.begin("GetOrder", request.metadata())?;
+        let begun = self.begin("GetOrder", request.metadata()).await?;
         let mut check = Checker::default();
         let key = validate::order_key(&mut check, request.get_ref());
         let may_be_stale = request.get_ref().allow_stale;
@@ -304,7 +305,7 @@ impl OrderService for OrderApi {
         &self,
         request: Request<pb::GetOrderStatusRequest>,
     ) -> Result<Response<pb::GetOrderStatusResponse>, Status> {
-        let begun = self.begin("GetOrderStatus", request.metadata())?;
+        let begun = self.begin("GetOrderStatus", request.metadata()).await?;
         let mut check = Checker::default();
         let key = validate::status_key(&mut check, request.get_ref());
         let answer = match check.finish() {
@@ -318,7 +319,7 @@ impl OrderService for OrderApi {
         &self,
         request: Request<pb::UpdateOrderStatusRequest>,
     ) -> Result<Response<answer::Order>, Status> {
-        let begun = self.begin("UpdateOrderStatus", request.metadata())?;
+        let begun = self.begin("UpdateOrderStatus", request.metadata()).await?;
         let answer = self.execute(&begun, request, |request| self.update_status(&begun, request)).await;
         begun.end(answer)
     }
@@ -327,7 +328,7 @@ impl OrderService for OrderApi {
         &self,
         request: Request<pb::CancelOrderRequest>,
     ) -> Result<Response<answer::Order>, Status> {
-        let begun = self.begin("CancelOrder", request.metadata())?;
+        let begun = self.begin("CancelOrder", request.metadata()).await?;
         let answer = self.execute(&begun, request, |request| self.cancel(&begun, request)).await;
         begun.end(answer)
     }
@@ -336,7 +337,7 @@ impl OrderService for OrderApi {
         &self,
         request: Request<pb::RefundOrderRequest>,
     ) -> Result<Response<answer::Order>, Status> {
-        let begun = self.begin("RefundOrder", request.metadata())?;
+        let begun = self.begin("RefundOrder", request.metadata()).await?;
         let answer = self.execute(&begun, request, |request| self.refund(&begun, request)).await;
         begun.end(answer)
     }
@@ -345,7 +346,7 @@ impl OrderService for OrderApi {
         &self,
         request: Request<pb::AddOrderItemRequest>,
     ) -> Result<Response<answer::Order>, Status> {
-        let begun = self.begin("AddOrderItem", request.metadata())?;
+        let begun = self.begin("AddOrderItem", request.metadata()).await?;
         let answer = self.execute(&begun, request, |request| self.add_item(&begun, request)).await;
         begun.end(answer)
     }
@@ -354,7 +355,7 @@ impl OrderService for OrderApi {
         &self,
         request: Request<pb::UpdateOrderItemRequest>,
     ) -> Result<Response<answer::Order>, Status> {
-        let begun = self.begin("UpdateOrderItem", request.metadata())?;
+        let begun = self.begin("UpdateOrderItem", request.metadata()).await?;
         let answer = self.execute(&begun, request, |request| self.update_item(&begun, request)).await;
         begun.end(answer)
     }
@@ -363,7 +364,7 @@ impl OrderService for OrderApi {
         &self,
         request: Request<pb::RemoveOrderItemRequest>,
     ) -> Result<Response<answer::Order>, Status> {
-        let begun = self.begin("RemoveOrderItem", request.metadata())?;
+        let begun = self.begin("RemoveOrderItem", request.metadata()).await?;
         let answer = self.execute(&begun, request, |request| self.remove_item(&begun, request)).await;
         begun.end(answer)
     }
@@ -372,7 +373,7 @@ impl OrderService for OrderApi {
         &self,
         request: Request<pb::AddShipmentRequest>,
     ) -> Result<Response<answer::Order>, Status> {
-        let begun = self.begin("AddShipment", request.metadata())?;
+        let begun = self.begin("AddShipment", request.metadata()).await?;
         let answer = self.execute(&begun, request, |request| self.ship_more(&begun, request)).await;
         begun.end(answer)
     }
@@ -381,7 +382,7 @@ impl OrderService for OrderApi {
         &self,
         request: Request<pb::HoldOrderRequest>,
     ) -> Result<Response<answer::Order>, Status> {
-        let begun = self.begin("HoldOrder", request.metadata())?;
+        let begun = self.begin("HoldOrder", request.metadata()).await?;
         let answer = self.execute(&begun, request, |request| self.hold(&begun, request)).await;
         begun.end(answer)
     }
@@ -390,7 +391,7 @@ impl OrderService for OrderApi {
         &self,
         request: Request<pb::ReleaseOrderRequest>,
     ) -> Result<Response<answer::Order>, Status> {
-        let begun = self.begin("ReleaseOrder", request.metadata())?;
+        let begun = self.begin("ReleaseOrder", request.metadata()).await?;
         let answer = self.execute(&begun, request, |request| self.release(&begun, request)).await;
         begun.end(answer)
     }
@@ -399,7 +400,7 @@ impl OrderService for OrderApi {
         &self,
         request: Request<pb::ListOrdersRequest>,
     ) -> Result<Response<pb::ListOrdersResponse>, Status> {
-        let begun = self.begin("ListOrders", request.metadata())?;
+        let begun = self.begin("ListOrders", request.metadata()).await?;
         let answer = self.list(request.into_inner()).await;
         begun.end(answer)
     }
@@ -408,7 +409,7 @@ impl OrderService for OrderApi {
         &self,
         request: Request<pb::ListOrderEventsRequest>,
     ) -> Result<Response<pb::ListOrderEventsResponse>, Status> {
-        let begun = self.begin("ListOrderEvents", request.metadata())?;
+        let begun = self.begin("ListOrderEvents", request.metadata()).await?;
         let answer = self.list_events(request.into_inner()).await;
         begun.end(answer)
     }
@@ -417,7 +418,7 @@ impl OrderService for OrderApi {
         &self,
         request: Request<pb::ListPaymentTransactionsRequest>,
     ) -> Result<Response<pb::ListPaymentTransactionsResponse>, Status> {
-        let begun = self.begin("ListPaymentTransactions", request.metadata())?;
+        let begun = self.begin("ListPaymentTransactions", request.metadata()).await?;
         let mut check = Checker::default();
         let id = check.order_id("order_id", &request.get_ref().order_id);
         let answer = match check.finish() {
@@ -435,7 +436,7 @@ impl OrderService for OrderApi {
         &self,
         request: Request<pb::WatchOrderRequest>,
     ) -> Result<Response<watch::Stream>, Status> {
-        let begun = self.begin("WatchOrder", request.metadata())?;
+        let begun = self.begin("WatchOrder", request.metadata()).await?;
         let request = request.into_inner();
         let mut check = Checker::default();
         let id = check.order_id("order_id", &request.order_id);

@@ -105,7 +105,11 @@ pub(super) fn to_status(error: &OrderError) -> Status {
             details.set_retry_info(Some(SOON));
         }
         Code::Unavailable | Code::ResourceExhausted => {
-            details.set_retry_info(Some(LATER));
+            let after = match error {
+                OrderError::RateLimited { retry_after, .. } => *retry_after,
+                _ => LATER,
+            };
+            details.set_retry_info(Some(after));
         }
         _ => {}
     }
@@ -210,6 +214,9 @@ fn tell(error: &OrderError) -> Told {
         OrderError::ShuttingDown => Told::new(Code::Unavailable, "SHUTTING_DOWN"),
         OrderError::NotOwner => Told::new(Code::Unavailable, "NOT_OWNER"),
         OrderError::Overloaded { .. } => Told::new(Code::ResourceExhausted, "OVERLOADED"),
+        OrderError::Unauthenticated { .. } => Told::new(Code::Unauthenticated, "TOKEN_INVALID"),
+        OrderError::Forbidden { .. } => Told::new(Code::PermissionDenied, "ROLE_FORBIDS"),
+        OrderError::RateLimited { .. } => Told::new(Code::ResourceExhausted, "RATE_LIMITED"),
         OrderError::SlowWatcher { resume_after } => {
             Told::new(Code::ResourceExhausted, "OVERLOADED").with("resume_after_sequence", resume_after)
         }

@@ -6,7 +6,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tonic::{Response, Status};
 
-use crate::domain::command::{Ask, Caller, OrderCommand, Repeatable, RequestContext};
+use crate::domain::access::Caller;
+use crate::domain::command::{Ask, OrderCommand, Repeatable, RequestContext};
 use crate::grpc::auth;
 use crate::grpc::forward::{self, Refusal};
 

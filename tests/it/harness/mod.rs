@@ -40,11 +40,10 @@ use std::time::Duration;
 
 use config::{Config, File, FileFormat};
 use order_service::domain::Timestamp;
+use order_service::domain::access::{Caller, Role};
 use order_service::domain::address::{Address, AddressKind, RawAddress};
 use order_service::domain::amend::Edit;
-use order_service::domain::command::{
-    Ask, Caller, Draft, OrderCommand, Repeatable, RequestContext, Role, Tracking,
-};
+use order_service::domain::command::{Ask, Draft, OrderCommand, Repeatable, RequestContext, Tracking};
 use order_service::domain::ids::{IdKey, OrderId, OrderNumber, UserId};
 use order_service::domain::item::{OrderItem, ProductRef};
 use order_service::domain::money::{Currency, parse_amount};
@@ -294,7 +293,12 @@ pub fn edited(order: &Order, quantities: &[(ProductRef, u32)]) -> Option<Edit> {
 pub fn ask(command: OrderCommand, request: Option<(&str, u8)>, expected_version: Option<i64>) -> Ask {
     let request_id = request.map_or("", |(id, _)| id);
     Ask {
-        caller: Caller { principal: Arc::from("tester"), roles: Arc::from([Role::Admin]) },
+        caller: Caller {
+            principal: Arc::from("tester"),
+            roles: Arc::from([Role::Admin]),
+            user: None,
+            reason: None,
+        },
         context: RequestContext { request_id: Arc::from(request_id), trace_parent: None },
         expected_version,
         repeatable: request
