@@ -50,7 +50,7 @@ fn parts(criterion: &mut Criterion) {
     }
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let limits = Limits { batch_max: 256, queue_max: 16_384, gather: Duration::ZERO };
+    let limits = Limits { batch_max: 256, queue_max: 16_384, lane_jobs: 64, gather: Duration::ZERO };
     let committer = runtime.block_on(async { Committer::start(vec![Box::new(Nowhere)], limits) });
     let jobs: Vec<Job> = (0..64)
         .map(|_| Job::Claim {

@@ -17,7 +17,7 @@ use tonic_prost::ProstCodec;
 
 use crate::Amount;
 use crate::figures::{Table, cpu_of, spread};
-use crate::load::Load;
+use crate::load::{Load, told};
 use crate::pgbench;
 use crate::sqlite::{BATCH, Bare};
 use crate::support::harness::node::{TestNode, sample_order};
@@ -142,6 +142,8 @@ pub async fn cpu(server: &PgServer, amount: Amount, table: &mut Table) {
     let mut settings: Vec<(&str, &str)> = own.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     settings.push(("ORDER__SIMULATOR__JOURNAL", &journal));
     settings.push(("ORDER__LOG__LEVEL", "warn,order_service::app=info"));
+    let told = told();
+    settings.extend(told.iter().map(|(name, value)| (&**name, &**value)));
     let url = server.create_database().await;
     let mut node = NodeProcess::start_on(Some(url), &simulate, &settings, &[]).await;
     let id = node.process().id();

@@ -16,6 +16,11 @@ use crate::support::{Run, drive};
 /// Connections of the clients to the node.
 const CONNECTIONS: usize = 4;
 
+/// Settings that the environment has for the node, so that a run can try others.
+pub fn told() -> Vec<(String, String)> {
+    std::env::vars().filter(|(name, _)| name.starts_with("ORDER__")).collect()
+}
+
 /// A node and clients of it.
 pub struct Load {
     pub node: TestNode,
@@ -25,13 +30,12 @@ pub struct Load {
 }
 
 impl Load {
-    /// On the database at `url`, with defaults but for `settings` and what the environment says of the store.
+    /// On the database at `url`, with defaults but for `settings` and what the environment says.
     pub async fn start(url: &str, settings: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().unwrap();
         let journal = folder.path().join("simulator.jsonl").display().to_string();
         let own = [("ORDER__STORE__URL", url), ("ORDER__SIMULATOR__JOURNAL", &journal)];
-        let told: Vec<(String, String)> =
-            std::env::vars().filter(|(name, _)| name.starts_with("ORDER__STORE__")).collect();
+        let told = told();
         let told: Vec<(&str, &str)> = told.iter().map(|(name, value)| (&**name, &**value)).collect();
         let node = TestNode::start_with(&[&own, settings, &told].concat()).await;
         let address = format!("http://{}", node.node().grpc_address());

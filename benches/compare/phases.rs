@@ -293,7 +293,9 @@ pub async fn load(server: &PgServer, amount: Amount) {
     let load = Load::start(&url, &[]).await;
     println!("this process: {}, server: {}", std::process::id(), server.process_id().unwrap());
     for _ in 0..amount.rounds {
-        turn(server, &url, &load, 64, amount.orders).await;
+        for in_flight in IN_FLIGHT {
+            turn(server, &url, &load, in_flight, amount.orders).await;
+        }
     }
     load.stop().await;
 }

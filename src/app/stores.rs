@@ -93,6 +93,7 @@ pub fn postgres_config(config: &Config, url: &PostgresUrl) -> anyhow::Result<Pos
         lanes: usize::try_from(store.lanes).unwrap_or(1),
         batch_max: store.batch_max,
         queue_max: store.queue_max,
+        lane_jobs: store.lane_jobs,
         gather: store.gather,
         connect_timeout: store.connect_timeout,
         read_timeout: store.read_timeout,

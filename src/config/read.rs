@@ -129,6 +129,7 @@ fn read_store(r: &mut Reader<'_>) -> StoreConfig {
         read_url: r.optional("store.read_url", PostgresUrl::parse),
         migrate: r.flag("store.migrate"),
         lanes: r.number("store.lanes", 1..=16),
+        lane_jobs: r.number("store.lane_jobs", 1..=4_096),
         gather: r.duration("store.gather", Duration::ZERO..=ms(100)),
         connect_timeout: r.duration("store.connect_timeout", ms(100)..=MINUTE),
         read_timeout: r.duration("store.read_timeout", ms(10)..=minutes(10)),

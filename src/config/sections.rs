@@ -174,6 +174,8 @@ pub struct StoreConfig {
     pub migrate: bool,
     /// Connections that commit side by side, 1 to 16.
     pub lanes: u32,
+    /// Changes that wait before one more lane begins.
+    pub lane_jobs: usize,
     /// How long a busy lane waits for more changes; zero = not at all.
     pub gather: Duration,
     /// Longest connecting.

@@ -1,22 +1,25 @@
 //! Group commit: changes of many orders travel to the database as one transaction.
 //!
-//! One task, a *lane*, owns the writing connection. It takes whatever is queued, hands it to the [`BatchWriter`] and
-//! answers everyone; meanwhile the next batch gathers. An idle lane adds no delay, and a busy one spreads the cost of
-//! making a transaction durable over as many changes as wait for it.
+//! A few tasks, the *lanes*, own a writing connection each. One takes whatever is queued, hands it to its [`BatchWriter`]
+//! and answers everyone; meanwhile the next batch gathers. An idle lane adds no delay, and a busy one spreads the cost of
+//! making a transaction durable over as many changes as wait for it. Further lanes begin when more waits than one lane
+//! keeps up with.
 //!
 //! Callers only hold a receipt. Dropping it neither stops nor harms the write, and no database call ever runs in a
 //! request's own future.
 
-use std::collections::{HashSet, VecDeque};
+mod queue;
+
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
+use self::queue::{Place, Queue, Queued, Shut};
 use crate::domain::ids::OrderId;
 use crate::ports::store::{Commit, CommitError, Owner};
 
@@ -82,13 +85,15 @@ pub trait BatchWriter: Send {
     async fn close(&mut self);
 }
 
-/// Limits of a lane.
+/// Limits of the lanes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// At most this many jobs in one transaction.
     pub batch_max: usize,
     /// At most this many jobs waiting; more are refused.
     pub queue_max: usize,
+    /// So many jobs have to wait for one more lane to begin.
+    pub lane_jobs: usize,
     /// How long a busy lane waits for more jobs when there are fewer than last time; an idle one never waits.
     pub gather: Duration,
 }
@@ -99,22 +104,15 @@ const BUSY: usize = 8;
 /// How often a gathering lane looks whether there are enough; the runtime's timer is not finer.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// The way into the lanes. An order is always in the same one.
+/// The way into the lanes.
 pub struct Committer {
-    queues: Vec<mpsc::Sender<Queued>>,
-    closing: CancellationToken,
+    queue: Arc<Queue>,
     lanes: TaskTracker,
-}
-
-struct Queued {
-    job: Job,
-    answer: oneshot::Sender<JobResult>,
 }
 
 impl fmt::Debug for Committer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let free: Vec<usize> = self.queues.iter().map(mpsc::Sender::capacity).collect();
-        f.debug_struct("Committer").field("free", &free).finish_non_exhaustive()
+        f.debug_struct("Committer").field("waiting", &self.queue.len()).finish_non_exhaustive()
     }
 }
 
@@ -122,57 +120,49 @@ impl Committer {
     /// Starts a lane over each of `writers`. They end after [`Self::close`], or when the `Committer` is dropped; both
     /// write what is queued first.
     pub fn start(writers: Vec<Box<dyn BatchWriter>>, limits: Limits) -> Self {
-        let (closing, lanes) = (CancellationToken::new(), TaskTracker::new());
-        let each = limits.queue_max.div_ceil(writers.len().max(1));
-        let mut queues = Vec::with_capacity(writers.len());
+        let lanes = TaskTracker::new();
+        let queue = Arc::new(Queue::new(writers.len(), limits.queue_max, limits.lane_jobs));
         for (number, writer) in writers.into_iter().enumerate() {
-            let (queue, jobs) = mpsc::channel(each.max(1));
-            let lane = Lane {
-                writer,
-                jobs,
-                batch_max: limits.batch_max.max(1),
-                gather: limits.gather,
-                last: 0,
-                deferred: VecDeque::new(),
-                number,
-            };
-            start_lane(&lanes, number, lane.run(closing.clone()));
-            queues.push(queue);
+            let lane = Lane { writer, limits, last: 0 };
+            // Also where the lane cannot be started its place is given up, and the queue is closed with the last one.
+            start_lane(&lanes, number, lane.run(Place::at(Arc::clone(&queue))));
         }
         lanes.close();
-        Self { queues, closing, lanes }
-    }
-
-    /// The lane of an order.
-    fn queue(&self, order: OrderId) -> Option<&mpsc::Sender<Queued>> {
-        // The last bits of an id are random or a hash.
-        let lane =
-            u64::try_from(self.queues.len()).ok().and_then(|lanes| order.low_bits().checked_rem(lanes))?;
-        self.queues.get(usize::try_from(lane).ok()?)
+        Self { queue, lanes }
     }
 
     /// Has `job` written and tells what became of it. Jobs of one order are written in the order of these calls.
     pub async fn run(&self, job: Job) -> JobResult {
         let (answer, answered) = oneshot::channel();
-        let closed = || CommitError::NotCommitted(String::from("the store is closed"));
-        let queue = self.queue(job.order()).ok_or_else(closed)?;
-        queue.try_send(Queued { job, answer }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => CommitError::QueueFull,
-            mpsc::error::TrySendError::Closed(_) => closed(),
+        let since = Instant::now();
+        self.queue.push(Queued { job, answer, since }).map_err(|shut| match shut {
+            Shut::Full => CommitError::QueueFull,
+            Shut::Closed => CommitError::NotCommitted(String::from("the store is closed")),
         })?;
         // The lane answers every job it took; without an answer it died while it had this one.
         answered.await.unwrap_or_else(|_| Err(CommitError::Unknown(String::from("the writer has stopped"))))
     }
 
-    /// Whether all lanes are there to write.
-    pub fn is_running(&self) -> bool {
-        !self.queues.iter().any(mpsc::Sender::is_closed)
+    /// How long the job that has waited longest has waited by now; zero when none waits.
+    pub fn oldest_wait(&self) -> Duration {
+        self.queue.oldest_wait(Instant::now())
     }
 
-    /// Refuses new jobs, waits until every job queued before is written, then has the writer let go of the database.
+    /// Whether all lanes are there to write.
+    pub fn is_running(&self) -> bool {
+        self.queue.is_served()
+    }
+
+    /// Refuses new jobs, waits until every job queued before is written, then has the writers let go of the database.
     pub async fn close(&self) {
-        self.closing.cancel();
+        self.queue.close();
         self.lanes.wait().await;
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.queue.close();
     }
 }
 
@@ -195,96 +185,56 @@ fn start_lane(lane: &TaskTracker, number: usize, work: impl Future<Output = ()> 
     }
 }
 
+/// Waits until `enough` jobs are queued, but not longer than `left`.
+async fn gather(place: &Place, enough: usize, mut left: Duration) {
+    while place.waiting() < enough && !left.is_zero() {
+        // Looked at now and then: to be woken by each of them would cost more than it saves.
+        let pause = left.min(LOOK);
+        tokio::time::sleep(pause).await;
+        left = left.saturating_sub(pause);
+    }
+}
+
 struct Lane {
     writer: Box<dyn BatchWriter>,
-    jobs: mpsc::Receiver<Queued>,
-    batch_max: usize,
-    gather: Duration,
+    limits: Limits,
     /// How many jobs the last batch had.
     last: usize,
-    /// Jobs whose order stood in the batch already; they are first in the next one.
-    deferred: VecDeque<Queued>,
-    number: usize,
 }
 
 impl Lane {
-    async fn run(mut self, closing: CancellationToken) {
-        loop {
-            let batch = self.gather(&closing).await;
-            if batch.is_empty() {
-                break;
+    async fn run(mut self, mut place: Place) {
+        while place.begin().await {
+            // Those whose last change was just answered come back in a moment: together they cost one transaction.
+            if self.last >= BUSY {
+                gather(&place, self.last, self.limits.gather).await;
             }
-            self.serve(batch).await;
+            let batch = place.take(self.limits.batch_max.max(1));
+            metrics::gauge!("order_store_queue_depth").set(place.waiting() as f64);
+            self.last = batch.len();
+            if !batch.is_empty() {
+                let answers = self.serve(batch).await;
+                place.written();
+                for (answer, result) in answers {
+                    // Nobody waiting any more is fine: what was asked for is done.
+                    let _ = answer.send(result);
+                }
+            }
         }
         self.writer.close().await;
     }
 
-    /// Everything that waits, up to the limit, one job an order; empty when the lane is to end.
-    async fn gather(&mut self, closing: &CancellationToken) -> Vec<Queued> {
-        let mut arrived = Vec::new();
-        if self.deferred.is_empty() {
-            let received = tokio::select! {
-                received = self.jobs.recv_many(&mut arrived, self.batch_max) => received,
-                () = closing.cancelled(), if !self.jobs.is_closed() => {
-                    self.jobs.close();
-                    self.jobs.recv_many(&mut arrived, self.batch_max).await
-                }
-            };
-            if received == 0 {
-                return Vec::new();
-            }
-            // Those whose last change was just answered come back in a moment: together they cost one transaction.
-            if self.last >= BUSY {
-                self.wait_for(self.last.saturating_sub(received)).await;
-            }
-        }
-        let mut batch =
-            Vec::with_capacity(self.batch_max.min(arrived.len().saturating_add(self.deferred.len())));
-        let mut orders = HashSet::new();
-        // What was deferred is older than what arrives, so it is looked at first. A job whose order is in the batch
-        // already is deferred (again), and with it every later job of that order.
-        let mut waiting = std::mem::take(&mut self.deferred);
-        waiting.extend(arrived);
-        while let Some(queued) = waiting.pop_front().or_else(|| self.jobs.try_recv().ok()) {
-            if orders.insert(queued.job.order()) {
-                batch.push(queued);
-            } else {
-                self.deferred.push_back(queued);
-            }
-            if batch.len() >= self.batch_max || self.deferred.len() >= self.batch_max {
-                break;
-            }
-        }
-        self.deferred.extend(waiting);
-        self.last = batch.len();
-        metrics::gauge!("order_store_queue_depth", "lane" => self.number.to_string())
-            .set(self.jobs.len() as f64);
-        batch
-    }
-
-    /// Waits until `more` jobs are queued, at most as long as gathering may take.
-    async fn wait_for(&mut self, more: usize) {
-        let mut left = self.gather;
-        while self.jobs.len() < more && !left.is_zero() {
-            // Looked at now and then: to be woken by each of them would cost more than it saves.
-            let pause = left.min(LOOK);
-            tokio::time::sleep(pause).await;
-            left = left.saturating_sub(pause);
-        }
-    }
-
-    async fn serve(&mut self, batch: Vec<Queued>) {
+    async fn serve(&mut self, batch: Vec<Queued>) -> Vec<(oneshot::Sender<JobResult>, JobResult)> {
         let started = Instant::now();
         let (jobs, answers): (Vec<Job>, Vec<_>) =
             batch.into_iter().map(|queued| (queued.job, queued.answer)).unzip();
         metrics::histogram!("order_store_batch_size").record(jobs.len() as f64);
         let results = self.write(&jobs).await;
         metrics::histogram!("order_store_batch_seconds").record(started.elapsed().as_secs_f64());
-        for (answer, result) in answers.into_iter().zip(results) {
-            metrics::counter!("order_store_jobs_total", "outcome" => outcome(&result)).increment(1);
-            // Nobody waiting any more is fine: what was asked for is done.
-            let _ = answer.send(result);
+        for result in &results {
+            metrics::counter!("order_store_jobs_total", "outcome" => outcome(result)).increment(1);
         }
+        answers.into_iter().zip(results).collect()
     }
 
     /// One result for each job. A batch that fails because of one of its members is split in halves until the culprit

@@ -97,7 +97,7 @@ impl Rig {
     }
 }
 
-const LIMITS: Limits = Limits { batch_max: 8, queue_max: 100, gather: Duration::ZERO };
+const LIMITS: Limits = Limits { batch_max: 8, queue_max: 100, lane_jobs: 4, gather: Duration::ZERO };
 
 fn job(n: u64) -> Job {
     Job::Claim { id: id(n), owner: OWNER }
@@ -142,7 +142,7 @@ async fn an_error_of_the_database_is_not_tried_job_by_job() {
 
 #[tokio::test]
 async fn a_full_queue_refuses_at_once() {
-    let rig = Rig::new(0, Limits { batch_max: 1, queue_max: 3, gather: Duration::ZERO }, &[], None);
+    let rig = Rig::new(0, Limits { batch_max: 1, queue_max: 3, ..LIMITS }, &[], None);
     // The writer has its hands full with one; three more wait.
     let mut waiting: Vec<_> = (0..=3).map(|n| Box::pin(rig.committer.run(job(n)))).collect();
     for (n, run) in waiting.iter_mut().enumerate() {
@@ -190,4 +190,85 @@ async fn a_writer_that_dies_leaves_its_jobs_unknown() {
     // Its thread is still taking itself apart when the answer is heard.
     eventually("the end of the lane", async || (!rig.committer.is_running()).then_some(())).await;
     assert!(matches!(rig.committer.run(job(2)).await, Err(CommitError::NotCommitted(_))));
+}
+
+/// Two lanes that have their hands full until they get a permit each batch.
+fn two_lanes(gate: &Arc<Semaphore>, seen: &Arc<Mutex<Vec<Vec<OrderId>>>>) -> (Committer, Arc<AtomicUsize>) {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let lane = || {
+        Box::new(Fake {
+            begun: Arc::clone(&begun),
+            gate: Arc::clone(gate),
+            seen: Arc::clone(seen),
+            poison: HashSet::new(),
+            error: None,
+            closed: Arc::default(),
+        }) as Box<dyn BatchWriter>
+    };
+    (Committer::start(vec![lane(), lane()], LIMITS), begun)
+}
+
+#[tokio::test]
+async fn another_lane_begins_when_enough_waits() {
+    let (gate, seen) = (Arc::new(Semaphore::new(0)), Arc::default());
+    let (committer, begun) = two_lanes(&gate, &seen);
+    let lanes = async |count: usize| {
+        eventually("lanes at work", async || (begun.load(Ordering::SeqCst) >= count).then_some(())).await;
+    };
+    let mut waiting = vec![Box::pin(committer.run(job(0)))];
+    assert!(futures::poll!(&mut waiting[0]).is_pending());
+    lanes(1).await;
+    for n in 1..LIMITS.lane_jobs as u64 {
+        waiting.push(Box::pin(committer.run(job(n))));
+        assert!(futures::poll!(waiting.last_mut().unwrap()).is_pending());
+    }
+    // One fewer than it takes: they wait for the lane that is at work. The next one calls for the other lane.
+    assert_eq!(begun.load(Ordering::SeqCst), 1);
+    waiting.push(Box::pin(committer.run(job(9))));
+    assert!(futures::poll!(waiting.last_mut().unwrap()).is_pending());
+    lanes(2).await;
+    gate.add_permits(99);
+    assert!(join_all(waiting).await.iter().all(Result::is_ok));
+    let mut sizes: Vec<usize> = seen.lock().unwrap().iter().map(Vec::len).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes, [1, LIMITS.lane_jobs]);
+    committer.close().await;
+}
+
+#[tokio::test]
+async fn what_one_lane_leaves_calls_for_another() {
+    let (gate, seen) = (Arc::new(Semaphore::new(0)), Arc::default());
+    let (committer, begun) = two_lanes(&gate, &seen);
+    // Queued at once, before any lane has looked: two batches, and nobody queues anything after.
+    let mut waiting: Vec<_> = (0..16).map(|n| Box::pin(committer.run(job(n)))).collect();
+    for one in &mut waiting {
+        assert!(futures::poll!(one).is_pending());
+    }
+    eventually("two lanes", async || (begun.load(Ordering::SeqCst) == 2).then_some(())).await;
+    gate.add_permits(99);
+    assert!(join_all(waiting).await.iter().all(Result::is_ok));
+    committer.close().await;
+}
+
+#[tokio::test]
+async fn an_order_that_is_being_written_waits_in_whichever_lane() {
+    let (gate, seen) = (Arc::new(Semaphore::new(0)), Arc::default());
+    let (committer, begun) = two_lanes(&gate, &seen);
+    let mut ahead = Box::pin(committer.run(job(1)));
+    assert!(futures::poll!(&mut ahead).is_pending());
+    eventually("a busy lane", async || (begun.load(Ordering::SeqCst) > 0).then_some(())).await;
+    // Enough for the other lane, and nothing in it that the other lane may take but one.
+    let mut waiting: Vec<_> = [1, 1, 1, 2].into_iter().map(|n| Box::pin(committer.run(job(n)))).collect();
+    for one in &mut waiting {
+        assert!(futures::poll!(one).is_pending());
+    }
+    eventually("the other lane", async || (begun.load(Ordering::SeqCst) > 1).then_some(())).await;
+    // Nothing is left for it: it does not take an order out of turn, and the first lane has no permit yet.
+    assert_eq!(begun.load(Ordering::SeqCst), 2);
+    gate.add_permits(99);
+    let (_ahead, results) = tokio::join!(ahead, join_all(waiting));
+    assert!(results.iter().all(Result::is_ok));
+    let seen = seen.lock().unwrap().concat();
+    assert_eq!(seen.iter().filter(|order| **order == id(1)).count(), 4);
+    committer.close().await;
 }

@@ -208,7 +208,7 @@ async fn lanes_keep_the_order_of_each_order() {
     let url = shared_database().await;
     migrate(&config_of(&url)).await.unwrap();
     let mut config = config_of(&url);
-    (config.lanes, config.batch_max) = (4, 16);
+    (config.lanes, config.lane_jobs, config.batch_max) = (4, 1, 16);
     let store = PostgresStore::open(config).await.unwrap();
     // All versions of all orders are queued at once, nobody waits for an answer.
     let mut commits: Vec<Commit> = (1..=ORDERS as u64).map(|n| creation(order(n))).collect();

@@ -84,6 +84,8 @@ pub struct PostgresConfig {
     pub batch_max: usize,
     /// At most this many changes waiting, in all lanes; more are refused.
     pub queue_max: usize,
+    /// So many changes have to wait for one more lane to begin.
+    pub lane_jobs: usize,
     /// How long a busy lane waits for more changes; an idle one never waits.
     pub gather: Duration,
     /// How long connecting may take.

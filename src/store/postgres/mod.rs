@@ -78,6 +78,15 @@ impl fmt::Debug for PostgresStore {
     }
 }
 
+fn limits(config: &PostgresConfig) -> Limits {
+    Limits {
+        batch_max: config.batch_max,
+        queue_max: config.queue_max,
+        lane_jobs: config.lane_jobs,
+        gather: config.gather,
+    }
+}
+
 impl PostgresStore {
     /// Checks the database and starts to write. It has to be migrated.
     ///
@@ -105,9 +114,7 @@ impl PostgresStore {
                 Box::new(writer) as Box<dyn BatchWriter>
             })
             .collect();
-        let limits =
-            Limits { batch_max: config.batch_max, queue_max: config.queue_max, gather: config.gather };
-        let committer = Committer::start(writers, limits);
+        let committer = Committer::start(writers, limits(&config));
         let (reconnects, reported) = (reconnected, Arc::default());
         Ok(Arc::new(Self { committer, reader, replica, keeper, epoch, reconnects, reported }))
     }
@@ -118,11 +125,9 @@ impl PostgresStore {
     /// When it is not reachable, or its schema is not exactly the one this program knows.
     pub async fn open_reader(config: &PostgresConfig) -> Result<Arc<Self>, OpenError> {
         open::check(config).await?;
-        let limits =
-            Limits { batch_max: config.batch_max, queue_max: config.queue_max, gather: config.gather };
         let reconnects = watch::Sender::new(0);
         Ok(Arc::new(Self {
-            committer: Committer::start(Vec::new(), limits),
+            committer: Committer::start(Vec::new(), limits(config)),
             reader: Reader::new(Pool::primary(config, reconnects.subscribe())),
             replica: None,
             keeper: None,

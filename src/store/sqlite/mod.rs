@@ -73,6 +73,8 @@ impl SqliteStore {
         let limits = Limits {
             batch_max: config.batch_max,
             queue_max: config.queue_max,
+            // There is one lane.
+            lane_jobs: 1,
             // A transaction costs little besides its sync, and meanwhile others gather anyway.
             gather: Duration::ZERO,
         };
