@@ -23,7 +23,7 @@ use crate::sqlite::{BATCH, Bare};
 use crate::support::harness::node::{TestNode, sample_order};
 use crate::support::harness::postgres::PgServer;
 use crate::support::harness::process::{NodeProcess, Simulate};
-use crate::support::{call_echo, drive, median, resident, serve_echo};
+use crate::support::{call_echo, drive, median, resident, resident_of, serve_echo};
 
 const CONNECTIONS: usize = 4;
 const IN_FLIGHT: usize = 64;
@@ -112,15 +112,21 @@ pub async fn sqlite(amount: Amount, table: &mut Table) {
         clients.push(OrderServiceClient::new(channel));
     }
     let (mut rates, mut limits, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let each = |since: f64, orders: usize| (cpu_of(std::process::id()) - since) / orders as f64 * 1e6;
     for round in 0..=amount.rounds {
         let orders = if round == 0 { 2_000 } else { amount.orders };
+        let before = cpu_of(std::process::id());
         let run = drive(&clients, IN_FLIGHT, orders, |mut client, _| async move {
             let order = client.create_order(sample_order()).await.unwrap().into_inner();
             assert_eq!(order.status(), pb::OrderStatus::Confirmed);
         })
         .await;
+        let (used, before) = (each(before, orders), cpu_of(std::process::id()));
         let limit = bare.run(orders).await;
         if round > 0 {
+            ours.push(used);
+            theirs.push(each(before, orders));
             rates.push(run.rate());
             limits.push(limit);
             ratios.push(run.rate() / limit);
@@ -128,6 +134,8 @@ pub async fn sqlite(amount: Amount, table: &mut Table) {
     }
     table.tell(&format!("sqlite: service, {IN_FLIGHT} in flight, orders/s"), spread(&rates, 0));
     table.tell(&format!("sqlite: alone, two commits for {BATCH} orders, orders/s"), spread(&limits, 0));
+    table.tell("sqlite: CPU of an order, service and clients, us", spread(&ours, 0));
+    table.tell("sqlite: CPU of an order, alone, us", spread(&theirs, 0));
     table.at_least("sqlite: of SQLite alone", median(&ratios), spread(&ratios, 2), 0.6);
     node.stop().await;
 }
@@ -297,4 +305,36 @@ pub async fn memory_of(orders: usize, live: bool) {
     );
     println!("resident: {}", resident() - before);
     node.stop().await;
+}
+
+/// Tells what a node takes while so many orders are live. Its simulator is another process.
+pub async fn memory_apart(orders: usize) {
+    let simulate = Simulate::start().await;
+    let many = (orders + 1).to_string();
+    let settings = [
+        ("ORDER__ACTOR__IDLE_AFTER", "24h"),
+        ("ORDER__ACTOR__MAX_LIVE", many.as_str()),
+        ("ORDER__LOG__LEVEL", "warn,order_service::app=info"),
+    ];
+    let mut node = NodeProcess::start(&simulate, &settings).await;
+    let id = node.process().id();
+    let mut clients = Vec::new();
+    for channel in channels(node.url()).await {
+        clients.push(OrderServiceClient::new(channel));
+    }
+    const TURNS: usize = 10;
+    for turn in 1..=TURNS {
+        let run = drive(&clients, 256, orders / TURNS, |mut client, number| async move {
+            let user_id = load_user(number as u64).0.to_string();
+            client.create_order(pb::CreateOrderRequest { user_id, ..sample_order() }).await.unwrap();
+        })
+        .await;
+        println!(
+            "{} orders are live: the node takes {:.2} GiB, its simulator {:.2} GiB; {:.0} orders/s",
+            orders / TURNS * turn,
+            resident_of(id) as f64 / 1e9 / 1.0737,
+            resident_of(simulate.process_id()) as f64 / 1e9 / 1.0737,
+            run.rate()
+        );
+    }
 }

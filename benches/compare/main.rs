@@ -12,7 +12,8 @@
 //! | `list` | the first page of many orders and of few |
 //! | `one`, `get` | an order alone; reads of orders that are not in memory, with the same statement by pgbench |
 //! | `million`, `restart` | only when named: creates with a million orders stored; a restart of the database under load |
-//! | `memory-live --live N` | only when named: what N live orders take |
+//! | `memory-apart --live N` | only when named: what a node takes that has N live orders; its simulator is another process |
+//! | `memory-live --live N` | only when named: what N live orders take in one process with it |
 //!
 //! Server, simulator, load and baselines share the machine's cores. Both sides of a ratio come from one run,
 //! taken in turn; of several rounds the medians, with the least and the greatest. Ends with a table.
@@ -70,7 +71,7 @@ pub struct Amount {
 /// Phases that run when none is named.
 const USUAL: &[&str] = &["reads", "create", "sqlite", "cpu", "live", "memory", "list", "one", "get"];
 /// Phases that run only when they are named.
-const OTHERS: &[&str] = &["million", "restart", "load", "memory-live", "memory-passive"];
+const OTHERS: &[&str] = &["million", "restart", "load", "memory-apart", "memory-live", "memory-passive"];
 
 fn main() {
     let mut words = Vec::new();
@@ -116,6 +117,9 @@ fn main() {
         if wants(phase) {
             return runtime.block_on(limits::memory_of(amount.idle, live));
         }
+    }
+    if wants("memory-apart") {
+        return runtime.block_on(limits::memory_apart(amount.live));
     }
     let cores = std::thread::available_parallelism().unwrap();
     println!("cores: {cores}, load average at the start: {}", load_average());

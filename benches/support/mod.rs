@@ -85,7 +85,12 @@ pub fn median(figures: &[f64]) -> f64 {
 
 /// Resident memory of this process, in bytes.
 pub fn resident() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    resident_of(std::process::id())
+}
+
+/// Bytes of memory that a process has.
+pub fn resident_of(process: u32) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{process}/statm")).unwrap();
     let pages: u64 = statm.split_whitespace().nth(1).unwrap().parse().unwrap();
     pages * 4096
 }
