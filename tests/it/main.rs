@@ -14,6 +14,7 @@
 )]
 
 mod admission;
+mod authentication;
 mod cancel_order;
 mod change_status;
 mod cli;
@@ -42,6 +43,7 @@ mod hold_order;
 mod letting_go;
 mod lifecycle;
 mod limits;
+mod listener_tls;
 mod load_tester;
 mod members;
 mod model;
