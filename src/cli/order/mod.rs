@@ -25,7 +25,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use uuid::Uuid;
 
 use super::{Failure, interrupted, runtime, tell};
-use crate::clients::orders::{Access, ApiError, Bearer, OrdersClient};
+use crate::clients::orders::{Access, ApiError, Bearer, OrdersClient, Reason};
 use crate::config::parse_duration;
 use crate::domain::ids::OrderNumber;
 use crate::proto::order::{self, get_order_request};
@@ -67,6 +67,9 @@ struct ClientArgs {
     /// A file with the token; it wins over one given otherwise.
     #[arg(long, value_name = "FILE", global = true)]
     token_file: Option<PathBuf>,
+    /// Why you act for somebody else, up to 200 characters; kept with what is done.
+    #[arg(long, value_name = "REASON", global = true)]
+    on_behalf: Option<String>,
     /// A PEM file with the authority of an https server; without it those count that this machine trusts.
     #[arg(long, value_name = "FILE", global = true)]
     ca: Option<PathBuf>,
@@ -230,7 +233,8 @@ fn access(client: &ClientArgs) -> Result<Access, String> {
     // An empty variable is none.
     let given = client.token.clone().filter(|token| !token.is_empty());
     let token = from_file.or(given).map(|token| Bearer::new(&token)).transpose()?;
-    Ok(Access { token, ca: client.ca.as_ref().map(read).transpose()? })
+    let reason = client.on_behalf.as_deref().map(Reason::new).transpose()?;
+    Ok(Access { token, reason, ca: client.ca.as_ref().map(read).transpose()? })
 }
 
 /// Tells how a call failed, if it did.
