@@ -8,6 +8,7 @@ use order_service::domain::access::Role;
 use order_service::proto::order as pb;
 use order_service::proto::order::order_service_client::OrderServiceClient;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Status};
 
@@ -15,6 +16,7 @@ use crate::harness::api::{by_id, eventually, read_refusal};
 use crate::harness::certificates::Certificates;
 use crate::harness::node::{TestNode, sample_order};
 use crate::harness::tokens::{Issuer, bearing, known};
+use crate::harness::wait::PATIENCE;
 
 const NOTHING: &str = "01900000-0000-7000-8000-000000000001";
 
@@ -133,29 +135,43 @@ async fn new_certificates_are_taken_up_and_broken_ones_are_not() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn a_slow_handshake_holds_up_nobody_and_ends() {
-    let bed = Bed::new().await;
-    let node = bed.node(&[("ORDER__GRPC__TLS_HANDSHAKE_TIMEOUT", "2s")]).await;
-    let address = node.node().grpc_address();
+/// Connections that say nothing.
+async fn silent(node: &TestNode) -> Vec<TcpStream> {
     let mut silent = Vec::new();
     for _ in 0..50 {
-        silent.push(TcpStream::connect(address).await.unwrap());
+        silent.push(TcpStream::connect(node.node().grpc_address()).await.unwrap());
     }
-    let channel = bed.connect(&node, "right.crt", None).await.unwrap();
+    silent
+}
+
+/// Whether the other side has closed it.
+fn is_closed(stream: &TcpStream) -> bool {
+    match stream.try_read(&mut [0]) {
+        Ok(0) => true,
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_slow_handshake_holds_up_nobody() {
+    let bed = Bed::new().await;
+    let node = bed.node(&[("ORDER__GRPC__TLS_HANDSHAKE_TIMEOUT", "1m")]).await;
+    let silent = silent(&node).await;
+    let connecting = timeout(PATIENCE, bed.connect(&node, "right.crt", None));
+    let channel = connecting.await.unwrap().unwrap();
     assert_eq!(look(channel, &bed.token()).await.code(), Code::NotFound);
-    // Each is closed by the node.
-    for stream in silent {
-        let closed = async || {
-            let mut byte = [0];
-            match stream.try_read(&mut byte) {
-                Ok(0) => Some(()),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
-                other => panic!("{other:?}"),
-            }
-        };
-        eventually("the connection to be closed", closed).await;
-    }
+    assert!(!silent.iter().any(is_closed), "they are still waited for");
+    drop(silent);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_come_is_ended() {
+    let bed = Bed::new().await;
+    let node = bed.node(&[("ORDER__GRPC__TLS_HANDSHAKE_TIMEOUT", "300ms")]).await;
+    let silent = silent(&node).await;
+    eventually("all to be closed", async || silent.iter().all(is_closed).then_some(())).await;
     node.stop().await;
 }
 
