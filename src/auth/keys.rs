@@ -35,7 +35,6 @@ const RSA_ALGORITHM: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0
 pub(super) struct KeySet {
     named: HashMap<String, Vec<VerifyingKey>>,
     unnamed: Vec<VerifyingKey>,
-    count: usize,
 }
 
 /// A key of a JWKS document. Everything else in it is not for us.
@@ -62,23 +61,29 @@ struct Jwks {
 impl KeySet {
     /// One shared secret.
     pub(super) fn shared(secret: &[u8]) -> Self {
-        Self { unnamed: vec![VerifyingKey::hs256(secret)], count: 1, ..Self::default() }
+        Self { unnamed: vec![VerifyingKey::hs256(secret)], ..Self::default() }
     }
 
     /// Reads a document: JWKS if it is JSON, else PEM. Keys of a JWKS that are of no use here are passed over: it may serve
-    /// others too.
+    /// others too. One without any that is of use is that of an issuer that takes back what it has shown.
     ///
     /// # Errors
-    /// Half a sentence, when it is neither, holds too many keys, or none for these algorithms.
+    /// Half a sentence, when it is neither, holds too many keys, or is a PEM file without any.
     pub(super) fn read(text: &[u8], algorithms: &[Algorithm]) -> Result<Self, String> {
         let is_json = text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-        let set =
-            if is_json { Self::read_jwks(text, algorithms)? } else { Self::read_pem(text, algorithms)? };
-        if set.count == 0 {
-            let names: Vec<&str> = algorithms.iter().map(|algorithm| algorithm.name()).collect();
-            return Err(format!("holds no public key for {}", names.join(", ")));
+        if is_json {
+            return Self::read_jwks(text, algorithms);
         }
-        Ok(set)
+        match Self::read_pem(text, algorithms)? {
+            // It is about to be written, perhaps.
+            set if set.is_empty() => Err(String::from("holds no public key")),
+            set => Ok(set),
+        }
+    }
+
+    /// Whether it holds no key.
+    pub(super) fn is_empty(&self) -> bool {
+        self.named.is_empty() && self.unnamed.is_empty()
     }
 
     fn read_jwks(text: &[u8], algorithms: &[Algorithm]) -> Result<Self, String> {
@@ -130,7 +135,6 @@ impl KeySet {
             return Err(format!("holds more than {MOST_UNNAMED} keys without a kid, or of the same"));
         }
         place.push(key);
-        self.count = self.count.saturating_add(1);
         Ok(())
     }
 

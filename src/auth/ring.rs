@@ -243,7 +243,22 @@ impl Keeper {
         let loaded = match self.ring.loaded.load_full() {
             Some(same) if same.digest == digest => Loaded { read, ..(*same).clone() },
             _ => {
-                let set = Arc::new(KeySet::read(text, &self.algorithms)?);
+                let set = KeySet::read(text, &self.algorithms)?;
+                if set.is_empty() {
+                    let names: Vec<&str> = self.algorithms.iter().map(|algorithm| algorithm.name()).collect();
+                    let wanted = names.join(", ");
+                    // At first it is a mistake. Later the issuer takes back what it has shown.
+                    if self.ring.loaded.load().is_none() {
+                        return Err(format!("holds no public key for {wanted}"));
+                    }
+                    let source = self.source.name();
+                    tracing::warn!(
+                        source,
+                        wanted,
+                        "there are no keys any more; tokens by earlier ones are refused"
+                    );
+                }
+                let set = Arc::new(set);
                 let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
                 Loaded { set, generation, digest, read }
             }

@@ -85,7 +85,11 @@ impl Authenticator {
     pub(super) async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, OrderError> {
         let caller = match self {
             Self::Dev(caller) => caller.clone(),
-            Self::Jwt(tokens) => tokens.caller(metadata).await?,
+            Self::Jwt(tokens) => tokens.caller(metadata).await.inspect_err(|error| {
+                let why =
+                    if matches!(error, OrderError::Unauthenticated { .. }) { "unproven" } else { "no_keys" };
+                metrics::counter!("order_auth_refused_total", "why" => why).increment(1);
+            })?,
             Self::Peer(nobody) => {
                 return Ok(forward::caller_of(metadata).unwrap_or_else(|| nobody.clone()));
             }
