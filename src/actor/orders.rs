@@ -242,18 +242,23 @@ impl Orders {
         }
     }
 
-    /// As [`Self::view`], as `encode` makes it: once for each state of a live order.
+    /// As [`Self::view`], as `encode` makes it: once for each state of a live order. One that the caller `may` not see is
+    /// none.
     ///
     /// # Errors
     /// As of [`Self::view`].
     pub async fn show(
         &self,
         id: OrderId,
+        may: impl Fn(&Order) -> bool,
         encode: impl FnOnce(&Order) -> Bytes,
     ) -> Result<Option<Bytes>, OrderError> {
         match self.nearest(id) {
-            Nearest::Live(entry, order) => Ok(Some(entry.show(&order, encode))),
-            Nearest::Resting(reader) => Ok(self.view_resting(id, reader).await?.map(|order| encode(&order))),
+            Nearest::Live(entry, order) => Ok(may(&order).then(|| entry.show(&order, encode))),
+            Nearest::Resting(reader) => {
+                let order = self.view_resting(id, reader).await?;
+                Ok(order.filter(|order| may(order)).map(|order| encode(&order)))
+            }
         }
     }
 

@@ -21,6 +21,7 @@ pub mod money;
 pub mod order;
 pub mod payment;
 pub mod pricing;
+pub mod reach;
 pub mod react;
 pub mod refund;
 pub mod repair;

@@ -147,6 +147,13 @@ pub fn react(
     let running_saga = saga.filter(|saga| !saga.settled);
     match input {
         Input::Command { ask, calling } => match (order, &ask.command) {
+            // The one place where a command meets its order: nothing of it is known to whoever does not get at it.
+            (Some(order), _) if !ask.reach.covers(order.user_id) => {
+                Err(OrderError::OrderNotFound { order: String::new() })
+            }
+            (None, OrderCommand::Create(draft)) if !ask.reach.covers(draft.user_id) => {
+                Err(OrderError::OrderNotFound { order: String::new() })
+            }
             (None, OrderCommand::Create(draft)) => Ok(decide::create(draft, &ask, now, policy)),
             (None, _) => Err(OrderError::OrderNotFound { order: String::new() }),
             (Some(order), _) => decide::decide(order, running_saga, &ask, calling, now, policy),

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use super::access;
 use super::auth::{self, Authenticator};
 use super::forward::{self, Refusal, Routed};
 use super::order_service::{Begun, MARGIN, OrderApiConfig, Origin};
@@ -133,6 +134,7 @@ impl AdminApi {
             to_status(&OrderError::Overloaded { what: "this node has too many calls of operators in flight" })
         })?;
         let caller = self.authenticator.caller(metadata).await.map_err(|error| to_status(&error))?;
+        let reach = access::OPERATORS.admit(method, &caller).map_err(|error| to_status(&error))?;
         let config = &self.config;
         let deadline = auth::deadline(metadata).unwrap_or(config.default_deadline).min(config.max_deadline);
         let started = Instant::now();
@@ -142,6 +144,7 @@ impl AdminApi {
                 context: auth::context(metadata),
                 via: self.for_peers.then(|| forward::view_of(metadata)),
             },
+            reach,
             wait: deadline.saturating_sub(MARGIN),
             started,
             deadline: started.checked_add(deadline).unwrap_or(started),
@@ -365,7 +368,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::ListNodesResponse>, Status> {
         let begun = self.begin("ListNodes", &request).await?;
         let answer = self.nodes().await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     async fn list_slots(
@@ -374,7 +377,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::ListSlotsResponse>, Status> {
         let begun = self.begin("ListSlots", &request).await?;
         let answer = self.slots().await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     type DrainNodeStream = cluster::DrainStream;
@@ -385,7 +388,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<Self::DrainNodeStream>, Status> {
         let begun = self.begin("DrainNode", &request).await?;
         let answer = self.drain(request.into_inner()).await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     async fn plan_cluster(
@@ -394,7 +397,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::PlanClusterResponse>, Status> {
         let begun = self.begin("PlanCluster", &request).await?;
         let answer = self.plan(request.into_inner()).await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     async fn explain_order(
@@ -403,7 +406,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::OrderExplanation>, Status> {
         let begun = self.begin("ExplainOrder", &request).await?;
         let answer = self.execute(&begun, request, |request| self.explain(request)).await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     async fn list_stuck_orders(
@@ -412,7 +415,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::ListStuckOrdersResponse>, Status> {
         let begun = self.begin("ListStuckOrders", &request).await?;
         let answer = self.stuck(request.into_inner()).await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     async fn retry_step(
@@ -421,7 +424,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::RepairedOrder>, Status> {
         let begun = self.begin("RetryStep", &request).await?;
         let answer = self.execute(&begun, request, |request| self.retry(&begun, request)).await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     async fn skip_step(
@@ -430,7 +433,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::RepairedOrder>, Status> {
         let begun = self.begin("SkipStep", &request).await?;
         let answer = self.execute(&begun, request, |request| self.skip(&begun, request)).await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     async fn resolve_payment(
@@ -439,7 +442,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::RepairedOrder>, Status> {
         let begun = self.begin("ResolvePayment", &request).await?;
         let answer = self.execute(&begun, request, |request| self.resolve(&begun, request)).await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     async fn unquarantine_order(
@@ -448,7 +451,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::RepairedOrder>, Status> {
         let begun = self.begin("UnquarantineOrder", &request).await?;
         let answer = self.execute(&begun, request, |request| self.unquarantine(&begun, request)).await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The edge: gRPC requests become commands, orders and refusals become answers.
 
+mod access;
 mod admin_service;
 mod auth;
 mod convert;
@@ -11,6 +12,7 @@ mod routes;
 mod server;
 mod status;
 mod validate;
+mod view;
 mod watch;
 
 pub use admin_service::{AdminApi, AdminRoutes, Peer};

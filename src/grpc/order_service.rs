@@ -5,13 +5,13 @@ mod changes;
 mod edits;
 mod in_flight;
 mod listing;
+mod reads;
 mod risk;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use prost::Message;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -26,13 +26,12 @@ use super::auth::{self, Authenticator};
 use super::forward::{self, Refusal, Routed};
 use super::status::to_status;
 use super::validate::{self, Checker, OrderKey, RequestLimits};
-use super::{convert, watch};
+use super::{access, convert, watch};
 use crate::actor::Orders;
 use crate::cluster::Cluster;
 use crate::domain::command::OrderCommand;
 use crate::domain::error::OrderError;
 use crate::domain::ids::{IdKey, OrderId, content_hash};
-use crate::domain::order::Order;
 use crate::domain::pricing::Pricing;
 use crate::domain::react;
 use crate::domain::risk::RiskCheck;
@@ -160,6 +159,7 @@ impl OrderApi {
             to_status(&OrderError::Overloaded { what: "this node has too many requests in flight" })
         })?;
         let caller = self.authenticator.caller(metadata).await.map_err(|error| to_status(&error))?;
+        let reach = access::ORDERS.admit(method, &caller).map_err(|error| to_status(&error))?;
         let config = &self.config;
         let deadline = auth::deadline(metadata).unwrap_or(config.default_deadline).min(config.max_deadline);
         let started = Instant::now();
@@ -169,6 +169,7 @@ impl OrderApi {
                 context: auth::context(metadata),
                 via: self.for_peers.then(|| forward::view_of(metadata)),
             },
+            reach,
             wait: config.create_wait.min(deadline.saturating_sub(MARGIN)),
             started,
             deadline: started.checked_add(deadline).unwrap_or(started),
@@ -185,6 +186,7 @@ impl OrderApi {
         let repeatable = check.repeatable(&request.request_id, hash);
         let mut wish = validate::wish(&mut check, &request, &self.config.limits, &*self.pricing);
         check.finish()?;
+        access::may_order_for(begun.reach, wish.user_id)?;
         let random = Uuid::new_v4().as_u128() as u64;
         let request_id = repeatable.as_ref().map(|repeatable| repeatable.request_id.as_str());
         wish.id = OrderId::for_request(&self.key, wish.user_id, request_id, now, random);
@@ -226,42 +228,10 @@ impl OrderApi {
         CallContext {
             request_id: begun.origin.context.request_id.to_string(),
             trace_parent: begun.origin.context.trace_parent.as_deref().map(str::to_owned),
+            caller: Some(begun.origin.caller.clone()),
             timeout: self.config.call_timeout,
         }
     }
-
-    /// The id that a caller means.
-    async fn id_of(&self, key: &OrderKey) -> Result<OrderId, OrderError> {
-        match key {
-            OrderKey::Id(id) => Ok(*id),
-            OrderKey::Number(number) => self.orders.find(number).await?.ok_or_else(|| not_found(key)),
-        }
-    }
-
-    async fn look_up(&self, key: OrderKey) -> Result<Arc<Order>, OrderError> {
-        let id = self.id_of(&key).await?;
-        self.orders.view(id).await?.ok_or_else(|| not_found(&key))
-    }
-
-    /// An order as the bytes of its message.
-    async fn show(&self, key: OrderKey, may_be_stale: bool) -> Result<Bytes, OrderError> {
-        let id = self.id_of(&key).await?;
-        let encode = |order: &Order| Bytes::from(convert::order(order).encode_to_vec());
-        let shown = match may_be_stale {
-            true => self.orders.view_stale(id).await?.map(|order| encode(&order)),
-            false => self.orders.show(id, encode).await?,
-        };
-        shown.ok_or_else(|| not_found(&key))
-    }
-}
-
-/// That there is no such order, by the name that the caller has used.
-fn not_found(key: &OrderKey) -> OrderError {
-    let order = match key {
-        OrderKey::Id(id) => id.to_string(),
-        OrderKey::Number(number) => number.to_string(),
-    };
-    OrderError::OrderNotFound { order }
 }
 
 /// Hash of a creation's content: everything but the request id, metadata in a fixed order.
@@ -295,7 +265,7 @@ impl OrderService for OrderApi {
         let key = validate::order_key(&mut check, request.get_ref());
         let may_be_stale = request.get_ref().allow_stale;
         let answer = match check.finish() {
-            Ok(()) => self.show(key, may_be_stale).await.map(answer::Order::Bytes),
+            Ok(()) => self.show(begun.reach, key, may_be_stale).await.map(answer::Order::Bytes),
             Err(error) => Err(error),
         };
         begun.end(answer)
@@ -309,7 +279,7 @@ impl OrderService for OrderApi {
         let mut check = Checker::default();
         let key = validate::status_key(&mut check, request.get_ref());
         let answer = match check.finish() {
-            Ok(()) => self.look_up(key).await.map(|order| convert::order_status(&order)),
+            Ok(()) => self.look_up(begun.reach, key).await.map(|order| convert::order_status(&order)),
             Err(error) => Err(error),
         };
         begun.end(answer)
@@ -320,7 +290,14 @@ impl OrderService for OrderApi {
         request: Request<pb::UpdateOrderStatusRequest>,
     ) -> Result<Response<answer::Order>, Status> {
         let begun = self.begin("UpdateOrderStatus", request.metadata()).await?;
-        let answer = self.execute(&begun, request, |request| self.update_status(&begun, request)).await;
+        // It is the same as CancelOrder, which is open to others.
+        let is_cancel = request.get_ref().status() == pb::OrderStatus::Cancelled;
+        let answer = match is_cancel.then(|| access::ORDERS.admit("CancelOrder", &begun.origin.caller)) {
+            Some(Err(error)) => Err(error.into()),
+            Some(Ok(_)) | None => {
+                self.execute(&begun, request, |request| self.update_status(&begun, request)).await
+            }
+        };
         begun.end(answer)
     }
 
@@ -401,7 +378,7 @@ impl OrderService for OrderApi {
         request: Request<pb::ListOrdersRequest>,
     ) -> Result<Response<pb::ListOrdersResponse>, Status> {
         let begun = self.begin("ListOrders", request.metadata()).await?;
-        let answer = self.list(request.into_inner()).await;
+        let answer = self.list(&begun, request.into_inner()).await;
         begun.end(answer)
     }
 
@@ -410,7 +387,7 @@ impl OrderService for OrderApi {
         request: Request<pb::ListOrderEventsRequest>,
     ) -> Result<Response<pb::ListOrderEventsResponse>, Status> {
         let begun = self.begin("ListOrderEvents", request.metadata()).await?;
-        let answer = self.list_events(request.into_inner()).await;
+        let answer = self.list_events(&begun, request.into_inner()).await;
         begun.end(answer)
     }
 
@@ -422,8 +399,8 @@ impl OrderService for OrderApi {
         let mut check = Checker::default();
         let id = check.order_id("order_id", &request.get_ref().order_id);
         let answer = match check.finish() {
-            Ok(()) => self.look_up(OrderKey::Id(id)).await.map(|order| pb::ListPaymentTransactionsResponse {
-                transactions: convert::transactions(&order),
+            Ok(()) => self.look_up(begun.reach, OrderKey::Id(id)).await.map(|order| {
+                pb::ListPaymentTransactionsResponse { transactions: convert::transactions(&order) }
             }),
             Err(error) => Err(error),
         };
@@ -444,7 +421,7 @@ impl OrderService for OrderApi {
             check.bad("after_sequence", "expected 0 or a sequence");
         }
         let checked = match check.finish() {
-            Ok(()) => self.look_up(OrderKey::Id(id)).await,
+            Ok(()) => self.look_up(begun.reach, OrderKey::Id(id)).await,
             Err(error) => Err(error),
         };
         let answer = checked.and_then(|order| {
@@ -457,6 +434,7 @@ impl OrderService for OrderApi {
                 order,
                 after_seq: request.after_sequence,
                 limits: self.config.watch,
+                viewer: begun.viewer(),
                 origin: begun.origin.clone(),
             };
             Ok(watch::stream(watched, permit, self.stop.clone()))

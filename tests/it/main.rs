@@ -13,10 +13,13 @@
     clippy::print_stderr
 )]
 
+mod access_masks;
+mod access_matrix;
 mod admission;
 mod cancel_order;
 mod change_status;
 mod cli;
+mod cluster_access;
 mod cluster_calls;
 mod cluster_changes;
 mod cluster_chaos;

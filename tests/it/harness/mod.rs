@@ -1,6 +1,7 @@
 //! What several tests share: seeded chance, orders from the real price book, a model of the collaborators, the laws,
 //! private Postgres servers and what breaks them.
 
+pub mod access;
 pub mod api;
 pub mod api_in_process;
 pub mod certificates;
@@ -50,6 +51,7 @@ use order_service::domain::money::{Currency, parse_amount};
 use order_service::domain::order::Order;
 use order_service::domain::payment::PaymentToken;
 use order_service::domain::pricing::{PriceBook, Pricing, PricingDocument, QuoteLine, QuoteRequest};
+use order_service::domain::reach::Reach;
 use order_service::domain::react::Policy;
 use order_service::domain::status::OrderStatus;
 use uuid::Uuid;
@@ -299,6 +301,7 @@ pub fn ask(command: OrderCommand, request: Option<(&str, u8)>, expected_version:
             user: None,
             reason: None,
         },
+        reach: Reach::All,
         context: RequestContext { request_id: Arc::from(request_id), trace_parent: None },
         expected_version,
         repeatable: request
