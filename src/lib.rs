@@ -5,6 +5,7 @@
 
 pub mod actor;
 pub mod app;
+pub mod auth;
 pub mod cache;
 pub mod cli;
 pub mod clients;
@@ -19,4 +20,5 @@ pub mod proto;
 pub mod steps;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod verify;

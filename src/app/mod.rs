@@ -1,8 +1,10 @@
 //! Starts the parts in order and stops them in reverse. The only place that knows concrete types, and that reads the
 //! machine's clock.
 
+mod callers;
 mod cluster;
 mod collaborators;
+mod development;
 mod settings;
 mod stores;
 
@@ -24,7 +26,7 @@ use crate::config::{Config, Repairs, SimulatorJournal};
 use crate::domain::Timestamp;
 use crate::domain::ids::IdKey;
 use crate::domain::pricing::Pricing;
-use crate::grpc::{self, AdminApi, GrpcConfig, InFlight, OrderApi, PeerServices};
+use crate::grpc::{self, AdminApi, GrpcConfig, InFlight, OrderApi, PeerServices, Tokens};
 use crate::ops;
 use crate::ports::clock::Clock;
 use crate::ports::placement::Alone;
@@ -33,6 +35,7 @@ use crate::steps::StepLimits;
 use crate::telemetry::Telemetry;
 use crate::verify::{self, Witness};
 
+pub use development::{DevelopmentToken, TokenWish, development_token};
 pub use stores::postgres_config;
 
 use self::collaborators::{collaborators, simulator};
@@ -136,6 +139,9 @@ impl Node {
             true => Some(bind(config.peer.listen, "peer.listen").await?),
             false => None,
         };
+        let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
+        let verifier = callers::verifier(&config, &stopping).await?;
+        let secured = callers::secured(&config, &stopping).await?;
         // The store first: whoever has it is named, and a file that is not ours keeps its folder clean.
         let opened = stores::open(&config).await?;
         let store = Arc::clone(&opened.store);
@@ -173,7 +179,6 @@ impl Node {
         if let Some(cluster) = &cluster {
             cluster.start(Arc::clone(&orders));
         }
-        let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
         let only_here = config.ops.repairs == Repairs::Loopback;
         let (admin_orders, limits) = (Arc::clone(&orders), api_config(&config));
         let admin_api =
@@ -191,6 +196,12 @@ impl Node {
         );
         let api = match &cluster {
             Some(cluster) => api.with_cluster(Arc::clone(cluster)),
+            None => api,
+        };
+        let api = match verifier {
+            Some(verifier) => {
+                api.with_tokens(Tokens { verifier, clock: orders.clock(), mtls: config.auth.mtls })
+            }
             None => api,
         };
         let listener_config = GrpcConfig {
@@ -225,7 +236,7 @@ impl Node {
         let serves = move || ready().is_ok();
         let grpc = tokio::spawn(async move {
             let (draining, stopping) = (grpc_draining.cancelled_owned(), grpc_stopping.cancelled_owned());
-            grpc::serve(grpc_listener, api, &listener_config, serves, draining, stopping).await
+            grpc::serve(grpc_listener, api, &listener_config, secured, serves, draining, stopping).await
         });
         let ops_stopping = CancellationToken::new();
         let ops = tokio::spawn(ops::serve(

@@ -10,6 +10,7 @@ mod ops;
 mod order;
 mod serve;
 mod simulate;
+mod token;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -82,6 +83,8 @@ enum Command {
     /// Look after orders and stores: why an order waits, and the repairs.
     #[command(arg_required_else_help = true)]
     Ops(Box<ops::OpsArgs>),
+    /// Mint a token for development keys.
+    Token(token::TokenArgs),
 }
 
 #[derive(Args, Debug)]
@@ -157,6 +160,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Order(arguments) => order::run(*arguments),
         Command::Cluster(arguments) => cluster::run(*arguments),
         Command::Ops(arguments) => ops::run(&files, *arguments),
+        Command::Token(arguments) => token::run(&files.and(&arguments.files), arguments),
     }
 }
 
@@ -307,6 +311,10 @@ mod tests {
             "order-service ops skip-step ORD-7K3M9Q2XYZ --reason r --expected-version 3 --request-id q",
             "order-service ops resolve-payment ORD-7K3M9Q2XYZ --outcome not-charged --evidence e --key k",
             "order-service ops unquarantine 01900000-0000-7000-8000-000000000001 --reason r",
+            "order-service order --token t --ca ca.pem get ORD-7K3M9Q2XYZ",
+            "order-service order get ORD-7K3M9Q2XYZ --token-file t --server https://h:1",
+            "order-service token --role support --role finance --sub ada --ttl 15m --keys k --config c",
+            "order-service token --user 01900000-0000-7000-8000-000000000001 --print-config",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -327,6 +335,9 @@ mod tests {
             "order-service ops resolve-payment ORD-7K3M9Q2XYZ --evidence e --outcome maybe",
             "order-service ops unquarantine ORD-7K3M9Q2XYZ --reason r",
             "order-service ops verify --order ORD-1",
+            "order-service token --role root",
+            "order-service token --ttl 25h",
+            "order-service token --user ada",
             "order-service ops verify --patience 0",
             "order-service ops verify --page-size 0",
             "order-service ops verify --pages-per-second 0",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::orders::{ApiError, MAX_ANSWER_BYTES, cannot_reach, endpoint, from_status};
+use super::orders::{Access, ApiError, MAX_ANSWER_BYTES, cannot_reach, endpoint, from_status};
 use crate::proto::admin as pb;
 use crate::proto::admin::order_admin_service_client::OrderAdminServiceClient;
 
@@ -23,7 +23,7 @@ impl AdminClient {
     /// `INVALID_ARGUMENT` when it is no URL, `UNAVAILABLE` when nobody answers.
     pub async fn connect(server: &str, timeout: Duration) -> Result<Self, ApiError> {
         let server = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
-        let endpoint = endpoint(&server, timeout).map_err(|_| {
+        let endpoint = endpoint(&server, timeout, &Access::default()).map_err(|_| {
             let message = format!("{server} is not the URL of a server; write it like http://127.0.0.1:9464");
             ApiError::local("INVALID_ARGUMENT", message)
         })?;

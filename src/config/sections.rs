@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rust_decimal::Decimal;
 
+use super::auth::{AuthConfig, ListenerTls};
 use super::cluster::{ClusterConfig, PeerConfig};
 use super::postgres::PostgresUrl;
 use crate::domain::money::Currency;
@@ -90,6 +91,10 @@ pub struct GrpcConfig {
     pub keepalive: Duration,
     /// How long a stopping node waits for what is in flight.
     pub shutdown_grace: Duration,
+    /// How it proves to callers who it is; none = it does not.
+    pub tls: Option<ListenerTls>,
+    /// Whether something in front of the node ends TLS.
+    pub behind_tls_proxy: bool,
 }
 
 /// From where repairs are taken.
@@ -248,20 +253,6 @@ pub struct CollaboratorsConfig {
     pub breaker_open_for: Duration,
     /// Largest answer, in bytes.
     pub max_message_bytes: usize,
-}
-
-/// How callers are known.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AuthMode {
-    /// Every caller may do everything.
-    Dev,
-}
-
-/// `auth`: who may call.
-#[derive(Clone, Debug)]
-pub struct AuthConfig {
-    /// How callers are known.
-    pub mode: AuthMode,
 }
 
 /// `create`: creation of orders.

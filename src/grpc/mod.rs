@@ -6,6 +6,7 @@ mod auth;
 mod convert;
 mod forward;
 mod front;
+mod known;
 mod order_service;
 mod page;
 mod routes;
@@ -16,7 +17,8 @@ mod view;
 mod watch;
 
 pub use admin_service::{AdminApi, AdminRoutes, Peer};
+pub use auth::Tokens;
 pub use order_service::{InFlight, OrderApi, OrderApiConfig};
-pub use server::{GrpcConfig, PeerServices, serve, serve_peers};
+pub use server::{GrpcConfig, PeerServices, Secured, serve, serve_peers};
 pub use validate::RequestLimits;
 pub use watch::WatchLimits;

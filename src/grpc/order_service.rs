@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 pub(super) use self::begun::{Begun, Origin};
 pub use self::in_flight::InFlight;
-use super::auth::{self, Authenticator};
+use super::auth::{self, Authenticator, Tokens};
 use super::forward::{self, Refusal, Routed};
 use super::status::to_status;
 use super::validate::{self, Checker, OrderKey, RequestLimits};
@@ -122,6 +122,11 @@ impl OrderApi {
     /// The service of a node that shares the orders with others.
     pub fn with_cluster(self, cluster: Arc<Cluster>) -> Self {
         Self { cluster: Some(cluster), ..self }
+    }
+
+    /// The service for callers who have to prove who they are.
+    pub fn with_tokens(self, tokens: Tokens) -> Self {
+        Self { authenticator: Authenticator::Jwt(tokens), ..self }
     }
 
     /// The same service for calls that other nodes forward: it believes what they say of their callers, and executes such

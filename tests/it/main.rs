@@ -16,6 +16,7 @@
 mod access_masks;
 mod access_matrix;
 mod admission;
+mod authentication;
 mod cancel_order;
 mod change_status;
 mod cli;
@@ -45,6 +46,7 @@ mod hold_order;
 mod letting_go;
 mod lifecycle;
 mod limits;
+mod listener_tls;
 mod load_tester;
 mod members;
 mod model;

@@ -18,13 +18,14 @@ mod view;
 mod watch;
 
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use uuid::Uuid;
 
 use super::{Failure, interrupted, runtime, tell};
-use crate::clients::orders::{ApiError, OrdersClient};
+use crate::clients::orders::{Access, ApiError, Bearer, OrdersClient};
 use crate::config::parse_duration;
 use crate::domain::ids::OrderNumber;
 use crate::proto::order::{self, get_order_request};
@@ -60,6 +61,15 @@ struct ClientArgs {
         global = true
     )]
     server: String,
+    /// Proves who calls. Others can read it in the list of processes: better by variable, or by --token-file.
+    #[arg(long, env = "ORDER_TOKEN", hide_env_values = true, value_name = "TOKEN", global = true)]
+    token: Option<String>,
+    /// A file with the token; it wins over one given otherwise.
+    #[arg(long, value_name = "FILE", global = true)]
+    token_file: Option<PathBuf>,
+    /// A PEM file with the authority of an https server; without it those count that this machine trusts.
+    #[arg(long, value_name = "FILE", global = true)]
+    ca: Option<PathBuf>,
     /// How long connecting and each call may take, such as 500ms, 15s or 1m.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration, global = true)]
     timeout: Duration,
@@ -142,13 +152,14 @@ impl From<io::Error> for ClientFailure {
 /// What every subcommand works with.
 struct Session {
     server: String,
+    access: Access,
     timeout: Duration,
     format: Format,
 }
 
 impl Session {
     async fn connect(&self) -> Result<OrdersClient, ApiError> {
-        OrdersClient::connect(&self.server, self.timeout).await
+        OrdersClient::connect(&self.server, self.timeout, &self.access).await
     }
 
     fn is_json(&self) -> bool {
@@ -200,12 +211,26 @@ impl OrderKey {
 }
 
 pub(super) fn run(arguments: OrderArgs) -> Result<(), Failure> {
-    let ClientArgs { server, timeout, output } = arguments.client;
+    let access = access(&arguments.client).map_err(Failure::Sentence)?;
+    let ClientArgs { server, timeout, output, .. } = arguments.client;
     let is_terminal = io::stdout().is_terminal();
     let format = output.unwrap_or(if is_terminal { Format::Table } else { Format::Json });
-    let session = Session { server, timeout, format };
+    let session = Session { server, access, timeout, format };
     let runtime = runtime(&mut tokio::runtime::Builder::new_current_thread())?;
     ended(runtime.block_on(dispatch(&session, arguments.command)), session.is_json())
+}
+
+/// What calls show, and see. No sentence holds a token.
+fn access(client: &ClientArgs) -> Result<Access, String> {
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path)
+            .map_err(|error| format!("{} cannot be read ({error}); check the path", path.display()))
+    };
+    let from_file = client.token_file.as_ref().map(read).transpose()?;
+    // An empty variable is none.
+    let given = client.token.clone().filter(|token| !token.is_empty());
+    let token = from_file.or(given).map(|token| Bearer::new(&token)).transpose()?;
+    Ok(Access { token, ca: client.ca.as_ref().map(read).transpose()? })
 }
 
 /// Tells how a call failed, if it did.

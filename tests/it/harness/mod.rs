@@ -30,6 +30,7 @@ pub mod small_disk;
 pub mod standby;
 pub mod stores;
 pub mod takeover;
+pub mod tokens;
 pub mod traffic;
 pub mod traps;
 pub mod wait;
