@@ -183,6 +183,12 @@ impl Node {
         let (admin_orders, limits) = (Arc::clone(&orders), api_config(&config));
         let admin_api =
             AdminApi::new(admin_orders, orders.clock(), key.clone(), limits, cluster.clone(), only_here);
+        let tokens =
+            verifier.map(|verifier| Tokens { verifier, clock: orders.clock(), mtls: config.auth.mtls });
+        let admin_api = match &tokens {
+            Some(tokens) => admin_api.with_tokens(tokens.clone()),
+            None => admin_api,
+        };
         let admin = (config.ops.repairs != Repairs::None)
             .then(|| admin_api.clone().into_routes(config.grpc.max_message_bytes));
         let api = OrderApi::new(
@@ -198,10 +204,8 @@ impl Node {
             Some(cluster) => api.with_cluster(Arc::clone(cluster)),
             None => api,
         };
-        let api = match verifier {
-            Some(verifier) => {
-                api.with_tokens(Tokens { verifier, clock: orders.clock(), mtls: config.auth.mtls })
-            }
+        let api = match tokens {
+            Some(tokens) => api.with_tokens(tokens),
             None => api,
         };
         let listener_config = GrpcConfig {

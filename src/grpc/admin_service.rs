@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::access;
-use super::auth::{self, Authenticator};
+use super::auth::{self, Authenticator, Tokens};
 use super::forward::{self, Refusal, Routed};
 use super::order_service::{Begun, MARGIN, OrderApiConfig, Origin};
 use super::page;
@@ -62,6 +62,8 @@ pub struct AdminApi {
     /// Only requests from this machine are taken.
     only_here: bool,
     authenticator: Authenticator,
+    /// For calls with a token, and for all from other machines; none = nobody has to prove anything.
+    by_token: Option<Authenticator>,
     requests: Arc<Semaphore>,
     /// The nodes that share the orders; none = this one has them all.
     cluster: Option<Arc<Cluster>>,
@@ -82,7 +84,14 @@ impl AdminApi {
     ) -> Self {
         let requests = Arc::new(Semaphore::new(IN_FLIGHT));
         let authenticator = Authenticator::dev();
-        Self { orders, clock, key, config, only_here, authenticator, requests, cluster, for_peers: false }
+        let (by_token, for_peers) = (None, false);
+        Self { orders, clock, key, config, only_here, authenticator, by_token, requests, cluster, for_peers }
+    }
+
+    /// The service where callers have to prove who they are. Whoever is on the node's own machine may leave the token out:
+    /// they could read its store and its keys, too, and have to help when no tokens are made.
+    pub fn with_tokens(self, tokens: Tokens) -> Self {
+        Self { by_token: Some(Authenticator::Jwt(tokens)), ..self }
     }
 
     /// The same service for calls that other nodes forward, which they have checked.
@@ -90,6 +99,7 @@ impl AdminApi {
         Self {
             only_here: false,
             authenticator: Authenticator::peer(),
+            by_token: None,
             requests: Arc::new(Semaphore::new(IN_FLIGHT)),
             for_peers: true,
             ..self.clone()
@@ -133,7 +143,10 @@ impl AdminApi {
         let permit = Arc::clone(&self.requests).try_acquire_owned().map_err(|_full| {
             to_status(&OrderError::Overloaded { what: "this node has too many calls of operators in flight" })
         })?;
-        let caller = self.authenticator.caller(metadata).await.map_err(|error| to_status(&error))?;
+        let has_token = metadata.contains_key(auth::AUTHORIZATION);
+        let by_token = self.by_token.as_ref().filter(|_| has_token || !is_here);
+        let authenticator = by_token.unwrap_or(&self.authenticator);
+        let caller = authenticator.caller(metadata).await.map_err(|error| to_status(&error))?;
         let reach = access::OPERATORS.admit(method, &caller).map_err(|error| to_status(&error))?;
         let config = &self.config;
         let deadline = auth::deadline(metadata).unwrap_or(config.default_deadline).min(config.max_deadline);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use uuid::Uuid;
 
+use super::access::ON_BEHALF_REASON as REASON;
 use super::{forward, known};
 use crate::auth::{Refused, Verifier};
 use crate::domain::access::{Caller, Role};
@@ -17,11 +18,9 @@ use crate::ports::clock::Clock;
 
 /// Header that names a request; taken over when it is well-formed, made up otherwise.
 pub(super) const REQUEST_ID: &str = "x-request-id";
-/// Why a caller acts for somebody else.
-const REASON: &str = "x-on-behalf-reason";
 /// Longest such reason, in characters.
 const REASON_CHARS: usize = 200;
-const AUTHORIZATION: &str = "authorization";
+pub(super) const AUTHORIZATION: &str = "authorization";
 const TRACE_PARENT: &str = "traceparent";
 const MAX_REQUEST_ID: usize = 64;
 /// Length of a W3C `traceparent` of version 00.

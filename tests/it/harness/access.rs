@@ -1,16 +1,15 @@
 //! Callers with roles: their tokens, and nodes that ask for them.
 
-use std::sync::OnceLock;
-
-use order_service::auth::mint::{DevelopmentKeys, Said, development_keys};
+use order_service::auth::mint::Signer;
 use order_service::clients::sim::catalogue;
 use order_service::domain::access::Role;
 use order_service::proto::order as pb;
-use tempfile::TempDir;
+use serde_json::json;
 use tonic::Request;
 
 use super::api::line;
 use super::node::TestNode;
+use super::tokens::{AUDIENCE, ISSUER, bearing, claims};
 
 /// A user who orders.
 pub const OWNER: &str = "20000000-0000-4000-8000-000000000001";
@@ -21,24 +20,19 @@ pub const WITHOUT: &str = "20000000-0000-4000-8000-000000000021";
 /// No user at all.
 pub const NOBODY: &str = "nobody";
 
-/// How long tokens are good for, in seconds.
-const LIFETIME: i64 = 3_600;
-
-/// The key pair that all tokens of this run are signed with.
-fn keys() -> &'static DevelopmentKeys {
-    static KEYS: OnceLock<(TempDir, DevelopmentKeys)> = OnceLock::new();
-    let make = || {
-        let folder = TempDir::new().unwrap();
-        let keys = development_keys(folder.path()).unwrap();
-        (folder, keys)
-    };
-    &KEYS.get_or_init(make).1
-}
+/// What tokens are signed with: no file of a key has to be there for as long as nodes run.
+const SECRET: &str = "what the tests and their nodes share";
 
 /// Settings of a node that asks for such tokens.
 pub fn settings() -> Vec<(&'static str, &'static str)> {
-    let keys_file = keys().public_file.to_str().unwrap();
-    vec![("ORDER__AUTH__MODE", "jwt"), ("ORDER__AUTH__KEYS_FILE", keys_file)]
+    vec![
+        ("ORDER__AUTH__MODE", "jwt"),
+        ("ORDER__AUTH__ISSUER", ISSUER),
+        ("ORDER__AUTH__AUDIENCE", AUDIENCE),
+        ("ORDER__AUTH__ALGORITHMS", "HS256"),
+        ("ORDER__AUTH__SECRET", SECRET),
+        ("ORDER__AUTH__USER_CLAIM", "user"),
+    ]
 }
 
 /// A node that asks for such tokens.
@@ -57,11 +51,10 @@ pub struct As {
 impl As {
     /// Somebody with these roles who is that user.
     pub fn new(principal: &str, roles: &[Role], user: &str) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "tokens are made by the machine's clock")]
-        let issued = chrono::Utc::now().timestamp();
-        let roles = roles.iter().map(|role| role.name().to_owned()).collect();
-        let (subject, user) = (principal.to_owned(), Some(user.to_owned()));
-        let token = keys().signer.token(&Said { subject, roles, user, issued, lifetime: LIFETIME }).unwrap();
+        let roles: Vec<&str> = roles.iter().map(|role| role.name()).collect();
+        let claims = claims(&json!({"sub": principal, "roles": roles, "user": user}));
+        let header = json!({"alg": "HS256", "typ": "JWT"});
+        let token = Signer::shared(SECRET.as_bytes()).sign(&header, &claims).unwrap();
         Self { token, reason: None }
     }
 
@@ -82,11 +75,9 @@ impl As {
 
     /// The request in their name.
     pub fn sign<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        let metadata = request.metadata_mut();
-        metadata.insert("authorization", format!("Bearer {}", self.token).parse().unwrap());
+        let mut request = bearing(&self.token, message);
         if let Some(reason) = self.reason {
-            metadata.insert("x-on-behalf-reason", reason.parse().unwrap());
+            request.metadata_mut().insert("x-on-behalf-reason", reason.parse().unwrap());
         }
         request
     }
