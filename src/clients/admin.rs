@@ -14,22 +14,25 @@ pub struct AdminClient {
     inner: OrderAdminServiceClient<Channel>,
     server: String,
     timeout: Duration,
+    access: Access,
 }
 
 impl AdminClient {
-    /// Connects to `server`, a URL or `HOST:PORT`. Connecting and every call may take `timeout`.
+    /// Connects to `server`, a URL or `HOST:PORT`. Connecting and every call may take `timeout`. `access` is how calls prove
+    /// who makes them, and the server who it is.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` when it is no URL, `UNAVAILABLE` when nobody answers.
-    pub async fn connect(server: &str, timeout: Duration) -> Result<Self, ApiError> {
+    /// `INVALID_ARGUMENT` when it is no URL or would get a token in the clear, `UNAVAILABLE` when nobody answers.
+    pub async fn connect(server: &str, timeout: Duration, access: Access) -> Result<Self, ApiError> {
         let server = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
-        let endpoint = endpoint(&server, timeout, &Access::default()).map_err(|_| {
+        let endpoint = endpoint(&server, timeout, &access).map_err(|_| {
             let message = format!("{server} is not the URL of a server; write it like http://127.0.0.1:9464");
             ApiError::local("INVALID_ARGUMENT", message)
         })?;
+        access.fits(endpoint.uri()).map_err(|message| ApiError::local("INVALID_ARGUMENT", message))?;
         let channel = endpoint.connect().await.map_err(|error| cannot_reach(&server, &error))?;
         let inner = OrderAdminServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
-        Ok(Self { inner, server, timeout })
+        Ok(Self { inner, server, timeout, access })
     }
 
     /// `ExplainOrder`, by id or number.
@@ -158,6 +161,7 @@ impl AdminClient {
     fn request<T>(&self, content: T) -> Request<T> {
         let mut request = Request::new(content);
         request.set_timeout(self.timeout);
+        self.access.put(request.metadata_mut());
         request
     }
 

@@ -111,7 +111,7 @@ pub struct OrdersClient {
     inner: OrderServiceClient<Channel>,
     server: String,
     timeout: Duration,
-    token: Option<Bearer>,
+    access: Access,
 }
 
 impl OrdersClient {
@@ -133,7 +133,7 @@ impl OrdersClient {
             match endpoint.connect().await {
                 Ok(channel) => {
                     let inner = OrderServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
-                    return Ok(Self { inner, server, timeout, token: access.token.clone() });
+                    return Ok(Self { inner, server, timeout, access: access.clone() });
                 }
                 Err(error) => {
                     unreached.get_or_insert_with(|| cannot_reach(&server, &error));
@@ -271,9 +271,7 @@ impl OrdersClient {
     fn request<T>(&self, content: T) -> Request<T> {
         let mut request = Request::new(content);
         request.set_timeout(self.timeout);
-        if let Some(token) = &self.token {
-            token.put(request.metadata_mut());
-        }
+        self.access.put(request.metadata_mut());
         request
     }
 

@@ -288,6 +288,8 @@ async fn operators_are_administrators() {
     let orders = [Target::fresh(&node.client(), OWNER, "").await, Target::none()];
     let url = format!("http://{}", node.node().ops_address());
     let mut client = OrderAdminServiceClient::connect(url).await.unwrap();
+    // On the node's own machine no token is needed.
+    client.list_nodes(ops::ListNodesRequest {}).await.unwrap();
     for rpc in OPERATORS {
         for role in COLUMNS {
             for target in &orders {

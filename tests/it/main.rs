@@ -15,6 +15,7 @@
 
 mod access_masks;
 mod access_matrix;
+mod access_passed_on;
 mod admission;
 mod authentication;
 mod cancel_order;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use uuid::Uuid;
 
-use crate::cli::order::{ClientFailure, Format, duration, ended, print, print_json};
+use crate::cli::order::{AccessArgs, ClientFailure, Format, duration, ended, print, print_json};
 use crate::cli::{Failure, runtime};
 use crate::clients::admin::AdminClient;
 use crate::clients::orders::ApiError;
@@ -20,6 +20,8 @@ pub(in crate::cli) struct ServerArgs {
     /// Where the node answers operators (its ops.listen): a URL, or HOST:PORT.
     #[arg(long, env = "ORDER_OPS_SERVER", value_name = "URL", default_value = "http://127.0.0.1:9464")]
     server: String,
+    #[command(flatten)]
+    access: AccessArgs,
     /// How long connecting and each call may take, such as 500ms, 15s or 1m.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
     timeout: Duration,
@@ -71,9 +73,10 @@ pub(in crate::cli) fn run<T>(
         Some(format) => format == Format::Json,
         None => !io::stdout().is_terminal(),
     };
+    let access = server.access.read().map_err(Failure::Sentence)?;
     let runtime = runtime(&mut tokio::runtime::Builder::new_current_thread())?;
     let made = runtime.block_on(async {
-        let mut client = AdminClient::connect(&server.server, server.timeout).await?;
+        let mut client = AdminClient::connect(&server.server, server.timeout, access).await?;
         let answer = call(&mut client).await?;
         show(answer, is_json)
     });

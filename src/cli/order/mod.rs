@@ -50,6 +50,20 @@ pub(super) struct OrderArgs {
     command: OrderCommand,
 }
 
+/// By what a caller proves who it is, and a server.
+#[derive(Args, Debug)]
+pub(in crate::cli) struct AccessArgs {
+    /// Proves who calls. Others can read it in the list of processes: better by variable, or by --token-file.
+    #[arg(long, env = "ORDER_TOKEN", hide_env_values = true, value_name = "TOKEN", global = true)]
+    token: Option<String>,
+    /// A file with the token; it wins over one given otherwise.
+    #[arg(long, value_name = "FILE", global = true)]
+    token_file: Option<PathBuf>,
+    /// A PEM file with the authority of an https server; without it those count that this machine trusts.
+    #[arg(long, value_name = "FILE", global = true)]
+    ca: Option<PathBuf>,
+}
+
 #[derive(Args, Debug)]
 struct ClientArgs {
     /// Where the service is: a URL, or HOST:PORT; of several, with commas between, the first that answers.
@@ -61,15 +75,11 @@ struct ClientArgs {
         global = true
     )]
     server: String,
-    /// Proves who calls. Others can read it in the list of processes: better by variable, or by --token-file.
-    #[arg(long, env = "ORDER_TOKEN", hide_env_values = true, value_name = "TOKEN", global = true)]
-    token: Option<String>,
-    /// A file with the token; it wins over one given otherwise.
-    #[arg(long, value_name = "FILE", global = true)]
-    token_file: Option<PathBuf>,
-    /// A PEM file with the authority of an https server; without it those count that this machine trusts.
-    #[arg(long, value_name = "FILE", global = true)]
-    ca: Option<PathBuf>,
+    #[command(flatten)]
+    access: AccessArgs,
+    /// Why you act on somebody else's order, in 1 to 200 characters; kept in its history.
+    #[arg(long, value_name = "TEXT", global = true)]
+    on_behalf_reason: Option<String>,
     /// How long connecting and each call may take, such as 500ms, 15s or 1m.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration, global = true)]
     timeout: Duration,
@@ -211,8 +221,8 @@ impl OrderKey {
 }
 
 pub(super) fn run(arguments: OrderArgs) -> Result<(), Failure> {
-    let access = access(&arguments.client).map_err(Failure::Sentence)?;
-    let ClientArgs { server, timeout, output, .. } = arguments.client;
+    let ClientArgs { server, access, on_behalf_reason, timeout, output } = arguments.client;
+    let access = Access { reason: on_behalf_reason, ..access.read().map_err(Failure::Sentence)? };
     let is_terminal = io::stdout().is_terminal();
     let format = output.unwrap_or(if is_terminal { Format::Table } else { Format::Json });
     let session = Session { server, access, timeout, format };
@@ -220,17 +230,19 @@ pub(super) fn run(arguments: OrderArgs) -> Result<(), Failure> {
     ended(runtime.block_on(dispatch(&session, arguments.command)), session.is_json())
 }
 
-/// What calls show, and see. No sentence holds a token.
-fn access(client: &ClientArgs) -> Result<Access, String> {
-    let read = |path: &PathBuf| {
-        std::fs::read_to_string(path)
-            .map_err(|error| format!("{} cannot be read ({error}); check the path", path.display()))
-    };
-    let from_file = client.token_file.as_ref().map(read).transpose()?;
-    // An empty variable is none.
-    let given = client.token.clone().filter(|token| !token.is_empty());
-    let token = from_file.or(given).map(|token| Bearer::new(&token)).transpose()?;
-    Ok(Access { token, ca: client.ca.as_ref().map(read).transpose()? })
+impl AccessArgs {
+    /// What calls show, and see. No sentence holds a token.
+    pub(in crate::cli) fn read(&self) -> Result<Access, String> {
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path)
+                .map_err(|error| format!("{} cannot be read ({error}); check the path", path.display()))
+        };
+        let from_file = self.token_file.as_ref().map(read).transpose()?;
+        // An empty variable is none.
+        let given = self.token.clone().filter(|token| !token.is_empty());
+        let token = from_file.or(given).map(|token| Bearer::new(&token)).transpose()?;
+        Ok(Access { token, ca: self.ca.as_ref().map(read).transpose()?, reason: None })
+    }
 }
 
 /// Tells how a call failed, if it did.

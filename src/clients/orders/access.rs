@@ -34,7 +34,7 @@ impl Bearer {
         Ok(Self(value))
     }
 
-    pub(super) fn put(&self, metadata: &mut MetadataMap) {
+    fn put(&self, metadata: &mut MetadataMap) {
         metadata.insert("authorization", self.0.clone());
     }
 }
@@ -46,9 +46,24 @@ pub struct Access {
     pub token: Option<Bearer>,
     /// PEM text of the authorities that `https` servers are proven by; none = those that this machine trusts.
     pub ca: Option<String>,
+    /// Why the caller acts on somebody else's orders; none = they do not say.
+    pub reason: Option<String>,
 }
 
 impl Access {
+    /// Puts what a call has to show on it.
+    pub(in crate::clients) fn put(&self, metadata: &mut MetadataMap) {
+        if let Some(token) = &self.token {
+            token.put(metadata);
+        }
+        // What no header can hold is left out, and missed by the server.
+        if let Some(Ok(reason)) =
+            self.reason.as_deref().map(|text| AsciiMetadataValue::try_from(text.as_bytes()))
+        {
+            metadata.insert("x-on-behalf-reason", reason);
+        }
+    }
+
     pub(super) fn tls(&self) -> ClientTlsConfig {
         match &self.ca {
             Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)),
@@ -60,7 +75,7 @@ impl Access {
     ///
     /// # Errors
     /// A sentence, when a token would go over a network in the clear.
-    pub(super) fn fits(&self, server: &Uri) -> Result<(), String> {
+    pub(in crate::clients) fn fits(&self, server: &Uri) -> Result<(), String> {
         let host = server.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let is_here = host == "localhost"
             || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());

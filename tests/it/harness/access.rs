@@ -73,6 +73,11 @@ impl As {
         Self { reason: Some(reason), ..self }
     }
 
+    /// What they prove it with.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// The request in their name.
     pub fn sign<T>(&self, message: T) -> Request<T> {
         let mut request = bearing(&self.token, message);
