@@ -14,7 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt;
 
-pub use self::access::{Access, Bearer};
+pub use self::access::{Access, Bearer, Reason};
 use super::code_name;
 use crate::proto::order;
 use crate::proto::order::order_service_client::OrderServiceClient;

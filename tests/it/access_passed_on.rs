@@ -105,7 +105,7 @@ async fn people_act_on_behalf_of_users_by_the_command_line() {
     };
     let (code, told) = cancel(&[]);
     assert!(code == Some(1) && told.contains("x-on-behalf-reason"), "{code:?}: {told}");
-    let (code, told) = cancel(&["--on-behalf-reason", "the customer called, \u{e9}"]);
+    let (code, told) = cancel(&["--on-behalf", "the customer called, \u{e9}"]);
     assert!(
         code == Some(0) && told.contains("CANCELLED") && told.contains("j***@example.com"),
         "{code:?}: {told}"

@@ -385,7 +385,7 @@ async fn the_token_that_is_printed_opens_a_node_for_development() {
     for output in [
         list(&["--token", &token], &[]),
         list(&[], &[("ORDER_TOKEN", &token)]),
-        list(&["--token-file", "token"], &[("ORDER_TOKEN", "another")]),
+        list(&["--token-file", "token", "--on-behalf", "ticket 7"], &[("ORDER_TOKEN", "another")]),
     ] {
         assert!(output.status.success(), "{output:?}");
     }
@@ -394,6 +394,7 @@ async fn the_token_that_is_printed_opens_a_node_for_development() {
         (list(&["--token", &token[..token.len() - 4]], &[]), "TOKEN_INVALID"),
         (list(&["--token", &format!("{token} x")], &[]), "blanks"),
         (list(&["--token-file", "nothing"], &[]), "cannot be read"),
+        (list(&["--token-file", "token", "--on-behalf", &"x".repeat(201)], &[]), "x-on-behalf-reason"),
     ] {
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{said}");
@@ -436,6 +437,20 @@ async fn a_forwarded_call_keeps_its_caller() {
 }
 
 #[tokio::test]
+async fn production_takes_callers_with_tokens_alone() {
+    let issuer = Issuer::new();
+    let production = [
+        ("ORDER__PROFILE", "production"),
+        ("ORDER__AUTH__MODE", "auto"),
+        ("ORDER__IDS__KEY", "a secret of our own"),
+    ];
+    let node = issuer.node(&production).await;
+    assert_out(&look(&node, |_| ()).await, "", "no authorization header");
+    assert_in(&look_with(&node, &issuer.token("ada", &[Role::Admin], None)).await);
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_certificate_that_is_only_claimed_is_none() {
     let issuer = Issuer::new();
     let node = issuer.node(&[]).await;
@@ -456,5 +471,6 @@ async fn a_certificate_that_is_only_claimed_is_none() {
         let events = client.list_order_events(request).await.unwrap().into_inner().events;
         assert!(events.iter().all(|event| event.principal != "eve"), "{events:?}");
     }
+    drop(client);
     node.stop().await;
 }

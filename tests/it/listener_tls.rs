@@ -6,9 +6,10 @@ use std::process::Command;
 
 use order_service::domain::access::Role;
 use order_service::proto::order as pb;
+use order_service::proto::order::order_service_client::OrderServiceClient;
 use tokio::net::TcpStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 use crate::harness::api::{by_id, eventually, read_refusal};
 use crate::harness::certificates::Certificates;
@@ -95,9 +96,7 @@ async fn callers_are_answered_by_tls_alone() {
     let node = bed.node(&[]).await;
     let channel = bed.connect(&node, "right.crt", None).await.unwrap();
     assert_eq!(look(channel.clone(), &bed.token()).await.code(), Code::NotFound);
-    let anonymous = order_service::proto::order::order_service_client::OrderServiceClient::new(channel)
-        .get_order(by_id(NOTHING))
-        .await;
+    let anonymous = OrderServiceClient::new(channel).get_order(by_id(NOTHING)).await;
     read_refusal(&anonymous.unwrap_err(), Code::Unauthenticated, "TOKEN_INVALID");
     assert!(bed.connect(&node, "wrong.crt", None).await.is_none(), "who trusts others is not fooled");
     let plain = node.client().get_order(bearing(&bed.token(), by_id(NOTHING))).await.unwrap_err();
@@ -167,8 +166,7 @@ async fn a_certificate_makes_a_service_where_that_is_wanted() {
     let mutual = [("ORDER__AUTH__MTLS", "true"), ("ORDER__GRPC__TLS_CLIENT_CA", ca.as_str())];
     let node = bed.node(&mutual).await;
     let channel = bed.connect(&node, "right.crt", Some("server")).await.unwrap();
-    let mut service =
-        order_service::proto::order::order_service_client::OrderServiceClient::new(channel.clone());
+    let mut service = OrderServiceClient::new(channel.clone());
     let order = service.create_order(sample_order()).await.unwrap().into_inner();
     let request = pb::ListOrderEventsRequest { order_id: order.id.clone(), ..Default::default() };
     let admin = bed.connect(&node, "right.crt", None).await.unwrap();
@@ -186,10 +184,14 @@ async fn a_certificate_makes_a_service_where_that_is_wanted() {
     assert!(events.iter().any(|event| event.principal == "bob"), "{events:?}");
     // Without either, and with a certificate of others, nobody gets in.
     let none = bed.connect(&node, "right.crt", None).await.unwrap();
-    let none = order_service::proto::order::order_service_client::OrderServiceClient::new(none)
-        .get_order(by_id(NOTHING))
-        .await;
+    let none = OrderServiceClient::new(none).get_order(by_id(NOTHING)).await;
     read_refusal(&none.unwrap_err(), Code::Unauthenticated, "TOKEN_INVALID");
+    // Nor does somebody who only says that there was one.
+    let mut claimed = Request::new(by_id(NOTHING));
+    claimed.metadata_mut().insert("x-order-service-certificate", "spiffe://orders/eve".parse().unwrap());
+    let none = bed.connect(&node, "right.crt", None).await.unwrap();
+    let claimed = OrderServiceClient::new(none).get_order(claimed).await.unwrap_err();
+    read_refusal(&claimed, Code::Unauthenticated, "TOKEN_INVALID");
     if let Some(channel) = bed.connect(&node, "right.crt", Some("stranger")).await {
         assert_ne!(look(channel, &bed.token()).await.code(), Code::NotFound, "a stranger got in");
     }

@@ -25,7 +25,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use uuid::Uuid;
 
 use super::{Failure, interrupted, runtime, tell};
-use crate::clients::orders::{Access, ApiError, Bearer, OrdersClient};
+use crate::clients::orders::{Access, ApiError, Bearer, OrdersClient, Reason};
 use crate::config::parse_duration;
 use crate::domain::ids::OrderNumber;
 use crate::proto::order::{self, get_order_request};
@@ -77,9 +77,9 @@ struct ClientArgs {
     server: String,
     #[command(flatten)]
     access: AccessArgs,
-    /// Why you act on somebody else's order, in 1 to 200 characters; kept in its history.
-    #[arg(long, value_name = "TEXT", global = true)]
-    on_behalf_reason: Option<String>,
+    /// Why you act for somebody else, up to 200 characters; kept with what is done.
+    #[arg(long, value_name = "REASON", global = true)]
+    on_behalf: Option<String>,
     /// How long connecting and each call may take, such as 500ms, 15s or 1m.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration, global = true)]
     timeout: Duration,
@@ -221,8 +221,9 @@ impl OrderKey {
 }
 
 pub(super) fn run(arguments: OrderArgs) -> Result<(), Failure> {
-    let ClientArgs { server, access, on_behalf_reason, timeout, output } = arguments.client;
-    let access = Access { reason: on_behalf_reason, ..access.read().map_err(Failure::Sentence)? };
+    let ClientArgs { server, access, on_behalf, timeout, output } = arguments.client;
+    let reason = on_behalf.as_deref().map(Reason::new).transpose().map_err(Failure::Sentence)?;
+    let access = Access { reason, ..access.read().map_err(Failure::Sentence)? };
     let is_terminal = io::stdout().is_terminal();
     let format = output.unwrap_or(if is_terminal { Format::Table } else { Format::Json });
     let session = Session { server, access, timeout, format };
@@ -241,7 +242,7 @@ impl AccessArgs {
         // An empty variable is none.
         let given = self.token.clone().filter(|token| !token.is_empty());
         let token = from_file.or(given).map(|token| Bearer::new(&token)).transpose()?;
-        Ok(Access { token, ca: self.ca.as_ref().map(read).transpose()?, reason: None })
+        Ok(Access { token, reason: None, ca: self.ca.as_ref().map(read).transpose()? })
     }
 }
 

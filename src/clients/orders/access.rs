@@ -2,13 +2,14 @@
 
 use std::fmt;
 
-use http::Uri;
-use tonic::metadata::{AsciiMetadataValue, MetadataMap};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Uri};
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Certificate, ClientTlsConfig};
 
 /// A token as calls bring it; never shown.
 #[derive(Clone)]
-pub struct Bearer(AsciiMetadataValue);
+pub struct Bearer(HeaderValue);
 
 impl fmt::Debug for Bearer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -23,7 +24,7 @@ impl Bearer {
     /// When no call could bring it. The sentence does not hold the token.
     pub fn new(token: &str) -> Result<Self, String> {
         let token = token.trim();
-        let value = format!("Bearer {token}").parse::<AsciiMetadataValue>().ok().filter(|_| {
+        let value = HeaderValue::try_from(format!("Bearer {token}")).ok().filter(|_| {
             // One from a file may have been wrapped.
             !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
         });
@@ -33,9 +34,21 @@ impl Bearer {
         value.set_sensitive(true);
         Ok(Self(value))
     }
+}
 
-    fn put(&self, metadata: &mut MetadataMap) {
-        metadata.insert("authorization", self.0.clone());
+/// Why a caller acts for somebody else, as calls bring it.
+#[derive(Clone, Debug)]
+pub struct Reason(HeaderValue);
+
+impl Reason {
+    /// Of a text.
+    ///
+    /// # Errors
+    /// When it holds control characters.
+    pub fn new(text: &str) -> Result<Self, String> {
+        HeaderValue::from_bytes(text.trim().as_bytes())
+            .map(Self)
+            .map_err(|_| String::from("the reason holds control characters; write one line of plain text"))
     }
 }
 
@@ -44,24 +57,23 @@ impl Bearer {
 pub struct Access {
     /// Proves who calls; none = calls bring no token.
     pub token: Option<Bearer>,
+    /// Why the caller acts for somebody else; none = it does not say.
+    pub reason: Option<Reason>,
     /// PEM text of the authorities that `https` servers are proven by; none = those that this machine trusts.
     pub ca: Option<String>,
-    /// Why the caller acts on somebody else's orders; none = they do not say.
-    pub reason: Option<String>,
 }
 
 impl Access {
-    /// Puts what a call has to show on it.
+    /// Puts what there is to show on a call.
     pub(in crate::clients) fn put(&self, metadata: &mut MetadataMap) {
-        if let Some(token) = &self.token {
-            token.put(metadata);
+        let mut headers = std::mem::take(metadata).into_headers();
+        if let Some(Bearer(token)) = &self.token {
+            headers.insert(AUTHORIZATION, token.clone());
         }
-        // What no header can hold is left out, and missed by the server.
-        if let Some(Ok(reason)) =
-            self.reason.as_deref().map(|text| AsciiMetadataValue::try_from(text.as_bytes()))
-        {
-            metadata.insert("x-on-behalf-reason", reason);
+        if let Some(Reason(reason)) = &self.reason {
+            headers.insert("x-on-behalf-reason", reason.clone());
         }
+        *metadata = MetadataMap::from_headers(headers);
     }
 
     pub(super) fn tls(&self) -> ClientTlsConfig {
