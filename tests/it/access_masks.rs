@@ -128,7 +128,7 @@ fn assert_masked(role: Role, seen: &Seen, whole: &Seen) {
     let (order, all) = (&seen.order, &whole.order);
     let hides = |words: &[&str]| {
         for word in words {
-            assert!(text.contains(word) == false, "{} sees {word}: {text}", role.name());
+            assert!(!text.contains(word), "{} sees {word}: {text}", role.name());
         }
     };
     match role {

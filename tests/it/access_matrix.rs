@@ -200,10 +200,7 @@ async fn every_cell_is_as_the_table_says() {
         let changes = !(rpc.starts_with("Get") || rpc.starts_with("List") || rpc.starts_with("Watch"));
         for (role, cell) in COLUMNS.into_iter().zip(row.chars()) {
             for (whose, shared) in [("own", Some(&own)), ("other", Some(&other)), ("none", None)] {
-                let may = match (cell, whose) {
-                    ('-', _) | (_, "none") | ('o', "other") => false,
-                    _ => true,
-                };
+                let may = !matches!((cell, whose), ('-', _) | (_, "none") | ('o', "other"));
                 let target = match shared {
                     Some(target) if may && changes => Target::fresh(&client, &target.user, rpc).await,
                     Some(target) => target.clone(),
