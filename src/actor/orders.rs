@@ -123,6 +123,19 @@ impl Orders {
         self.shared.store.count_of_user(user, since, at_most).await.map_err(refuse_read)
     }
 
+    /// Orders of the user that hold stock and are not paid, at most `at_most`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn open_orders_of_user(&self, user: UserId, at_most: u32) -> Result<Vec<OrderId>, OrderError> {
+        self.shared.store.open_of_user(user, at_most).await.map_err(refuse_read)
+    }
+
+    /// How long the change that has waited longest to be stored has waited by now.
+    pub fn oldest_wait(&self) -> Duration {
+        self.shared.store.oldest_wait()
+    }
+
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }

@@ -1,6 +1,7 @@
 //! The store of orders: what must be durable, and when.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -12,6 +13,9 @@ use crate::domain::order::{Order, RequestRecord};
 use crate::domain::saga::SagaProgress;
 use crate::domain::status::OrderStatus;
 use crate::domain::verify::Entered;
+
+/// How many of a user's orders are looked through for those that are open: what bounds that look.
+pub const OPEN_AMONG: u32 = 1_000;
 
 /// Who may write: one process life on one node, at one epoch of ownership. Epochs only grow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -267,6 +271,14 @@ pub trait OrderStore: Send + Sync + std::fmt::Debug {
 
     /// How many orders this user created at `since` or later, counted up to `at_most`.
     async fn count_of_user(&self, user: UserId, since: Timestamp, at_most: u32) -> Result<u32, StoreError>;
+
+    /// Orders of this user that are PENDING, at most `at_most`, among the newest [`OPEN_AMONG`]. Never from a replica.
+    async fn open_of_user(&self, user: UserId, at_most: u32) -> Result<Vec<OrderId>, StoreError>;
+
+    /// How long the change that has waited longest to be written has waited by now; zero when none waits.
+    fn oldest_wait(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// What time it is by the store's own clock, to the microsecond; none where the machine's clock is the only one.
     async fn now(&self) -> Result<Option<Timestamp>, StoreError>;

@@ -10,6 +10,8 @@
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -102,6 +104,8 @@ const LOOK: Duration = Duration::from_millis(1);
 /// The way into the lanes. An order is always in the same one.
 pub struct Committer {
     queues: Vec<mpsc::Sender<Queued>>,
+    /// For each lane, since when something waits in its queue.
+    waits: Vec<Arc<Waiting>>,
     closing: CancellationToken,
     lanes: TaskTracker,
 }
@@ -109,6 +113,45 @@ pub struct Committer {
 struct Queued {
     job: Job,
     answer: oneshot::Sender<JobResult>,
+    since: Instant,
+}
+
+/// Since when the oldest job of a queue waits, at the latest; what is being written waits no more.
+struct Waiting {
+    started: Instant,
+    /// Microseconds from the start, never 0; 0 = nothing waits.
+    since: AtomicU64,
+}
+
+impl Waiting {
+    fn new() -> Self {
+        Self { started: Instant::now(), since: AtomicU64::new(0) }
+    }
+
+    fn at(&self, moment: Instant) -> u64 {
+        let passed = moment.saturating_duration_since(self.started).as_micros();
+        u64::try_from(passed).unwrap_or(u64::MAX).max(1)
+    }
+
+    /// A job was queued.
+    fn queued(&self, at: Instant) {
+        // All but the first find that somebody waits already.
+        if self.since.load(Ordering::Relaxed) == 0 {
+            let _other = self.since.compare_exchange(0, self.at(at), Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// What is left waits since this moment, or there is nothing left.
+    fn left(&self, since: Option<Instant>) {
+        self.since.store(since.map_or(0, |since| self.at(since)), Ordering::Relaxed);
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        match self.since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => Duration::from_micros(self.at(now).saturating_sub(since)),
+        }
+    }
 }
 
 impl fmt::Debug for Committer {
@@ -125,7 +168,8 @@ impl Committer {
         let (closing, lanes) = (CancellationToken::new(), TaskTracker::new());
         let each = limits.queue_max.div_ceil(writers.len().max(1));
         let mut queues = Vec::with_capacity(writers.len());
-        for (number, writer) in writers.into_iter().enumerate() {
+        let waits: Vec<Arc<Waiting>> = writers.iter().map(|_| Arc::new(Waiting::new())).collect();
+        for (number, (writer, waiting)) in writers.into_iter().zip(&waits).enumerate() {
             let (queue, jobs) = mpsc::channel(each.max(1));
             let lane = Lane {
                 writer,
@@ -134,29 +178,40 @@ impl Committer {
                 gather: limits.gather,
                 last: 0,
                 deferred: VecDeque::new(),
+                waiting: Arc::clone(waiting),
                 number,
             };
             start_lane(&lanes, number, lane.run(closing.clone()));
             queues.push(queue);
         }
         lanes.close();
-        Self { queues, closing, lanes }
+        Self { queues, waits, closing, lanes }
     }
 
     /// The lane of an order.
-    fn queue(&self, order: OrderId) -> Option<&mpsc::Sender<Queued>> {
+    fn queue(&self, order: OrderId) -> Option<(&mpsc::Sender<Queued>, &Waiting)> {
         // The last bits of an id are random or a hash.
         let lane =
             u64::try_from(self.queues.len()).ok().and_then(|lanes| order.low_bits().checked_rem(lanes))?;
-        self.queues.get(usize::try_from(lane).ok()?)
+        let lane = usize::try_from(lane).ok()?;
+        Some((self.queues.get(lane)?, self.waits.get(lane)?))
+    }
+
+    /// How long the job that has waited longest has waited by now; zero when none waits.
+    pub fn oldest_wait(&self) -> Duration {
+        let now = Instant::now();
+        self.waits.iter().map(|waiting| waiting.age(now)).max().unwrap_or_default()
     }
 
     /// Has `job` written and tells what became of it. Jobs of one order are written in the order of these calls.
     pub async fn run(&self, job: Job) -> JobResult {
         let (answer, answered) = oneshot::channel();
         let closed = || CommitError::NotCommitted(String::from("the store is closed"));
-        let queue = self.queue(job.order()).ok_or_else(closed)?;
-        queue.try_send(Queued { job, answer }).map_err(|error| match error {
+        let (queue, waiting) = self.queue(job.order()).ok_or_else(closed)?;
+        let since = Instant::now();
+        // Before it is queued: afterwards the lane may have taken it already.
+        waiting.queued(since);
+        queue.try_send(Queued { job, answer, since }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => CommitError::QueueFull,
             mpsc::error::TrySendError::Closed(_) => closed(),
         })?;
@@ -204,6 +259,7 @@ struct Lane {
     last: usize,
     /// Jobs whose order stood in the batch already; they are first in the next one.
     deferred: VecDeque<Queued>,
+    waiting: Arc<Waiting>,
     number: usize,
 }
 
@@ -257,9 +313,22 @@ impl Lane {
         }
         self.deferred.extend(waiting);
         self.last = batch.len();
+        self.note_age(&batch);
         metrics::gauge!("order_store_queue_depth", "lane" => self.number.to_string())
             .set(self.jobs.len() as f64);
         batch
+    }
+
+    /// Notes since when what is not in this batch waits.
+    fn note_age(&self, batch: &[Queued]) {
+        let deferred = self.deferred.front().map(|queued| queued.since);
+        // What is in the queue came after what was taken from it.
+        let queued = || batch.last().filter(|_| !self.jobs.is_empty()).map(|queued| queued.since);
+        self.waiting.left(deferred.or_else(queued));
+        // Whoever queued meanwhile may have found the old time.
+        if deferred.is_none() && !self.jobs.is_empty() {
+            self.waiting.queued(Instant::now());
+        }
     }
 
     /// Waits until `more` jobs are queued, at most as long as gathering may take.

@@ -250,6 +250,15 @@ impl OrderStore for PostgresStore {
         self.read(async move { reader.count_of_user(user, since, at_most).await }).await
     }
 
+    async fn open_of_user(&self, user: UserId, at_most: u32) -> Result<Vec<OrderId>, StoreError> {
+        let reader = self.reader.clone();
+        self.read(async move { reader.open_of_user(user, at_most).await }).await
+    }
+
+    fn oldest_wait(&self) -> Duration {
+        self.committer.oldest_wait()
+    }
+
     async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
         let reader = self.reader.clone();
         self.read(async move { reader.now().await }).await

@@ -14,7 +14,9 @@ use crate::domain::Timestamp;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
-use crate::ports::store::{ListQuery, Quarantine, Regression, Scanned, StoreError, Stored, Unfinished};
+use crate::ports::store::{
+    ListQuery, OPEN_AMONG, Quarantine, Regression, Scanned, StoreError, Stored, Unfinished,
+};
 use crate::store::bind::Bound;
 use crate::store::evidence::evidence;
 use crate::store::rows::{self, Read, Source};
@@ -47,6 +49,8 @@ const STUCK: &str = "WITH running AS MATERIALIZED (SELECT order_id, attention, s
      ) AS stuck ORDER BY id LIMIT $3";
 pub(super) const COUNT_OF_USER: &str = "SELECT count(*) FROM (SELECT FROM orders WHERE user_id = $1 AND created_at >= $2 \
      ORDER BY created_at LIMIT $3) AS few";
+pub(super) const OPEN_OF_USER: &str = "SELECT id FROM (SELECT id, status FROM orders WHERE user_id = $1 \
+     ORDER BY created_at DESC, id DESC LIMIT $2) AS newest WHERE status = 'PENDING' LIMIT $3";
 const NOW: &str = "SELECT clock_timestamp()";
 
 impl Reader {
@@ -208,6 +212,17 @@ impl Reader {
         let rows = self.pool.rows(COUNT_OF_USER.into_sql_str(), arguments(bind)?).await?;
         let count = rows.first().map_or(Ok(0), |row| row.try_get::<i64, _>(0));
         count.map(|count| u32::try_from(count).unwrap_or(u32::MAX)).map_err(|error| unavailable(&error))
+    }
+
+    pub(super) async fn open_of_user(&self, user: UserId, at_most: u32) -> Result<Vec<OrderId>, StoreError> {
+        let bind = |args: &mut PgArguments| {
+            args.add(user.0)?;
+            args.add(i64::from(OPEN_AMONG))?;
+            args.add(i64::from(at_most))
+        };
+        let rows = self.pool.rows(OPEN_OF_USER.into_sql_str(), arguments(bind)?).await?;
+        let read = |row: &PgRow| row.try_get::<Uuid, _>(0).map(OrderId);
+        rows.iter().map(read).collect::<Result<_, sqlx::Error>>().map_err(|error| unavailable(&error))
     }
 
     pub(super) async fn now(&self) -> Result<Option<Timestamp>, StoreError> {

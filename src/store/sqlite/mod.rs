@@ -192,6 +192,15 @@ impl OrderStore for SqliteStore {
         self.read(async move { read::count_of_user(&pool, user, since, at_most).await }).await
     }
 
+    async fn open_of_user(&self, user: UserId, at_most: u32) -> Result<Vec<OrderId>, StoreError> {
+        let pool = self.readers.clone();
+        self.read(async move { read::open_of_user(&pool, user, at_most).await }).await
+    }
+
+    fn oldest_wait(&self) -> Duration {
+        self.committer.as_ref().map(Committer::oldest_wait).unwrap_or_default()
+    }
+
     async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
         // The file is on this machine, and only this process has it.
         Ok(None)

@@ -111,6 +111,10 @@ impl OrderStore for CountingStore {
         self.inner.count_of_user(user, since, at_most).await
     }
 
+    async fn open_of_user(&self, user: UserId, at_most: u32) -> Result<Vec<OrderId>, StoreError> {
+        self.inner.open_of_user(user, at_most).await
+    }
+
     async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
         self.inner.now().await
     }

@@ -66,6 +66,7 @@ macro_rules! store_suite {
                 what_is_stuck_comes_by_id_in_pages
                 timers_come_by_due_time_until_they_end
                 orders_of_a_user_are_counted_up_to_a_limit
+                open_orders_of_a_user_are_found
                 a_spoiled_order_spoils_nothing_else
                 what_was_stored_outlives_the_process
             }

@@ -225,6 +225,8 @@ async fn plans_of_reads_use_their_index() {
         let user = order(1).user_id;
         let plan = full.plan(async |store| store.count_of_user(user, at(0), 3).await.unwrap()).await;
         assert_eq!(plan.scans("orders")[0].text("Index Name"), "orders_by_user", "{plan}");
+        let plan = full.plan(async |store| store.open_of_user(user, 3).await.unwrap()).await;
+        assert_eq!(plan.scans("orders")[0].text("Index Name"), "orders_by_user", "{plan}");
 
         for after in [None, Some(middle)] {
             let plan = full
