@@ -13,6 +13,7 @@ pub mod config;
 pub mod domain;
 pub mod file_lock;
 pub mod grpc;
+pub mod limits;
 pub mod ops;
 pub mod ports;
 pub mod proto;

@@ -8,6 +8,7 @@ pub mod call;
 pub mod clock;
 pub mod cluster;
 pub mod inventory;
+pub mod limiter;
 pub mod members;
 pub mod payment;
 pub mod placement;
