@@ -3,6 +3,7 @@
 
 mod cluster;
 mod collaborators;
+mod limits;
 mod settings;
 mod stores;
 
@@ -189,6 +190,7 @@ impl Node {
             api_config(&config),
             stopping.clone(),
         );
+        let api = api.with_gate(limits::gate(&config)?, config.grpc.transport.shed_after);
         let api = match &cluster {
             Some(cluster) => api.with_cluster(Arc::clone(cluster)),
             None => api,
@@ -199,6 +201,7 @@ impl Node {
             max_deadline: config.grpc.max_deadline,
             keepalive: config.grpc.keepalive,
             reflection: config.grpc.reflection,
+            transport: limits::transport(&config),
         };
         let in_flight = api.in_flight();
         let mut joined = None;

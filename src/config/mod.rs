@@ -7,10 +7,12 @@ mod load;
 mod mask;
 mod postgres;
 mod pricing;
+mod rate_limits;
 mod read;
 mod sections;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod values;
 
 use std::fmt;
@@ -20,12 +22,14 @@ pub use cluster::{ClusterConfig, PeerConfig, PeerTls};
 pub use load::{Merged, Origin, Setting};
 pub use postgres::{PostgresUrl, SslIdentity, SslMode};
 pub use pricing::price_book;
+pub use rate_limits::{RateConfig, RateLimitsConfig, RateStore};
 pub use sections::{
     ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, CollaboratorUrl, CollaboratorsConfig, Config,
     CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat, OpsConfig, Pooler,
     PricingConfig, Profile, Repairs, RiskConfig, SagaConfig, Secret, SimulatorConfig, SimulatorJournal,
     StoreConfig, StoreUrl, TestingConfig, UnsafeSetting, WatchConfig,
 };
+pub use transport::TransportConfig;
 pub use values::parse_duration;
 
 impl Config {

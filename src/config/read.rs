@@ -20,7 +20,7 @@ use super::values::{
     allow_unsafe, amounts, application_name, cache_url, collaborator_url, parse_duration, show_duration,
     simulator_journal, store_url,
 };
-use super::{ConfigError, ConfigErrors, PostgresUrl};
+use super::{ConfigError, ConfigErrors, PostgresUrl, rate_limits, transport};
 
 const MS: Duration = Duration::from_millis(1);
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -55,6 +55,7 @@ fn read(r: &mut Reader<'_>) -> Config {
             reflection: r.flag("grpc.reflection"),
             keepalive: r.duration("grpc.keepalive", SECOND..=HOUR),
             shutdown_grace: r.duration("grpc.shutdown_grace", Duration::ZERO..=minutes(10)),
+            transport: transport::read(r),
         },
         peer: cluster::read_peer(r),
         cluster: cluster::read(r),
@@ -84,6 +85,7 @@ fn read(r: &mut Reader<'_>) -> Config {
             max_message_bytes: r.number("collaborators.max_message_bytes", MESSAGE_BYTES),
         },
         auth: AuthConfig { mode: r.parsed("auth.mode", auth_mode, || AuthMode::Dev) },
+        rate_limits: rate_limits::read(r),
         create: CreateConfig { wait: r.duration("create.wait", Duration::ZERO..=minutes(5)) },
         watch: WatchConfig {
             buffer: r.number("watch.buffer", 1..=1_024),
@@ -341,7 +343,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn parsed<T>(
+    pub(super) fn parsed<T>(
         &mut self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,

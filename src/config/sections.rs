@@ -10,6 +10,8 @@ use rust_decimal::Decimal;
 
 use super::cluster::{ClusterConfig, PeerConfig};
 use super::postgres::PostgresUrl;
+use super::rate_limits::RateLimitsConfig;
+use super::transport::TransportConfig;
 use crate::domain::money::Currency;
 
 /// The whole configuration, checked. Made by [`Config::load`].
@@ -33,6 +35,8 @@ pub struct Config {
     pub collaborators: CollaboratorsConfig,
     /// Who may call.
     pub auth: AuthConfig,
+    /// How often callers may call.
+    pub rate_limits: RateLimitsConfig,
     /// Creation of orders.
     pub create: CreateConfig,
     /// Who watches orders.
@@ -90,6 +94,8 @@ pub struct GrpcConfig {
     pub keepalive: Duration,
     /// How long a stopping node waits for what is in flight.
     pub shutdown_grace: Duration,
+    /// Its connections.
+    pub transport: TransportConfig,
 }
 
 /// From where repairs are taken.

@@ -89,7 +89,11 @@ pub(super) fn context(metadata: &MetadataMap) -> RequestContext {
 
 /// The time the caller gives us (`grpc-timeout`), if it says so.
 pub(super) fn deadline(metadata: &MetadataMap) -> Option<Duration> {
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    time_of(metadata.get("grpc-timeout")?.to_str().ok()?)
+}
+
+/// The time in the text of a `grpc-timeout`.
+pub(super) fn time_of(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let count: u64 = digits.parse().ok()?;
     match unit {

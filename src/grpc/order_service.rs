@@ -1,5 +1,6 @@
 //! The calls of `order.v1.OrderService`.
 
+mod admit;
 mod begun;
 mod changes;
 mod edits;
@@ -24,6 +25,8 @@ pub(super) use self::begun::{Begun, Origin};
 pub use self::in_flight::InFlight;
 use super::auth::{self, Authenticator};
 use super::forward::{self, Refusal, Routed};
+use super::quota::{Gate, Underway};
+use super::shed::Shed;
 use super::status::to_status;
 use super::validate::{self, Checker, OrderKey, RequestLimits};
 use super::{convert, watch};
@@ -86,6 +89,9 @@ pub struct OrderApi {
     cluster: Option<Arc<Cluster>>,
     /// Whether this is what other nodes talk to.
     for_peers: bool,
+    /// How often callers may call; none = however often.
+    gate: Option<Gate>,
+    shed: Shed,
 }
 
 impl OrderApi {
@@ -117,12 +123,20 @@ impl OrderApi {
             stop,
             cluster: None,
             for_peers: false,
+            gate: None,
+            shed: Shed::new(Duration::ZERO),
         }
     }
 
     /// The service of a node that shares the orders with others.
     pub fn with_cluster(self, cluster: Arc<Cluster>) -> Self {
         Self { cluster: Some(cluster), ..self }
+    }
+
+    /// The service that lets no more in than this, and no changes while those before them have waited for `shed_after`
+    /// (zero = however long).
+    pub fn with_gate(self, gate: Gate, shed_after: Duration) -> Self {
+        Self { gate: Some(gate), shed: Shed::new(shed_after), ..self }
     }
 
     /// The same service for calls that other nodes forward: it believes what they say of their callers, and executes such
@@ -147,6 +161,11 @@ impl OrderApi {
         R: Routed,
         F: Future<Output = Result<R::Answer, OrderError>>,
     {
+        let local = &local;
+        let local = |request| async move {
+            self.shed.admit(|| self.orders.oldest_wait())?;
+            local(request).await
+        };
         forward::execute(self.cluster.as_ref(), &self.key, begun, request.into_inner(), local).await
     }
 
@@ -160,6 +179,10 @@ impl OrderApi {
             to_status(&OrderError::Overloaded { what: "this node has too many requests in flight" })
         })?;
         let caller = self.authenticator.caller(metadata).await.map_err(|error| to_status(&error))?;
+        // What another node forwards was counted there.
+        if let Some(gate) = self.gate.as_ref().filter(|_| !self.for_peers) {
+            gate.call(&self.key, &caller, method).await.map_err(|error| to_status(&error))?;
+        }
         let config = &self.config;
         let deadline = auth::deadline(metadata).unwrap_or(config.default_deadline).min(config.max_deadline);
         let started = Instant::now();
@@ -201,9 +224,15 @@ impl OrderApi {
             return Ok(convert::order(&order));
         }
         let context = self.call_context(begun);
-        let prepared = prepare(&self.collaborators, &*self.pricing, &self.key, &context, wish, now);
-        let mut draft = match prepared.await {
-            Ok(draft) => draft,
+        let prepared = async {
+            self.admit_coupon(begun, &wish).await?;
+            let prepared = prepare(&self.collaborators, &*self.pricing, &self.key, &context, wish, now);
+            let draft = prepared.await?;
+            let admitted = self.admit(begun, &draft, request.validate_only).await?;
+            Ok((draft, admitted))
+        };
+        let (mut draft, admitted) = match prepared.await {
+            Ok(admitted) => admitted,
             // What was fine when it was asked for first may not be any more: its answer stays the same.
             Err(error) if may_repeat => {
                 let wait = begun.wait();
@@ -218,8 +247,9 @@ impl OrderApi {
         draft.risk = self.risk_of(&draft, now).await?;
         let ask = begun.ask(OrderCommand::Create(Box::new(draft)), None, repeatable);
         let wait = begun.wait();
-        let order = self.orders.ask(id, ask, wait, true).await?;
-        Ok(convert::order(&order))
+        let answer = self.orders.ask(id, ask, wait, true).await;
+        admitted.into_iter().for_each(Underway::answered);
+        Ok(convert::order(&*answer?))
     }
 
     fn call_context(&self, begun: &Begun) -> CallContext {
@@ -265,7 +295,7 @@ fn not_found(key: &OrderKey) -> OrderError {
 }
 
 /// Hash of a creation's content: everything but the request id, metadata in a fixed order.
-fn creation_hash(request: &pb::CreateOrderRequest) -> [u8; 16] {
+pub(super) fn creation_hash(request: &pb::CreateOrderRequest) -> [u8; 16] {
     let mut content = request.clone();
     content.request_id.clear();
     let metadata: BTreeMap<String, String> = content.metadata.drain().collect();

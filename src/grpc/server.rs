@@ -10,12 +10,12 @@ use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
-use tower::util::MapResponseLayer;
 
 use super::admin_service::AdminApi;
+use super::connection::TransportLimits;
 use super::front::Front;
 use super::order_service::OrderApi;
-use super::status::unreadable;
+use super::{accept, connection};
 use crate::cluster::{Cluster, PeerApi, PeerTls};
 use crate::proto::served::order_service_server::OrderServiceServer;
 use crate::proto::{self};
@@ -46,6 +46,8 @@ pub struct GrpcConfig {
     pub keepalive: Duration,
     /// Whether clients may ask for the protos.
     pub reflection: bool,
+    /// Limits of the connections; the listener for other nodes has its own.
+    pub transport: TransportLimits,
 }
 
 /// What other nodes are served.
@@ -102,7 +104,7 @@ pub async fn serve_peers(
 /// that whenever `serves` says so.
 ///
 /// # Errors
-/// When the listener fails, or the descriptors for reflection cannot be read.
+/// When the descriptors for reflection cannot be read.
 pub async fn serve(
     listener: TcpListener,
     api: OrderApi,
@@ -156,18 +158,8 @@ pub async fn serve(
         health.set_service_status("", ServingStatus::NotServing).await;
         shutdown.await;
     };
-    Server::builder()
-        // A little later than our own, whose refusals say more.
-        .timeout(config.max_deadline.saturating_add(AFTERTHOUGHT))
-        .max_concurrent_streams(config.max_streams_per_connection)
-        .http2_keepalive_interval(Some(config.keepalive))
-        .http2_keepalive_timeout(Some(config.keepalive))
-        .layer(MapResponseLayer::new(unreadable))
-        .serve_with_incoming_shutdown(
-            Front::new(orders, others.routes()),
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            stopping,
-        )
-        .await
-        .map_err(|error| format!("the gRPC listener failed: {error}"))
+    let limits = &config.transport;
+    let incoming = accept::accept(listener, limits.max_connections, limits.max_connections_per_address);
+    connection::serve(incoming, Front::new(orders, others.routes()), config, stopping).await;
+    Ok(())
 }
