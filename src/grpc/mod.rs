@@ -7,6 +7,8 @@ mod connection;
 mod convert;
 mod forward;
 mod front;
+#[cfg(test)]
+mod fuzz_tests;
 mod order_service;
 mod page;
 mod quota;
