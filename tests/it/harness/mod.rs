@@ -24,6 +24,8 @@ pub mod postgres;
 pub mod postgres_binaries;
 pub mod process;
 pub mod proxy;
+pub mod raw_http2;
+pub mod redis;
 pub mod scenarios;
 pub mod small_disk;
 pub mod standby;
