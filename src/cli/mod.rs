@@ -146,6 +146,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn execute(cli: Cli) -> Result<(), Failure> {
+    telemetry::log_panics();
     let files = cli.files;
     match cli.command {
         Command::Serve(arguments) => serve::run(&files.and(&arguments.files)),

@@ -9,6 +9,7 @@ mod advance;
 pub mod amend;
 mod book;
 mod calls;
+pub mod card;
 pub mod command;
 pub mod decide;
 pub mod error;

@@ -82,6 +82,7 @@ pub(super) fn context(metadata: &MetadataMap) -> RequestContext {
         .filter(|trace| {
             trace.len() == TRACE_PARENT_LEN
                 && trace.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+                && !contains_card_number(trace)
         })
         .map(Arc::from);
     RequestContext { request_id, trace_parent }

@@ -15,6 +15,7 @@
 
 mod admission;
 mod cancel_order;
+mod card_canary;
 mod change_status;
 mod cli;
 mod cluster_calls;

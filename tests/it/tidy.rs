@@ -19,7 +19,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cluster", &["actor", "ports", "domain", "proto"]),
     ("grpc", &["cluster", "actor", "steps", "ports", "domain", "proto"]),
     ("config", &["domain"]),
-    ("telemetry", &["config"]),
+    // The domain knows what a card number looks like.
+    ("telemetry", &["config", "domain"]),
     // The service for operators is served there.
     ("ops", &["grpc", "ports", "telemetry"]),
     ("proto", &[]),

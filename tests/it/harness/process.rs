@@ -312,6 +312,11 @@ impl NodeProcess {
         assert!(was_killed(self.process.ended().await));
     }
 
+    /// The folder of its store, if that is a file.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// The URL of its API.
     pub fn url(&self) -> &str {
         &self.url
