@@ -67,6 +67,7 @@ mod saga_tables;
 mod shipments;
 mod simulation;
 mod store_suite;
+mod supply_chain;
 mod tidy;
 mod timers;
 mod verify;
