@@ -1,6 +1,7 @@
 //! Starts the parts in order and stops them in reverse. The only place that knows concrete types, and that reads the
 //! machine's clock.
 
+mod audit;
 mod cluster;
 mod collaborators;
 mod settings;
@@ -33,6 +34,7 @@ use crate::steps::StepLimits;
 use crate::telemetry::Telemetry;
 use crate::verify::{self, Witness};
 
+pub use audit::{audit, event_heads};
 pub use stores::postgres_config;
 
 use self::collaborators::{collaborators, simulator};
@@ -430,16 +432,20 @@ pub async fn simulate(
     Ok(())
 }
 
-/// Applies migrations to the configured store and tells which.
+/// Applies migrations to the configured store and tells which; then gives the role `grant_to` what a node needs.
 ///
 /// # Errors
-/// When the store cannot be opened or a migration fails.
-pub async fn migrate(config: Config) -> anyhow::Result<()> {
+/// When the store cannot be opened, a migration fails, or the role cannot be given its rights.
+pub async fn migrate(config: Config, grant_to: Option<&str>) -> anyhow::Result<()> {
     let applied = stores::migrate(&config).await?;
     if applied.is_empty() {
         tracing::info!("the store is up to date");
     }
     stores::report(&applied);
+    if let Some(role) = grant_to {
+        stores::grant(&config, role).await?;
+        tracing::info!(role, "the role may do what a node needs, and cannot change events");
+    }
     Ok(())
 }
 

@@ -61,6 +61,16 @@ pub(super) async fn migrate(config: &Config) -> anyhow::Result<Vec<Applied>> {
     }
 }
 
+/// Gives a role of the configured database what a node needs.
+pub(super) async fn grant(config: &Config, role: &str) -> anyhow::Result<()> {
+    match &config.store.url {
+        StoreUrl::Sqlite(_) => Err(anyhow!(
+            "a SQLite file has no roles; use --grant-to with the URL of a Postgres database in store.url"
+        )),
+        StoreUrl::Postgres(url) => Ok(postgres::grant(&postgres_config(config, url)?, role).await?),
+    }
+}
+
 /// Logs the migrations that were applied.
 pub(super) fn report(applied: &[Applied]) {
     for migration in applied {

@@ -151,7 +151,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(arguments) => serve::run(&files.and(&arguments.files)),
         Command::Simulate(arguments) => simulate::run(&files.and(&arguments.files), &arguments),
-        Command::Migrate(arguments) => migrate::run(&files.and(&arguments.files)),
+        Command::Migrate(arguments) => migrate::run(&files.and(&arguments.files), &arguments),
         Command::Config(ConfigArgs { files: more, command: ConfigCommand::Check(arguments) }) => {
             config_check::run(&files.and(&more).and(&arguments.files))
         }

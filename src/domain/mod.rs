@@ -10,6 +10,8 @@ pub mod amend;
 mod book;
 mod calls;
 pub mod card;
+mod cause;
+pub mod chain;
 pub mod command;
 pub mod decide;
 pub mod error;

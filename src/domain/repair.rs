@@ -20,6 +20,7 @@ pub use explain::{Attempt, Choice, Explanation, Waits, explain, method};
 use super::Timestamp;
 use super::advance::{advance, doubt};
 use super::book::book;
+use super::cause::Cause;
 use super::command::Ask;
 use super::decide::{begin, record};
 use super::error::OrderError;
@@ -347,7 +348,7 @@ fn waiting(work: &Work<'_>, seen: Seen, calling: bool) -> Result<Option<StepCall
 /// The call that the saga makes next, once it is due.
 fn next_call(order: &Order, saga: &SagaProgress, now: Timestamp, policy: &Policy) -> Option<StepCall> {
     let due = SagaProgress { next_at: None, ..saga.clone() };
-    let mut work = Work::on(order, Some(&due), String::new(), None, now, policy);
+    let mut work = Work::on(order, Some(&due), Cause::default(), now, policy);
     doubt(&mut work);
     match advance(&mut work) {
         SagaMove::Run(call) => Some(call),

@@ -3,6 +3,7 @@
 use prost_types::Timestamp as PbTimestamp;
 
 use crate::domain::Timestamp;
+use crate::domain::access::Role;
 use crate::domain::address::{Address, AddressKind};
 use crate::domain::event::{OrderEvent, RecordedEvent};
 use crate::domain::ids::OrderId;
@@ -168,6 +169,8 @@ pub(super) fn event(order: OrderId, recorded: &RecordedEvent) -> pb::OrderEvent 
         payload_json: serde_json::to_string(&recorded.event).unwrap_or_default(),
         status: status.into(),
         notes,
+        role: recorded.role.map(Role::name).unwrap_or_default().to_owned(),
+        reason: recorded.reason.as_deref().unwrap_or_default().to_owned(),
     }
 }
 

@@ -14,6 +14,7 @@
 )]
 
 mod admission;
+mod audit;
 mod cancel_order;
 mod card_canary;
 mod change_status;
@@ -30,6 +31,7 @@ mod committer;
 mod crash_points;
 mod create_order;
 mod create_repeat;
+mod database_role;
 mod edit_faults;
 mod edit_in_place;
 mod edit_order;

@@ -1,5 +1,6 @@
 //! `ops`: what operators ask and repair.
 
+mod audit;
 mod explain;
 mod resolve_payment;
 mod retry_step;
@@ -38,6 +39,9 @@ enum OpsCommand {
     Unquarantine(unquarantine::UnquarantineArgs),
     /// Check the invariants on the configured store, also while nodes use it.
     Verify(verify::VerifyArgs),
+    /// Follow the chain of hashes over every order's events, and note where it ends.
+    #[command(arg_required_else_help = true)]
+    Audit(audit::AuditArgs),
 }
 
 pub(super) fn run(files: &ConfigFiles, arguments: OpsArgs) -> Result<(), Failure> {
@@ -49,6 +53,7 @@ pub(super) fn run(files: &ConfigFiles, arguments: OpsArgs) -> Result<(), Failure
         OpsCommand::SkipStep(arguments) => skip_step::run(arguments),
         OpsCommand::ResolvePayment(arguments) => resolve_payment::run(arguments),
         OpsCommand::Unquarantine(arguments) => unquarantine::run(arguments),
+        OpsCommand::Audit(arguments) => audit::run(&files, &arguments),
         OpsCommand::Verify(arguments) => verify::run(&files.and(&arguments.files), &arguments),
     }
 }

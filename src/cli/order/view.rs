@@ -104,6 +104,8 @@ pub(super) struct EventJson {
     pub(super) r#type: String,
     pub(super) at: Option<String>,
     pub(super) principal: String,
+    pub(super) role: String,
+    pub(super) reason: String,
     pub(super) request_id: String,
     pub(super) payload: Value,
     pub(super) status: Option<String>,
@@ -237,6 +239,8 @@ impl From<order::OrderEvent> for EventJson {
             version: event.version,
             r#type: event.r#type,
             principal: event.principal,
+            role: event.role,
+            reason: event.reason,
             request_id: event.request_id,
             notes: event.notes,
         }

@@ -14,9 +14,11 @@ use crate::domain::Timestamp;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
-use crate::ports::store::{ListQuery, Quarantine, Regression, Scanned, StoreError, Stored, Unfinished};
+use crate::ports::store::{
+    ListQuery, Quarantine, Regression, Scanned, StoreError, Stored, Trailed, Unfinished,
+};
 use crate::store::bind::Bound;
-use crate::store::evidence::evidence;
+use crate::store::evidence::{evidence, trail};
 use crate::store::rows::{self, Read, Source};
 
 /// Connections for reading, and the texts they are asked.
@@ -233,6 +235,29 @@ impl Reader {
         Ok(page)
     }
 
+    /// The events of a page of orders.
+    pub(super) async fn trails(
+        &self,
+        after: Option<OrderId>,
+        since: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<Trailed>, StoreError> {
+        let bind = |args: &mut PgArguments| {
+            args.add(after.map_or_else(Uuid::nil, |after| after.0))?;
+            args.add(since)?;
+            args.add(i64::from(limit.max(1)))
+        };
+        let sql = AssertSqlSafe(trails_statement()).into_sql_str();
+        let rows = self.pool.rows(sql, arguments(bind)?).await?;
+        let mut page = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let id = OrderId(row.id("id").map_err(StoreError::Unavailable)?);
+            page.push(Trailed { id, found: trail(row) });
+        }
+        page.sort_by_key(|trailed| trailed.id);
+        Ok(page)
+    }
+
     /// A page of orders; `corrupt` is told of those that had to be left out, and others take their place.
     pub(super) async fn list(
         &self,
@@ -315,15 +340,27 @@ pub(super) fn timers_statement(has_after: bool) -> String {
     )
 }
 
+/// The events of an order, in the order in which [`crate::store::evidence`] reads their columns.
+const EVENTS_OF: &str = "coalesce((SELECT json_agg(json_build_array(seq, version, type, payload::text, principal, role, \
+     reason, request_id, round(date_part('epoch', at) * 1e6)::bigint, encode(hash, 'hex'))) \
+     FROM order_events WHERE order_id = o.id), '[]')::text AS events";
+
 pub(super) fn scan_statement(columns: &str, has_after: bool) -> String {
     let behind = if has_after { "WHERE id > $2" } else { "" };
     format!(
-        "SELECT {columns}, \
-         coalesce((SELECT json_agg(json_build_array(seq, version, type, payload::text, principal, request_id, \
-           round(date_part('epoch', at) * 1e6)::bigint)) FROM order_events WHERE order_id = o.id), '[]')::text AS events, \
+        "SELECT {columns}, {EVENTS_OF}, \
          coalesce((SELECT json_agg(json_build_array(seq, status, round(date_part('epoch', created_at) * 1e6)::bigint)) \
            FROM order_status_history WHERE order_id = o.id), '[]')::text AS history \
          FROM (SELECT id FROM orders {behind} ORDER BY id LIMIT $1) AS k JOIN orders AS o ON o.id = k.id"
+    )
+}
+
+/// No order has the nil id, so it is a place ahead of all.
+pub(super) fn trails_statement() -> String {
+    format!(
+        "SELECT o.id, o.event_seq, o.event_hash, {EVENTS_OF} \
+         FROM (SELECT id FROM orders WHERE id > $1 AND ($2::timestamptz IS NULL OR updated_at >= $2) \
+         ORDER BY id LIMIT $3) AS k JOIN orders AS o ON o.id = k.id"
     )
 }
 

@@ -27,13 +27,15 @@ use sqlx::sqlite::SqlitePool;
 use tokio::sync::watch;
 
 use super::committer::{Committer, Done, Job, Limits};
+use super::links::link;
 use crate::domain::Timestamp;
+use crate::domain::chain::EventHash;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
 use crate::ports::store::{
     ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
-    StoreError, Stored, Unfinished,
+    StoreError, Stored, Trailed, Unfinished,
 };
 
 pub use open::{OpenError, SqliteConfig, migrate};
@@ -123,14 +125,17 @@ impl OrderStore for SqliteStore {
         }
     }
 
-    async fn commit(&self, commit: Commit) -> Result<(), CommitError> {
+    async fn append(&self, mut commit: Commit) -> Result<Option<EventHash>, CommitError> {
         if commit.guard.version.checked_add(1) != Some(commit.order.version) {
             return Err(CommitError::NotCommitted(String::from(
                 "the change does not follow the version it names",
             )));
         }
         match &self.committer {
-            Some(committer) => committer.run(Job::Commit(Box::new(commit))).await.map(drop),
+            Some(committer) => {
+                let head = link(&mut commit)?;
+                committer.run(Job::Commit(Box::new(commit))).await.map(|_| head)
+            }
             None => Err(CommitError::NotCommitted(String::from(READ_ONLY))),
         }
     }
@@ -233,6 +238,16 @@ impl OrderStore for SqliteStore {
     async fn scan(&self, after: Option<OrderId>, limit: u32) -> Result<Vec<Scanned>, StoreError> {
         let pool = self.readers.clone();
         self.read(async move { scan::scan(&pool, after, limit).await }).await
+    }
+
+    async fn trails(
+        &self,
+        after: Option<OrderId>,
+        since: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<Trailed>, StoreError> {
+        let pool = self.readers.clone();
+        self.read(async move { scan::trails(&pool, after, since, limit).await }).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -254,6 +254,15 @@ async fn plans_of_reads_use_their_index() {
                 plan.scans("orders").iter().map(|scan| scan.text("Index Cond")).collect();
             let cursor = conditions.iter().any(|condition| condition.contains("id > "));
             assert_eq!(cursor, after.is_some(), "{plan}");
+
+            let plan = full
+                .plan(async |store| {
+                    let page = store.trails(after, None, PAGE).await.unwrap();
+                    assert!(page.len() == PAGE as usize && page.iter().all(|order| order.found.is_ok()));
+                })
+                .await;
+            by_key(&plan, "orders");
+            by_key(&plan, "order_events");
         }
     }
     full.store.close().await;
