@@ -15,6 +15,7 @@ pub mod file_lock;
 pub mod grpc;
 pub mod ops;
 pub mod ports;
+pub mod privacy;
 pub mod proto;
 pub mod steps;
 pub mod store;

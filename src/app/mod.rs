@@ -3,6 +3,7 @@
 
 mod cluster;
 mod collaborators;
+mod privacy;
 mod settings;
 mod stores;
 
@@ -137,7 +138,8 @@ impl Node {
             false => None,
         };
         // The store first: whoever has it is named, and a file that is not ours keeps its folder clean.
-        let opened = stores::open(&config).await?;
+        let mut opened = stores::open(&config).await?;
+        let custodian = privacy::protect(&config, &mut opened, &clock).await;
         let store = Arc::clone(&opened.store);
         let (collaborators, simulator) = collaborators(&config, &clock)?;
         let cluster = match &peer_listener {
@@ -177,7 +179,8 @@ impl Node {
         let only_here = config.ops.repairs == Repairs::Loopback;
         let (admin_orders, limits) = (Arc::clone(&orders), api_config(&config));
         let admin_api =
-            AdminApi::new(admin_orders, orders.clock(), key.clone(), limits, cluster.clone(), only_here);
+            AdminApi::new(admin_orders, orders.clock(), key.clone(), limits, cluster.clone(), only_here)
+                .with_custodian(custodian);
         let admin = (config.ops.repairs != Repairs::None)
             .then(|| admin_api.clone().into_routes(config.grpc.max_message_bytes));
         let api = OrderApi::new(

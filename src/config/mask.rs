@@ -3,7 +3,7 @@
 use super::load::Scalar;
 
 /// Keys whose values are secrets.
-const SECRETS: [&str; 1] = ["ids.key"];
+const SECRETS: [&str; 4] = ["ids.key", "privacy.kek", "privacy.old_keks", "privacy.export_secret"];
 
 /// Parts of a key's last name that make us hide the value even when we do not know the key.
 const TELLING: [&str; 5] = ["key", "secret", "password", "token", "credential"];

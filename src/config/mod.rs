@@ -7,6 +7,7 @@ mod load;
 mod mask;
 mod postgres;
 mod pricing;
+mod privacy;
 mod read;
 mod sections;
 #[cfg(test)]
@@ -23,8 +24,8 @@ pub use pricing::price_book;
 pub use sections::{
     ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, CollaboratorUrl, CollaboratorsConfig, Config,
     CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat, OpsConfig, Pooler,
-    PricingConfig, Profile, Repairs, RiskConfig, SagaConfig, Secret, SimulatorConfig, SimulatorJournal,
-    StoreConfig, StoreUrl, TestingConfig, UnsafeSetting, WatchConfig,
+    PricingConfig, PrivacyConfig, PrivacyMode, Profile, Repairs, RiskConfig, SagaConfig, Secret, SecretBytes,
+    SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl, TestingConfig, UnsafeSetting, WatchConfig,
 };
 pub use values::parse_duration;
 

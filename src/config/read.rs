@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::cluster;
 use super::load::{DEFAULTS, Entry, Merged, Origin, Scalar, all_or_errors, parse_yaml};
 use super::mask::shown;
+use super::privacy;
 use super::sections::{
     ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, CollaboratorUrl, CollaboratorsConfig, Config,
     CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat, OpsConfig, Pooler,
@@ -99,6 +100,7 @@ fn read(r: &mut Reader<'_>) -> Config {
         },
         limits: read_limits(r),
         pricing: PricingConfig { file: r.optional("pricing.file", |path| Ok(PathBuf::from(path))) },
+        privacy: privacy::read(r),
         ids: IdsConfig { key: r.parsed("ids.key", id_key, || Secret::new(String::new())) },
         log: LogConfig {
             level: r.parsed("log.level", log_level, String::new),
@@ -277,7 +279,7 @@ pub(super) const fn minutes(count: u64) -> Duration {
     Duration::from_secs(count.saturating_mul(60))
 }
 
-const fn hours(count: u64) -> Duration {
+pub(super) const fn hours(count: u64) -> Duration {
     Duration::from_secs(count.saturating_mul(3_600))
 }
 
@@ -341,7 +343,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn parsed<T>(
+    pub(super) fn parsed<T>(
         &mut self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
@@ -376,7 +378,7 @@ impl<'a> Reader<'a> {
         self.parsed(key, parse, || SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
     }
 
-    fn choice<T: Copy + Default>(&mut self, key: &'static str, choices: &[(&str, T)]) -> T {
+    pub(super) fn choice<T: Copy + Default>(&mut self, key: &'static str, choices: &[(&str, T)]) -> T {
         let parse = |text: &str| {
             let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
             found.ok_or_else(|| {

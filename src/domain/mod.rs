@@ -26,6 +26,7 @@ pub mod refund;
 pub mod repair;
 pub mod risk;
 pub mod saga;
+pub mod sealed;
 pub mod status;
 pub mod stock;
 pub mod text;

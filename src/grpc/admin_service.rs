@@ -1,6 +1,7 @@
 //! The calls of `order.admin.v1.OrderAdminService`.
 
 mod cluster;
+mod privacy;
 mod told;
 
 use std::net::IpAddr;
@@ -26,6 +27,7 @@ use crate::domain::ids::{CallKey, IdKey, OrderId, OrderNumber, content_hash};
 use crate::domain::repair::{BY_CHARS, Outcome, REASON_CHARS, REFERENCE_CHARS, Repair, RepairOrder, Seen};
 use crate::domain::saga::{Direction, StepName};
 use crate::ports::clock::Clock;
+use crate::ports::vault::Custodian;
 use crate::proto::admin as pb;
 use crate::proto::admin::order_admin_service_server::OrderAdminServiceServer;
 
@@ -66,6 +68,8 @@ pub struct AdminApi {
     cluster: Option<Arc<Cluster>>,
     /// Whether this is what other nodes talk to.
     for_peers: bool,
+    /// Who looks after the keys of personal data; none = they are not encrypted.
+    custodian: Option<Arc<dyn Custodian>>,
 }
 
 impl AdminApi {
@@ -81,7 +85,13 @@ impl AdminApi {
     ) -> Self {
         let requests = Arc::new(Semaphore::new(IN_FLIGHT));
         let authenticator = Authenticator::dev();
-        Self { orders, clock, key, config, only_here, authenticator, requests, cluster, for_peers: false }
+        let (for_peers, custodian) = (false, None);
+        Self { orders, clock, key, config, only_here, authenticator, requests, cluster, for_peers, custodian }
+    }
+
+    /// The same service where personal data is encrypted.
+    pub fn with_custodian(self, custodian: Option<Arc<dyn Custodian>>) -> Self {
+        Self { custodian, ..self }
     }
 
     /// The same service for calls that other nodes forward, which they have checked.
@@ -448,6 +458,42 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::RepairedOrder>, Status> {
         let begun = self.begin("UnquarantineOrder", &request).await?;
         let answer = self.execute(&begun, request, |request| self.unquarantine(&begun, request)).await;
+        begun.end(answer)
+    }
+
+    async fn erase_user(
+        &self,
+        request: Request<pb::EraseUserRequest>,
+    ) -> Result<Response<pb::EraseUserResponse>, Status> {
+        let begun = self.begin("EraseUser", &request).await?;
+        let answer = self.erase(&begun, request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn rewrite_personal_data(
+        &self,
+        request: Request<pb::RewritePersonalDataRequest>,
+    ) -> Result<Response<pb::RepairedOrder>, Status> {
+        let begun = self.begin("RewritePersonalData", &request).await?;
+        let answer = self.execute(&begun, request, |request| self.rewrite(&begun, request)).await;
+        begun.end(answer)
+    }
+
+    async fn rotate_keys(
+        &self,
+        request: Request<pb::RotateKeysRequest>,
+    ) -> Result<Response<pb::RotateKeysResponse>, Status> {
+        let begun = self.begin("RotateKeys", &request).await?;
+        let answer = self.rotate(request.into_inner()).await;
+        begun.end(answer)
+    }
+
+    async fn encrypt_existing(
+        &self,
+        request: Request<pb::EncryptExistingRequest>,
+    ) -> Result<Response<pb::EncryptExistingResponse>, Status> {
+        let begun = self.begin("EncryptExisting", &request).await?;
+        let answer = self.encrypt(&begun, request.into_inner()).await;
         begun.end(answer)
     }
 }

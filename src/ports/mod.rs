@@ -15,6 +15,7 @@ pub mod product;
 pub mod shipping;
 pub mod store;
 pub mod user;
+pub mod vault;
 
 /// The services that this one depends on, whatever stands behind each.
 #[derive(Clone, Debug)]

@@ -22,6 +22,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &["config"]),
     // The service for operators is served there.
     ("ops", &["grpc", "ports", "telemetry"]),
+    // Stands before a store and is one, so it knows no store.
+    ("privacy", &["ports", "domain"]),
     ("proto", &[]),
     ("verify", &["ports", "domain"]),
     (
@@ -36,6 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "grpc",
             "ops",
             "ports",
+            "privacy",
             "steps",
             "store",
             "telemetry",
@@ -57,7 +60,9 @@ const BEHIND: &[(&str, &[&str])] = &[
     ("dashmap", &["actor"]),
     ("consistent_hash", &["cluster"]),
     ("xxhash_rust", &["cluster"]),
-    ("moka", &["cache"]),
+    // Keys of personal data are kept for a while, as orders are.
+    ("moka", &["cache", "privacy"]),
+    ("aws_lc_rs", &["privacy"]),
     ("axum", &["ops"]),
     ("clap", &["cli"]),
     ("comfy_table", &["cli"]),

@@ -9,6 +9,7 @@ mod config;
 mod ear;
 mod fault;
 mod keeper;
+mod keys;
 mod link;
 mod loader;
 mod members;

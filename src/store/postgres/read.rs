@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::{Arguments, AssertSqlSafe, Row, SqlSafeStr};
+use sqlx::{Arguments, AssertSqlSafe, Row, SqlSafeStr, SqlStr};
 use uuid::Uuid;
 
 use super::fault::told;
@@ -213,6 +213,11 @@ impl Reader {
     pub(super) async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
         let rows = self.pool.rows(NOW.into_sql_str(), PgArguments::default()).await?;
         rows.first().map(|row| row.try_get(0)).transpose().map_err(|error| unavailable(&error))
+    }
+
+    /// Asks what another part of this folder wants to know.
+    pub(super) async fn ask(&self, sql: SqlStr, arguments: PgArguments) -> Result<Vec<PgRow>, StoreError> {
+        self.pool.rows(sql, arguments).await
     }
 
     /// Everything that is stored of a page of orders: one statement sees one state of the database.

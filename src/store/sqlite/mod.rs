@@ -7,6 +7,7 @@ mod bind;
 mod children;
 mod coupons;
 mod guard;
+mod keys;
 mod open;
 #[cfg(test)]
 mod plans;
@@ -52,6 +53,8 @@ pub struct SqliteStore {
     /// None when it is open for reading only.
     committer: Option<Committer>,
     readers: SqlitePool,
+    /// Writes keys of personal data; none when it is open for reading only.
+    keys: Option<SqlitePool>,
     reported: Arc<Mutex<HashSet<OrderId>>>,
 }
 
@@ -69,6 +72,7 @@ impl SqliteStore {
             tracing::info!(version = applied.version, name = applied.description, "migration applied");
         }
         let readers = open::readers(&config).await?;
+        let keys = Some(keys::writing(opened.writing.clone()));
         let writer = write::SqliteWriter::new(opened.writer, opened.writing, readers.clone(), opened.lock);
         let limits = Limits {
             batch_max: config.batch_max,
@@ -77,7 +81,7 @@ impl SqliteStore {
             gather: Duration::ZERO,
         };
         let committer = Committer::start(vec![Box::new(writer)], limits);
-        Ok(Arc::new(Self { committer: Some(committer), readers, reported: Arc::default() }))
+        Ok(Arc::new(Self { committer: Some(committer), readers, keys, reported: Arc::default() }))
     }
 
     /// Opens a file that is there, for reading only: beside the process that has it, without its lock, and without
@@ -87,7 +91,7 @@ impl SqliteStore {
     /// When there is no such file, or its schema is not exactly the one this program knows.
     pub async fn open_reader(config: &SqliteConfig) -> Result<Arc<Self>, OpenError> {
         let readers = open::open_reader(config).await?;
-        Ok(Arc::new(Self { committer: None, readers, reported: Arc::default() }))
+        Ok(Arc::new(Self { committer: None, readers, keys: None, reported: Arc::default() }))
     }
 
     /// Runs a read as a task of its own: a caller that goes away takes no connection with it.
@@ -250,6 +254,9 @@ impl OrderStore for SqliteStore {
     }
 
     async fn close(&self) {
+        if let Some(keys) = &self.keys {
+            keys.close().await;
+        }
         match &self.committer {
             Some(committer) => committer.close().await,
             None => self.readers.close().await,
