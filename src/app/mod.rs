@@ -34,6 +34,7 @@ use crate::steps::StepLimits;
 use crate::telemetry::Telemetry;
 use crate::verify::{self, Witness};
 
+pub use privacy::export;
 pub use stores::postgres_config;
 
 use self::collaborators::{collaborators, simulator};

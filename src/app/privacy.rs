@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use super::stores::Opened;
+use anyhow::anyhow;
+
+use super::stores::{self, Opened};
 use crate::config::{Config, PrivacyMode, SecretBytes};
 use crate::ports::clock::Clock;
 use crate::ports::vault::{Custodian, KeyBytes, KeyWrapper};
-use crate::privacy::{Keeper, Keyring, LocalKeks, NoKey, Protected, RingConfig};
+use crate::privacy::{
+    self, Days, Exported, Form, Keeper, Keyring, LocalKeks, NoKey, Protected, Pseudonyms, RingConfig, Sink,
+};
 
 /// Puts encryption before the store, if the configuration says so. Nothing here ends a start: without the right key the
 /// node does all that needs no personal data.
@@ -41,4 +45,28 @@ fn keks(config: &Config) -> Option<LocalKeks> {
     let current = privacy.kek.as_ref()?;
     let old = privacy.old_keks.iter().map(|(id, secret)| (id.clone(), bytes(secret))).collect();
     LocalKeks::new((privacy.kek_id.clone(), bytes(current)), old)
+}
+
+/// Tells the orders of some days for analytics, reading only, beside whoever uses the store.
+///
+/// # Errors
+/// When there is no secret for pseudonyms, no such store, or it cannot be read.
+pub async fn export(
+    config: &Config,
+    days: Days,
+    form: Form,
+    sink: &mut impl Sink,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<Exported> {
+    let secret = config.privacy.export_secret.as_ref().ok_or_else(|| {
+        anyhow!(
+            "pseudonyms need a secret; set privacy.export_secret, for example by ORDER__PRIVACY__EXPORT_SECRET_FILE, \
+             to what openssl rand -base64 32 prints"
+        )
+    })?;
+    let names = Pseudonyms::new(&KeyBytes(*secret.expose()));
+    let store = stores::open_reader(config).await?;
+    let ended = privacy::export(&*store, days, form, &names, sink, stop).await;
+    store.close().await;
+    Ok(ended?)
 }

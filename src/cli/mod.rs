@@ -307,6 +307,10 @@ mod tests {
             "order-service ops skip-step ORD-7K3M9Q2XYZ --reason r --expected-version 3 --request-id q",
             "order-service ops resolve-payment ORD-7K3M9Q2XYZ --outcome not-charged --evidence e --key k",
             "order-service ops unquarantine 01900000-0000-7000-8000-000000000001 --reason r",
+            "order-service ops erase-user 01900000-0000-7000-8000-000000000001 --reason r --by ada --yes",
+            "order-service ops rotate-keys --page-size 5 -o json",
+            "order-service ops encrypt-existing --server h:1",
+            "order-service ops export --anonymized --since 2026-01-01 --until 2026-01-31 -o csv --config a",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -326,6 +330,9 @@ mod tests {
             "order-service ops resolve-payment ORD-7K3M9Q2XYZ --evidence e",
             "order-service ops resolve-payment ORD-7K3M9Q2XYZ --evidence e --outcome maybe",
             "order-service ops unquarantine ORD-7K3M9Q2XYZ --reason r",
+            "order-service ops erase-user 01900000-0000-7000-8000-000000000001 --reason r",
+            "order-service ops export --since 2026-01-01 --until 2026-01-31",
+            "order-service ops export --anonymized --since 2026-01-32 --until 2026-01-31",
             "order-service ops verify --order ORD-1",
             "order-service ops verify --patience 0",
             "order-service ops verify --page-size 0",

@@ -101,6 +101,45 @@ impl AdminClient {
         self.plain(answer)
     }
 
+    /// `EraseUser`: one page.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn erase_user(
+        &mut self,
+        content: pb::EraseUserRequest,
+    ) -> Result<pb::EraseUserResponse, ApiError> {
+        let request = self.request(content);
+        let answer = self.inner.erase_user(request).await;
+        self.plain(answer)
+    }
+
+    /// `RotateKeys`: one page.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn rotate_keys(
+        &mut self,
+        content: pb::RotateKeysRequest,
+    ) -> Result<pb::RotateKeysResponse, ApiError> {
+        let request = self.request(content);
+        let answer = self.inner.rotate_keys(request).await;
+        self.plain(answer)
+    }
+
+    /// `EncryptExisting`: one page.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn encrypt_existing(
+        &mut self,
+        content: pb::EncryptExistingRequest,
+    ) -> Result<pb::EncryptExistingResponse, ApiError> {
+        let request = self.request(content);
+        let answer = self.inner.encrypt_existing(request).await;
+        self.plain(answer)
+    }
+
     /// `ListNodes`.
     ///
     /// # Errors

@@ -21,11 +21,12 @@ pub use cluster::{ClusterConfig, PeerConfig, PeerTls};
 pub use load::{Merged, Origin, Setting};
 pub use postgres::{PostgresUrl, SslIdentity, SslMode};
 pub use pricing::price_book;
+pub use privacy::{PrivacyConfig, PrivacyMode, SecretBytes};
 pub use sections::{
     ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, CollaboratorUrl, CollaboratorsConfig, Config,
     CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat, OpsConfig, Pooler,
-    PricingConfig, PrivacyConfig, PrivacyMode, Profile, Repairs, RiskConfig, SagaConfig, Secret, SecretBytes,
-    SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl, TestingConfig, UnsafeSetting, WatchConfig,
+    PricingConfig, Profile, Repairs, RiskConfig, SagaConfig, Secret, SimulatorConfig, SimulatorJournal,
+    StoreConfig, StoreUrl, TestingConfig, UnsafeSetting, WatchConfig,
 };
 pub use values::parse_duration;
 

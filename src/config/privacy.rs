@@ -1,10 +1,58 @@
-//! Reading `privacy`.
+//! `privacy`: personal data at rest.
+
+use std::fmt;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
 use super::read::{Reader, SECOND, hours};
-use super::sections::{PrivacyConfig, PrivacyMode, SecretBytes};
+
+/// 32 bytes of key that are never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretBytes([u8; 32]);
+
+impl SecretBytes {
+    /// The key itself, for the one who needs it.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// What is done with personal data at rest.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum PrivacyMode {
+    /// Stored as plain text.
+    #[default]
+    Off,
+    /// Encrypted.
+    Encrypt,
+}
+
+/// `privacy`: personal data at rest.
+#[derive(Clone, Debug)]
+pub struct PrivacyConfig {
+    /// What is done with it.
+    pub mode: PrivacyMode,
+    /// Wraps the keys of users; none = nothing can be encrypted or read.
+    pub kek: Option<SecretBytes>,
+    /// Its name, 1..=64 characters.
+    pub kek_id: String,
+    /// Keys from before, by name.
+    pub old_keks: Vec<(String, SecretBytes)>,
+    /// Users whose keys are kept in memory.
+    pub keep_users: u64,
+    /// How long.
+    pub keep_for: Duration,
+    /// Makes the pseudonyms of exports.
+    pub export_secret: Option<SecretBytes>,
+}
 
 pub(super) fn read(r: &mut Reader<'_>) -> PrivacyConfig {
     PrivacyConfig {

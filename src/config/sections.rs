@@ -10,6 +10,7 @@ use rust_decimal::Decimal;
 
 use super::cluster::{ClusterConfig, PeerConfig};
 use super::postgres::PostgresUrl;
+use super::privacy::PrivacyConfig;
 use crate::domain::money::Currency;
 
 /// The whole configuration, checked. Made by [`Config::load`].
@@ -394,52 +395,6 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
-}
-
-/// 32 bytes of key that are never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SecretBytes(pub(super) [u8; 32]);
-
-impl SecretBytes {
-    /// The key itself, for the one who needs it.
-    pub fn expose(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for SecretBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-/// What is done with personal data at rest.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum PrivacyMode {
-    /// Stored as plain text.
-    #[default]
-    Off,
-    /// Encrypted.
-    Encrypt,
-}
-
-/// `privacy`: personal data at rest.
-#[derive(Clone, Debug)]
-pub struct PrivacyConfig {
-    /// What is done with it.
-    pub mode: PrivacyMode,
-    /// Wraps the keys of users; none = nothing can be encrypted or read.
-    pub kek: Option<SecretBytes>,
-    /// Its name, 1..=64 characters.
-    pub kek_id: String,
-    /// Keys from before, by name.
-    pub old_keks: Vec<(String, SecretBytes)>,
-    /// Users whose keys are kept in memory.
-    pub keep_users: u64,
-    /// How long.
-    pub keep_for: Duration,
-    /// Makes the pseudonyms of exports.
-    pub export_secret: Option<SecretBytes>,
 }
 
 /// `ids`: identifiers of orders.

@@ -1,18 +1,19 @@
 //! The calls of `order.admin.v1.OrderAdminService`.
 
+mod asked;
 mod cluster;
 mod privacy;
 mod told;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use prost::Message;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use self::asked::{Named, named, older_than, seen};
 use super::auth::{self, Authenticator};
 use super::forward::{self, Refusal, Routed};
 use super::order_service::{Begun, MARGIN, OrderApiConfig, Origin};
@@ -23,9 +24,8 @@ use crate::actor::Orders;
 use crate::cluster::Cluster;
 use crate::domain::command::{OrderCommand, Repeatable};
 use crate::domain::error::OrderError;
-use crate::domain::ids::{CallKey, IdKey, OrderId, OrderNumber, content_hash};
-use crate::domain::repair::{BY_CHARS, Outcome, REASON_CHARS, REFERENCE_CHARS, Repair, RepairOrder, Seen};
-use crate::domain::saga::{Direction, StepName};
+use crate::domain::ids::{CallKey, IdKey, OrderId, content_hash};
+use crate::domain::repair::{BY_CHARS, Outcome, REASON_CHARS, REFERENCE_CHARS, Repair, RepairOrder};
 use crate::ports::clock::Clock;
 use crate::ports::vault::Custodian;
 use crate::proto::admin as pb;
@@ -33,10 +33,6 @@ use crate::proto::admin::order_admin_service_server::OrderAdminServiceServer;
 
 /// Calls of operators in flight on this node.
 const IN_FLIGHT: usize = 16;
-/// Sagas that began longer ago than this count as stuck, where nothing else is asked for.
-const STUCK_AFTER: Duration = Duration::from_secs(300);
-/// The longest such time that may be asked for.
-const STUCK_AFTER_MOST: Duration = Duration::from_secs(8_760 * 3_600);
 /// Longest key of a call, in characters.
 const KEY_CHARS: usize = 200;
 
@@ -325,40 +321,6 @@ impl AdminApi {
         let order = self.orders.ask(id, ask, begun.wait(), false).await?;
         Ok(told::repaired(&order))
     }
-}
-
-/// How an operator names an order.
-enum Named {
-    Id(OrderId),
-    Number(OrderNumber),
-}
-
-fn named(check: &mut Checker, order: &str) -> Named {
-    match OrderNumber::parse(order) {
-        Some(number) => Named::Number(number),
-        None => Named::Id(check.order_id("order", order)),
-    }
-}
-
-fn seen(check: &mut Checker, step: &str, direction: &str) -> Seen {
-    let found = Seen { step: StepName::parse(step), direction: Direction::parse(direction) };
-    if found.step.is_none() && !step.is_empty() {
-        let all: Vec<&str> = StepName::ALL.iter().map(|step| step.as_str()).collect();
-        check.bad("step", format!("expected nothing or one of {}", all.join(", ")));
-    }
-    if found.direction.is_none() && !direction.is_empty() {
-        check.bad("direction", "expected nothing, FORWARD or BACKWARD");
-    }
-    found
-}
-
-fn older_than(check: &mut Checker, asked: Option<&prost_types::Duration>) -> Duration {
-    let Some(asked) = asked else { return STUCK_AFTER };
-    let valid = Duration::try_from(*asked).ok().filter(|asked| *asked <= STUCK_AFTER_MOST);
-    valid.unwrap_or_else(|| {
-        check.bad("older_than", "expected a time between 0s and 8760h");
-        STUCK_AFTER
-    })
 }
 
 fn without_id<M: Message + Clone>(request: &M, id: fn(&mut M) -> &mut String) -> Vec<u8> {

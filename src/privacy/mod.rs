@@ -5,6 +5,7 @@
 //! lives in this process's memory. To erase a user is to destroy the data key.
 
 mod custodian;
+mod export;
 mod fields;
 mod keyring;
 mod seal;
@@ -12,6 +13,7 @@ mod store;
 mod wrap;
 
 pub use custodian::Keeper;
+pub use export::{Days, Exported, Form, Pseudonyms, Sink, export};
 pub use keyring::{Held, Keyring, NoKey, RingConfig};
 pub use seal::{DataKey, OpenError, Place, key_of};
 pub use store::Protected;

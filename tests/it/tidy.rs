@@ -46,7 +46,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     // The domain for reading order numbers as people type them, verify for printing what it finds.
-    ("cli", &["app", "clients", "config", "domain", "proto", "telemetry", "verify"]),
+    // Exports of privacy are printed as well.
+    ("cli", &["app", "clients", "config", "domain", "privacy", "proto", "telemetry", "verify"]),
 ];
 
 /// Crates that only these parts may name.

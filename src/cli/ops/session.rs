@@ -1,6 +1,6 @@
 //! What the commands for operators share: where the node is, how results are printed, how an order is named.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
@@ -102,4 +102,32 @@ pub(super) fn order_id(text: &str) -> Result<String, String> {
     Uuid::try_parse(text.trim())
         .map(|id| id.to_string())
         .map_err(|_| "no order's id; write it like 01900000-0000-7000-8000-000000000001".to_owned())
+}
+
+/// A line on standard error that is drawn over on a terminal; a line each time elsewhere.
+pub(super) struct Progress {
+    on_terminal: bool,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self { on_terminal: io::stderr().is_terminal() }
+    }
+
+    pub(super) fn tell(&mut self, text: &str) {
+        let mut out = io::stderr().lock();
+        // Nobody to tell is no reason to stop.
+        let _told = match self.on_terminal {
+            true => write!(out, "\r\x1b[2K{text}").and_then(|()| out.flush()),
+            false => writeln!(out, "{text}"),
+        };
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.on_terminal {
+            let _erased = write!(io::stderr().lock(), "\r\x1b[2K");
+        }
+    }
 }
