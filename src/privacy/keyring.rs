@@ -176,12 +176,17 @@ impl Keyring {
         key.map(Arc::new).ok_or_else(|| NoKey::Locked(String::from("the data key is unusable")))
     }
 
+    /// The key of a user, where nothing has to be fetched for it.
+    pub fn at_hand(&self, user: UserId) -> Option<Arc<DataKey>> {
+        self.by_user.get(&user)
+    }
+
     /// The key that a user's new data are encrypted with; where there is none, and `make` says so, a new one.
     ///
     /// # Errors
     /// [`NoKey::None`] only without `make`.
     pub async fn of_user(&self, user: UserId, make: bool) -> Result<Arc<DataKey>, NoKey> {
-        if let Some(key) = self.by_user.get(&user) {
+        if let Some(key) = self.at_hand(user) {
             return Ok(key);
         }
         if !make {

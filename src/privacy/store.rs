@@ -2,9 +2,12 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::task::Poll;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use futures::poll;
+use tokio::sync::{Mutex, watch};
+use tokio_util::task::TaskTracker;
 
 use super::fields::{self, Opening};
 use super::keyring::{Keyring, NoKey};
@@ -19,60 +22,45 @@ use crate::ports::store::{
 };
 use crate::ports::vault::KeyId;
 
+/// Queues of changes that wait for a key: an order is always in the same one.
+const QUEUES: usize = 64;
+
 /// The store behind it, with keys.
 #[derive(Debug)]
 pub struct Protected {
     inner: Arc<dyn OrderStore>,
     ring: Arc<Keyring>,
+    queues: Vec<Arc<Mutex<()>>>,
+    /// Changes that wait for a key.
+    waiting: TaskTracker,
 }
 
 impl Protected {
     /// Encrypts on the way into `inner`.
     pub fn new(inner: Arc<dyn OrderStore>, ring: Arc<Keyring>) -> Self {
-        Self { inner, ring }
-    }
-
-    /// Encrypts what of the commit is personal data.
-    async fn seal(&self, commit: &mut Commit) -> Result<(), CommitError> {
-        let needs = fields::needs(commit);
-        if !needs.any() {
-            return Ok(());
-        }
-        let is_new = commit.guard.version == 0;
-        let not_committed = |why: String| CommitError::NotCommitted(why);
-        match self.ring.of_user(commit.order.user_id, is_new).await {
-            Ok(key) => fields::seal(commit, &key).map_err(|error| not_committed(error.to_string())),
-            // Nothing is stored in plain: not the order, but what was noted with a change can be done without.
-            Err(NoKey::Locked(_)) if !needs.order => {
-                fields::drop_notes(commit);
-                Ok(())
-            }
-            Err(NoKey::None) if !is_new => self.seal_unowned(commit).await,
-            Err(error) => {
-                metrics::counter!("order_personal_data_refused_total", "reason" => "no_key").increment(1);
-                Err(not_committed(error.to_string()))
-            }
+        Self {
+            inner,
+            ring,
+            queues: (0..QUEUES).map(|_| Arc::default()).collect(),
+            waiting: TaskTracker::new(),
         }
     }
 
-    /// An order whose user has no key: erased, or stored before there were keys.
-    async fn seal_unowned(&self, commit: &mut Commit) -> Result<(), CommitError> {
-        let user = commit.order.user_id;
-        let erased = self.ring.store().was_erased(user).await;
-        if erased.map_err(|error| CommitError::NotCommitted(error.to_string()))? {
-            fields::drop_notes(commit);
-            fields::drop_order(commit);
-            return Ok(());
+    /// The queue of an order.
+    fn queue(&self, id: OrderId) -> Arc<Mutex<()>> {
+        let place = id.low_bits().checked_rem(QUEUES as u64).and_then(|place| usize::try_from(place).ok());
+        place.and_then(|place| self.queues.get(place)).cloned().unwrap_or_default()
+    }
+
+    /// Encrypts what needs no waiting. False when a key has to be fetched first.
+    fn seal_at_once(&self, commit: &mut Commit) -> Result<bool, CommitError> {
+        if !fields::needs(commit).any() {
+            return Ok(true);
         }
-        let key = match self.ring.of_user(user, true).await {
-            Ok(key) => key,
-            Err(NoKey::Locked(_)) if !fields::needs(commit).order => {
-                fields::drop_notes(commit);
-                return Ok(());
-            }
-            Err(error) => return Err(CommitError::NotCommitted(error.to_string())),
-        };
-        fields::seal(commit, &key).map_err(|error| CommitError::NotCommitted(error.to_string()))
+        match self.ring.at_hand(commit.order.user_id) {
+            Some(key) => fields::seal(commit, &key).map(|()| true).map_err(not_committed),
+            None => Ok(false),
+        }
     }
 
     /// Decrypts an order with its saga.
@@ -90,6 +78,50 @@ impl Protected {
         }
         tell(stored.order.id, &opening);
         Ok(stored)
+    }
+}
+
+fn not_committed(error: impl ToString) -> CommitError {
+    CommitError::NotCommitted(error.to_string())
+}
+
+/// Encrypts what of the commit is personal data, by a key that may have to be fetched or made.
+async fn seal(ring: &Keyring, commit: &mut Commit) -> Result<(), CommitError> {
+    let needs = fields::needs(commit);
+    if !needs.any() {
+        return Ok(());
+    }
+    let is_new = commit.guard.version == 0;
+    match ring.of_user(commit.order.user_id, is_new).await {
+        Ok(key) => fields::seal(commit, &key).map_err(not_committed),
+        // Nothing is stored in plain: not the order, but what was noted with a change can be done without.
+        Err(NoKey::Locked(_)) if !needs.order => {
+            fields::drop_notes(commit);
+            Ok(())
+        }
+        Err(NoKey::None) if !is_new => seal_unowned(ring, commit).await,
+        Err(error) => {
+            metrics::counter!("order_personal_data_refused_total", "reason" => "no_key").increment(1);
+            Err(not_committed(error))
+        }
+    }
+}
+
+/// An order whose user has no key: erased, or stored before there were keys.
+async fn seal_unowned(ring: &Keyring, commit: &mut Commit) -> Result<(), CommitError> {
+    let user = commit.order.user_id;
+    if ring.store().was_erased(user).await.map_err(not_committed)? {
+        fields::drop_notes(commit);
+        fields::drop_order(commit);
+        return Ok(());
+    }
+    match ring.of_user(user, true).await {
+        Ok(key) => fields::seal(commit, &key).map_err(not_committed),
+        Err(NoKey::Locked(_)) if !fields::needs(commit).order => {
+            fields::drop_notes(commit);
+            Ok(())
+        }
+        Err(error) => Err(not_committed(error)),
     }
 }
 
@@ -119,8 +151,35 @@ impl OrderStore for Protected {
     }
 
     async fn commit(&self, mut commit: Commit) -> Result<(), CommitError> {
-        self.seal(&mut commit).await?;
-        self.inner.commit(commit).await
+        let queue = self.queue(commit.order.id);
+        if let Ok(turn) = Arc::clone(&queue).try_lock_owned()
+            && self.seal_at_once(&mut commit)?
+        {
+            drop(turn);
+            return self.inner.commit(commit).await;
+        }
+        // A key is waited for, here or by a change ahead of this one. It is done in a task of its own, since whoever asks
+        // may go away, and its place in the queue is taken now.
+        let mut turn = Box::pin(queue.lock_owned());
+        let taken = poll!(turn.as_mut());
+        let (inner, ring) = (Arc::clone(&self.inner), Arc::clone(&self.ring));
+        let work = async move {
+            let turn = match taken {
+                Poll::Ready(turn) => turn,
+                Poll::Pending => turn.await,
+            };
+            seal(&ring, &mut commit).await?;
+            // With the first look the store has it in a queue of its own.
+            let mut committing = Box::pin(inner.commit(commit));
+            let committed = poll!(committing.as_mut());
+            drop(turn);
+            match committed {
+                Poll::Ready(committed) => committed,
+                Poll::Pending => committing.await,
+            }
+        };
+        let ended = self.waiting.spawn(work).await;
+        ended.unwrap_or_else(|_| Err(CommitError::Unknown(String::from("the commit was cut short"))))
     }
 
     async fn load(&self, id: OrderId) -> Result<Option<Stored>, StoreError> {
@@ -231,9 +290,24 @@ impl OrderStore for Protected {
         self.inner.stuck(started_before, after, limit).await
     }
 
-    /// As it is stored: whoever checks what is stored needs no key.
     async fn scan(&self, after: Option<OrderId>, limit: u32) -> Result<Vec<Scanned>, StoreError> {
-        self.inner.scan(after, limit).await
+        let mut page = self.inner.scan(after, limit).await?;
+        let mut ids = HashSet::new();
+        for evidence in page.iter().filter_map(|scanned| scanned.found.as_ref().ok()) {
+            fields::keys_of_order(&evidence.stored.order, evidence.stored.saga.as_ref(), &mut ids);
+            fields::keys_of_events(&evidence.events, &mut ids);
+        }
+        let keys = self.ring.by_ids(&ids).await?;
+        for evidence in page.iter_mut().filter_map(|scanned| scanned.found.as_mut().ok()) {
+            let mut opening = Opening::by(&keys);
+            opening.events(evidence.stored.order.id, &mut evidence.events);
+            if let Some(saga) = &mut evidence.stored.saga {
+                opening.saga(saga, evidence.stored.order.user_id);
+            }
+            opening.order(&mut evidence.stored.order);
+            tell(evidence.stored.order.id, &opening);
+        }
+        Ok(page)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -241,6 +315,8 @@ impl OrderStore for Protected {
     }
 
     async fn close(&self) {
+        self.waiting.close();
+        self.waiting.wait().await;
         self.inner.close().await;
     }
 }

@@ -47,6 +47,7 @@ mod members;
 mod model;
 mod ops_repairs;
 mod ownership_model;
+mod personal_data;
 mod postgres_contention;
 mod postgres_doubt;
 mod postgres_load;

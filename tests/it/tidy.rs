@@ -63,7 +63,8 @@ const BEHIND: &[(&str, &[&str])] = &[
     ("xxhash_rust", &["cluster"]),
     // Keys of personal data are kept for a while, as orders are.
     ("moka", &["cache", "privacy"]),
-    ("aws_lc_rs", &["privacy"]),
+    // What rustls calls its provider has the same name.
+    ("aws_lc_rs", &["privacy", "cluster"]),
     ("axum", &["ops"]),
     ("clap", &["cli"]),
     ("comfy_table", &["cli"]),

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -299,6 +299,11 @@ impl NodeProcess {
     /// A client; all of one life share one connection.
     pub fn client(&self) -> OrderServiceClient<Channel> {
         self.client.clone()
+    }
+
+    /// Where its own files are.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().to_path_buf()
     }
 
     /// The settings that another process needs to use the same store.

@@ -6,6 +6,7 @@ pub(crate) mod postgres;
 mod postgres_only;
 mod postgres_plans;
 mod postgres_start;
+mod protected;
 mod reading;
 mod scanning;
 mod sqlite;
@@ -95,5 +96,7 @@ macro_rules! store_suite {
 }
 
 store_suite!(on_sqlite, crate::store_suite::sqlite::SqliteFiles);
+store_suite!(on_protected_sqlite, crate::store_suite::protected::ProtectedFiles);
+store_suite!(on_protected_postgres, crate::store_suite::protected::ProtectedDatabase);
 store_suite!(on_postgres, crate::store_suite::postgres::Database);
 store_suite!(on_pgbouncer, crate::store_suite::pgbouncer::Pooled);
