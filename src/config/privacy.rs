@@ -118,7 +118,7 @@ mod tests {
         for good in [&hex, &base64, &base64.trim_end_matches('=').to_owned(), &format!(" {base64}\n")] {
             assert_eq!(secret_bytes(good).as_ref(), Ok(&bytes), "{good}");
         }
-        for bad in ["x", &hex[2..], &STANDARD.encode([1; 31]), "0000"] {
+        for bad in ["@@", &hex[2..], &STANDARD.encode([1; 31]), "0000"] {
             let told = secret_bytes(bad).unwrap_err();
             assert!(told.contains("openssl rand") && !told.contains(bad), "{told}");
         }

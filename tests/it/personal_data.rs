@@ -16,6 +16,7 @@ use tokio::task::block_in_place;
 use tonic::Code;
 
 use crate::harness::api::{by_id, refused};
+use crate::harness::cluster::{Cluster, Plan};
 use crate::harness::node::sample_order;
 use crate::harness::postgres::{PgServer, Shutdown, query};
 use crate::harness::process::{NodeProcess, Simulate};
@@ -392,6 +393,37 @@ async fn a_user_is_erased_on_postgres() {
     erased(Some(url.clone())).await;
     let row = "SELECT principal, wanted_by, reason, keys FROM erasures";
     assert_eq!(query(&url, row).await.unwrap(), [["dev", "ada", "request 4711", "1"]]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_through_any_node_reaches_the_owner() {
+    let cluster = Cluster::start(Plan { settings: ENCRYPT, ..Plan::of(2) }).await;
+    let mut owned = [false, false];
+    // Until each node has owned the orders of some user.
+    for number in 1.. {
+        let request = pb::CreateOrderRequest { user_id: load_user(number).0.to_string(), ..wish() };
+        let user = request.user_id.clone();
+        let order = cluster.client(0).create_order(request).await.unwrap().into_inner();
+        owned[cluster.owners(std::slice::from_ref(&order.id)).await[0].unwrap()] = true;
+        let cancel = pb::CancelOrderRequest { id: order.id.clone(), ..Default::default() };
+        cluster.client(1).cancel_order(cancel).await.unwrap();
+        for node in [0, 1] {
+            let order = cluster.client(node).get_order(by_id(&order.id)).await.unwrap().into_inner();
+            assert_eq!(order.addresses[0].first_name, NAMES[0], "through node {node}");
+        }
+        let server = cluster.ops_url(1);
+        let words = ["ops", "erase-user", &user, "--reason", "r", "--yes", "--server", &server, "-o", "json"];
+        let (code, proof) = program(&words, &[]);
+        assert_eq!(code, Some(0), "{proof}");
+        for node in [0, 1] {
+            let order = cluster.client(node).get_order(by_id(&order.id)).await.unwrap().into_inner();
+            assert_eq!(order.personal_data(), PersonalData::Erased, "through node {node}");
+            assert!(!NAMES.iter().any(|text| format!("{order:?}{}", order.notes).contains(text)));
+        }
+        if owned == [true, true] {
+            break;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -145,6 +145,14 @@ fn is_zero(amount: &str) -> bool {
     amount.bytes().all(|byte| matches!(byte, b'0' | b'.' | b'-'))
 }
 
+/// Why personal data is not shown; nothing where it is, or an older server does not say.
+fn missing(personal_data: &str) -> &str {
+    match personal_data {
+        "AVAILABLE" | "UNSPECIFIED" => "",
+        why => why,
+    }
+}
+
 fn facts(order: &OrderJson) -> Table {
     let mut table = plain();
     let hold = order.hold.as_ref().map(|hold| {
@@ -165,6 +173,7 @@ fn facts(order: &OrderJson) -> Table {
         ("Payment by", &order.payment_method),
         ("Shipping by", &order.shipping_method),
         ("Coupon", &order.coupon_code),
+        ("Personal data", missing(&order.personal_data)),
         ("Notes", &order.notes),
         ("Metadata", &metadata.join(", ")),
         ("Created", order.created_at.as_deref().unwrap_or_default()),
