@@ -1,4 +1,4 @@
-//! What a node does: `cargo bench --bench throughput -- [create|passivate|coldstart|all]`.
+//! What a node does: `cargo bench --bench throughput -- [create|security|passivate|coldstart|all]`.
 //!
 //! Server, simulator and load share this process and its cores; medians of several rounds. `compare` puts the figures
 //! next to what else the machine can do.
@@ -16,12 +16,16 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use order_service::clients::sim::{FaultSpec, FaultTarget};
+use order_service::domain::access::Role;
 use order_service::proto::order as pb;
 use order_service::proto::order::order_service_client::OrderServiceClient;
+use support::harness::api::by_id;
 use support::harness::node::{TestNode, sample_order};
+use support::harness::tokens::{Issuer, KnownClient, known};
 use support::{Run, drive, median};
 use tonic::transport::Channel;
 
@@ -40,6 +44,9 @@ fn main() {
     println!("cores: {}", std::thread::available_parallelism().unwrap());
     if wants("create") {
         runtime.block_on(create());
+    }
+    if wants("security") {
+        runtime.block_on(security());
     }
     if wants("passivate") {
         runtime.block_on(passivate());
@@ -87,6 +94,59 @@ async fn create() {
     );
     println!("store: {}", batches(&node).await);
     node.stop().await;
+}
+
+/// What security costs: creates and gets on a node that wants tokens and encrypts personal data, and on one that does neither,
+/// in turn, so that both meet the same machine. All orders are of one user, whose data key is at hand after the first.
+async fn security() {
+    const CREATES: usize = 4_000;
+    const GETS: usize = 60_000;
+    const CALLERS: usize = 500;
+    let issuer = Issuer::new();
+    let tokens: Vec<String> =
+        (0..CALLERS).map(|caller| issuer.token(&format!("caller-{caller}"), &[Role::Admin], None)).collect();
+    let kek = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let secure = [("ORDER__PRIVACY__MODE", "encrypt"), ("ORDER__PRIVACY__KEK", kek)];
+    let nodes = [TestNode::start().await, issuer.node(&secure).await];
+    let mut rates: [[Vec<f64>; 2]; 2] = Default::default();
+    for round in 0..6 {
+        for (which, node) in nodes.iter().enumerate() {
+            let url = format!("http://{}", node.node().grpc_address());
+            let mut clients: Vec<Arc<Vec<KnownClient>>> = Vec::new();
+            for _ in 0..CONNECTIONS {
+                let channel = Channel::from_shared(url.clone()).unwrap().connect().await.unwrap();
+                clients.push(Arc::new(tokens.iter().map(|token| known(channel.clone(), token)).collect()));
+            }
+            let order = clients[0][0].clone().create_order(sample_order()).await.unwrap().into_inner();
+            let creates = drive(&clients, IN_FLIGHT, CREATES, |clients, number| async move {
+                let mut client = clients[number % CALLERS].clone();
+                client.create_order(sample_order()).await.unwrap();
+            });
+            let creates = creates.await.rate();
+            let gets = drive(&clients, IN_FLIGHT, GETS, move |clients, number| {
+                let request = by_id(&order.id);
+                async move {
+                    clients[number % CALLERS].clone().get_order(request).await.unwrap();
+                }
+            });
+            let gets = gets.await.rate();
+            // The first round warms up.
+            if round > 0 {
+                rates[which][0].push(creates);
+                rates[which][1].push(gets);
+            }
+        }
+    }
+    for (what, name) in ["create", "get"].iter().enumerate() {
+        let (open, proven) = (median(&rates[0][what]), median(&rates[1][what]));
+        println!(
+            "security, {name}: median {open:.0}/s as it comes, {proven:.0}/s with tokens of {CALLERS} callers and encryption: {:+.1} %",
+            (proven / open - 1.0) * 100.0
+        );
+    }
+    for node in nodes {
+        node.stop().await;
+    }
 }
 
 /// What the store says of its batches: how many changes one held, and how long it took.

@@ -5,6 +5,7 @@
 
 pub mod actor;
 pub mod app;
+pub mod auth;
 pub mod cache;
 pub mod cli;
 pub mod clients;
@@ -13,10 +14,13 @@ pub mod config;
 pub mod domain;
 pub mod file_lock;
 pub mod grpc;
+pub mod limits;
 pub mod ops;
 pub mod ports;
+pub mod privacy;
 pub mod proto;
 pub mod steps;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod verify;

@@ -3,6 +3,8 @@
 //! Nothing is locked and no node is asked. A page is in memory at a time. Orders that are created behind the place that
 //! is being read are not seen; a later run sees them.
 
+mod audit;
+
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -10,9 +12,11 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::domain::ids::{OrderId, OrderNumber};
-use crate::domain::verify::{Violation, check, check_history};
+use crate::domain::verify::{Violation, check, check_chain, check_history};
 use crate::ports::clock::Clock;
 use crate::ports::store::{OrderStore, Scanned, StoreError};
+
+pub use audit::{AuditOptions, AuditReport, AuditWitness, Head, Noted, audit, heads};
 
 /// How often a page that cannot be read is tried before the verification ends.
 const TRIES: u32 = 3;
@@ -90,6 +94,22 @@ pub enum VerifyError {
         checked: u64,
         /// What the store says.
         error: StoreError,
+    },
+    /// An order has to be readable here.
+    #[error("order {order} cannot be read: {what}; see what `order-service ops verify` says of it")]
+    Unreadable {
+        /// The order.
+        order: OrderId,
+        /// What is wrong, by table and column.
+        what: String,
+    },
+    /// What was noted earlier cannot be used.
+    #[error("line {line} of the noted heads cannot be used: {what}")]
+    Noted {
+        /// Which line, from 1.
+        line: u64,
+        /// What is wrong with it.
+        what: String,
     },
 }
 
@@ -180,6 +200,15 @@ async fn page(
 
 /// The order named.
 async fn find(store: &dyn OrderStore, which: &Which) -> Result<Scanned, VerifyError> {
+    let (id, name) = named(store, which).await?;
+    // A page of one behind the id before it.
+    let before = id.0.as_u128().checked_sub(1).map(|before| OrderId(uuid::Uuid::from_u128(before)));
+    let found = page(store, before, 1, 0).await?.into_iter().find(|scanned| scanned.id == id);
+    found.ok_or(VerifyError::NoSuchOrder(name))
+}
+
+/// The id of the order named, and its name.
+async fn named(store: &dyn OrderStore, which: &Which) -> Result<(OrderId, String), VerifyError> {
     let (id, name) = match which {
         Which::Id(id) => (Some(*id), id.to_string()),
         Which::Number(number) => {
@@ -187,11 +216,7 @@ async fn find(store: &dyn OrderStore, which: &Which) -> Result<Scanned, VerifyEr
             (found.map_err(|error| VerifyError::Store { checked: 0, error })?, number.to_string())
         }
     };
-    let Some(id) = id else { return Err(VerifyError::NoSuchOrder(name)) };
-    // A page of one behind the id before it.
-    let before = id.0.as_u128().checked_sub(1).map(|before| OrderId(uuid::Uuid::from_u128(before)));
-    let found = page(store, before, 1, 0).await?.into_iter().find(|scanned| scanned.id == id);
-    found.ok_or(VerifyError::NoSuchOrder(name))
+    id.map(|id| (id, name.clone())).ok_or(VerifyError::NoSuchOrder(name))
 }
 
 fn examine(
@@ -208,6 +233,7 @@ fn examine(
             let (order, saga) = (&evidence.stored.order, evidence.stored.saga.as_ref());
             let mut found = check(order, saga, &evidence.events, clock.now(), options.patience);
             found.extend(check_history(&evidence.events, &evidence.history));
+            found.extend(check_chain(&evidence.chain));
             (Some(order.order_number.clone()), found)
         }
         Err(what) => {

@@ -35,6 +35,7 @@ pub(super) fn start(
     let context = CallContext {
         request_id: saga.request_id.clone(),
         trace_parent: saga.trace_parent.clone(),
+        caller: None,
         timeout: shared.limits.timeout,
     };
     let closing = direction == Direction::Backward;

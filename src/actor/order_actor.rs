@@ -22,7 +22,9 @@ use crate::domain::react::{Change, CouponChange, Input, Reaction, react};
 use crate::domain::saga::{SagaMove, StepCall, StepName, StepResult};
 use crate::domain::status::OrderStatus;
 use crate::domain::text::{Violation, ViolationReason};
-use crate::ports::store::{ClaimError, Commit, CommitError, CouponMove, Owner, StoreError, WriteGuard};
+use crate::ports::store::{
+    Chain, ClaimError, Commit, CommitError, CouponMove, Owner, StoreError, WriteGuard,
+};
 
 /// Numbers tried for a new order before it is refused: 38 bits are seldom taken twice, never eight times.
 const NUMBER_ATTEMPTS: u32 = 8;
@@ -184,6 +186,7 @@ impl OrderActor {
                 // The commit that told nobody of its events, since its own end was in doubt, is told of here.
                 self.0.hub.published(stored.order.id, stored.order.event_seq);
                 state.order = Some(stored.order);
+                state.event_head = stored.head;
                 state.saga = stored.saga.map(Box::new);
                 Ok(())
             }
@@ -393,18 +396,19 @@ impl OrderActor {
                 }
                 CouponChange::Release(code) => CouponMove::Release { code },
             }),
+            chain: Chain::after(state.event_head),
         };
         let counters = counters(&commit);
         if let Some(entry) = &state.entry {
             entry.set_committing(true);
         }
-        let stored = self.0.store.commit(commit).await;
+        let stored = self.0.store.append(commit).await;
         if let (Some(entry), Err(error)) = (&state.entry, &stored)
             && !matches!(error, CommitError::Unknown(_))
         {
             entry.set_committing(false);
         }
-        stored?;
+        let event_head = stored?;
         for counter in counters {
             counter.increment(1);
         }
@@ -421,6 +425,7 @@ impl OrderActor {
         self.0.hub.published(order.id, order.event_seq);
         self.0.recovered(order.id);
         state.order = Some(order);
+        state.event_head = event_head;
         Ok(act)
     }
 

@@ -123,6 +123,19 @@ impl Orders {
         self.shared.store.count_of_user(user, since, at_most).await.map_err(refuse_read)
     }
 
+    /// Orders of the user that hold stock and are not paid, at most `at_most`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn open_orders_of_user(&self, user: UserId, at_most: u32) -> Result<Vec<OrderId>, OrderError> {
+        self.shared.store.open_of_user(user, at_most).await.map_err(refuse_read)
+    }
+
+    /// How long the change that has waited longest to be stored has waited by now.
+    pub fn oldest_wait(&self) -> Duration {
+        self.shared.store.oldest_wait()
+    }
+
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
@@ -242,18 +255,23 @@ impl Orders {
         }
     }
 
-    /// As [`Self::view`], as `encode` makes it: once for each state of a live order.
+    /// As [`Self::view`], as `encode` makes it: once for each state of a live order. One that the caller `may` not see is
+    /// none.
     ///
     /// # Errors
     /// As of [`Self::view`].
     pub async fn show(
         &self,
         id: OrderId,
+        may: impl Fn(&Order) -> bool,
         encode: impl FnOnce(&Order) -> Bytes,
     ) -> Result<Option<Bytes>, OrderError> {
         match self.nearest(id) {
-            Nearest::Live(entry, order) => Ok(Some(entry.show(&order, encode))),
-            Nearest::Resting(reader) => Ok(self.view_resting(id, reader).await?.map(|order| encode(&order))),
+            Nearest::Live(entry, order) => Ok(may(&order).then(|| entry.show(&order, encode))),
+            Nearest::Resting(reader) => {
+                let order = self.view_resting(id, reader).await?;
+                Ok(order.filter(|order| may(order)).map(|order| encode(&order)))
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use tokio::task::AbortHandle;
 use super::registry::Entry;
 use super::shared::Shared;
 use super::waiters::Waiters;
+use crate::domain::chain::EventHash;
 use crate::domain::ids::OrderId;
 use crate::domain::order::Order;
 use crate::domain::react::Change;
@@ -24,6 +25,8 @@ pub(super) struct State {
     pub(super) loaded: bool,
     pub(super) order: Option<Arc<Order>>,
     pub(super) saga: Option<Box<SagaProgress>>,
+    /// The hash of the order's last stored event.
+    pub(super) event_head: Option<EventHash>,
     /// What the call under way builds on and is not stored yet. Nobody is told of it; whoever asks has it stored first.
     pub(super) ahead: Option<Box<Change>>,
     pub(super) waiters: Waiters,
@@ -48,6 +51,7 @@ impl State {
             loaded: false,
             order: None,
             saga: None,
+            event_head: None,
             ahead: None,
             waiters: Waiters::default(),
             ticket: 0,

@@ -1,8 +1,13 @@
 //! Starts the parts in order and stops them in reverse. The only place that knows concrete types, and that reads the
 //! machine's clock.
 
+mod audit;
+mod callers;
 mod cluster;
 mod collaborators;
+mod development;
+mod limits;
+mod privacy;
 mod settings;
 mod stores;
 
@@ -24,7 +29,7 @@ use crate::config::{Config, Repairs, SimulatorJournal};
 use crate::domain::Timestamp;
 use crate::domain::ids::IdKey;
 use crate::domain::pricing::Pricing;
-use crate::grpc::{self, AdminApi, GrpcConfig, InFlight, OrderApi, PeerServices};
+use crate::grpc::{self, AdminApi, GrpcConfig, InFlight, OrderApi, PeerServices, Tokens};
 use crate::ops;
 use crate::ports::clock::Clock;
 use crate::ports::placement::Alone;
@@ -33,6 +38,9 @@ use crate::steps::StepLimits;
 use crate::telemetry::Telemetry;
 use crate::verify::{self, Witness};
 
+pub use audit::{audit, event_heads};
+pub use development::{DevelopmentToken, TokenWish, development_token};
+pub use privacy::export;
 pub use stores::postgres_config;
 
 use self::collaborators::{collaborators, simulator};
@@ -136,8 +144,12 @@ impl Node {
             true => Some(bind(config.peer.listen, "peer.listen").await?),
             false => None,
         };
+        let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
+        let verifier = callers::verifier(&config, &stopping).await?;
+        let secured = callers::secured(&config, &stopping).await?;
         // The store first: whoever has it is named, and a file that is not ours keeps its folder clean.
-        let opened = stores::open(&config).await?;
+        let mut opened = stores::open(&config).await?;
+        let custodian = privacy::protect(&config, &mut opened, &clock).await;
         let store = Arc::clone(&opened.store);
         let (collaborators, simulator) = collaborators(&config, &clock)?;
         let cluster = match &peer_listener {
@@ -173,11 +185,17 @@ impl Node {
         if let Some(cluster) = &cluster {
             cluster.start(Arc::clone(&orders));
         }
-        let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
         let only_here = config.ops.repairs == Repairs::Loopback;
         let (admin_orders, limits) = (Arc::clone(&orders), api_config(&config));
         let admin_api =
-            AdminApi::new(admin_orders, orders.clock(), key.clone(), limits, cluster.clone(), only_here);
+            AdminApi::new(admin_orders, orders.clock(), key.clone(), limits, cluster.clone(), only_here)
+                .with_custodian(custodian);
+        let tokens =
+            verifier.map(|verifier| Tokens { verifier, clock: orders.clock(), mtls: config.auth.mtls });
+        let admin_api = match &tokens {
+            Some(tokens) => admin_api.with_tokens(tokens.clone()),
+            None => admin_api,
+        };
         let admin = (config.ops.repairs != Repairs::None)
             .then(|| admin_api.clone().into_routes(config.grpc.max_message_bytes));
         let api = OrderApi::new(
@@ -189,8 +207,13 @@ impl Node {
             api_config(&config),
             stopping.clone(),
         );
+        let api = api.with_gate(limits::gate(&config)?, config.grpc.transport.shed_after);
         let api = match &cluster {
             Some(cluster) => api.with_cluster(Arc::clone(cluster)),
+            None => api,
+        };
+        let api = match tokens {
+            Some(tokens) => api.with_tokens(tokens),
             None => api,
         };
         let listener_config = GrpcConfig {
@@ -199,6 +222,7 @@ impl Node {
             max_deadline: config.grpc.max_deadline,
             keepalive: config.grpc.keepalive,
             reflection: config.grpc.reflection,
+            transport: limits::transport(&config),
         };
         let in_flight = api.in_flight();
         let mut joined = None;
@@ -225,7 +249,7 @@ impl Node {
         let serves = move || ready().is_ok();
         let grpc = tokio::spawn(async move {
             let (draining, stopping) = (grpc_draining.cancelled_owned(), grpc_stopping.cancelled_owned());
-            grpc::serve(grpc_listener, api, &listener_config, serves, draining, stopping).await
+            grpc::serve(grpc_listener, api, &listener_config, secured, serves, draining, stopping).await
         });
         let ops_stopping = CancellationToken::new();
         let ops = tokio::spawn(ops::serve(
@@ -430,16 +454,20 @@ pub async fn simulate(
     Ok(())
 }
 
-/// Applies migrations to the configured store and tells which.
+/// Applies migrations to the configured store and tells which; then gives the role `grant_to` what a node needs.
 ///
 /// # Errors
-/// When the store cannot be opened or a migration fails.
-pub async fn migrate(config: Config) -> anyhow::Result<()> {
+/// When the store cannot be opened, a migration fails, or the role cannot be given its rights.
+pub async fn migrate(config: Config, grant_to: Option<&str>) -> anyhow::Result<()> {
     let applied = stores::migrate(&config).await?;
     if applied.is_empty() {
         tracing::info!("the store is up to date");
     }
     stores::report(&applied);
+    if let Some(role) = grant_to {
+        stores::grant(&config, role).await?;
+        tracing::info!(role, "the role may do what a node needs, and cannot change events");
+    }
     Ok(())
 }
 

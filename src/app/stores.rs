@@ -6,6 +6,7 @@ use anyhow::anyhow;
 
 use crate::config::{self, Config, PostgresUrl, Profile, StoreUrl};
 use crate::ports::store::OrderStore;
+use crate::ports::vault::KeyStore;
 use crate::store::Applied;
 use crate::store::postgres::{self, Pooler, PostgresConfig, PostgresStore, Safety, SslMode, Target};
 use crate::store::sqlite::{self, SqliteConfig, SqliteStore};
@@ -13,6 +14,8 @@ use crate::store::sqlite::{self, SqliteConfig, SqliteStore};
 /// A store that a node uses.
 pub(super) struct Opened {
     pub(super) store: Arc<dyn OrderStore>,
+    /// The keys of personal data, in the same database.
+    pub(super) keys: Arc<dyn KeyStore>,
     /// At which epoch this node owns all orders, if it has the store to itself.
     pub(super) epoch: i64,
     /// Where the cluster's records are.
@@ -27,7 +30,8 @@ pub(super) async fn open(config: &Config) -> anyhow::Result<Opened> {
     match &config.store.url {
         StoreUrl::Sqlite(path) => {
             let store = SqliteStore::open(sqlite_config(config, path)).await?;
-            Ok(Opened { store, epoch: ALONE, postgres: None })
+            let keys = Arc::clone(&store) as Arc<dyn KeyStore>;
+            Ok(Opened { store, keys, epoch: ALONE, postgres: None })
         }
         StoreUrl::Postgres(url) => {
             let config = postgres_config(config, url)?;
@@ -38,6 +42,7 @@ pub(super) async fn open(config: &Config) -> anyhow::Result<Opened> {
             let epoch = store.epoch().unwrap_or(ALONE);
             Ok(Opened {
                 store: Arc::clone(&store) as Arc<dyn OrderStore>,
+                keys: Arc::clone(&store) as Arc<dyn KeyStore>,
                 epoch,
                 postgres: Some((store, config)),
             })
@@ -58,6 +63,16 @@ pub(super) async fn migrate(config: &Config) -> anyhow::Result<Vec<Applied>> {
     match &config.store.url {
         StoreUrl::Sqlite(path) => Ok(sqlite::migrate(&sqlite_config(config, path)).await?),
         StoreUrl::Postgres(url) => Ok(postgres::migrate(&postgres_config(config, url)?).await?),
+    }
+}
+
+/// Gives a role of the configured database what a node needs.
+pub(super) async fn grant(config: &Config, role: &str) -> anyhow::Result<()> {
+    match &config.store.url {
+        StoreUrl::Sqlite(_) => Err(anyhow!(
+            "a SQLite file has no roles; use --grant-to with the URL of a Postgres database in store.url"
+        )),
+        StoreUrl::Postgres(url) => Ok(postgres::grant(&postgres_config(config, url)?, role).await?),
     }
 }
 

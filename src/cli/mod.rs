@@ -10,6 +10,7 @@ mod ops;
 mod order;
 mod serve;
 mod simulate;
+mod token;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -82,6 +83,8 @@ enum Command {
     /// Look after orders and stores: why an order waits, and the repairs.
     #[command(arg_required_else_help = true)]
     Ops(Box<ops::OpsArgs>),
+    /// Mint a token for development keys.
+    Token(token::TokenArgs),
 }
 
 #[derive(Args, Debug)]
@@ -146,17 +149,19 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn execute(cli: Cli) -> Result<(), Failure> {
+    telemetry::log_panics();
     let files = cli.files;
     match cli.command {
         Command::Serve(arguments) => serve::run(&files.and(&arguments.files)),
         Command::Simulate(arguments) => simulate::run(&files.and(&arguments.files), &arguments),
-        Command::Migrate(arguments) => migrate::run(&files.and(&arguments.files)),
+        Command::Migrate(arguments) => migrate::run(&files.and(&arguments.files), &arguments),
         Command::Config(ConfigArgs { files: more, command: ConfigCommand::Check(arguments) }) => {
             config_check::run(&files.and(&more).and(&arguments.files))
         }
         Command::Order(arguments) => order::run(*arguments),
         Command::Cluster(arguments) => cluster::run(*arguments),
         Command::Ops(arguments) => ops::run(&files, *arguments),
+        Command::Token(arguments) => token::run(&files.and(&arguments.files), arguments),
     }
 }
 
@@ -307,6 +312,14 @@ mod tests {
             "order-service ops skip-step ORD-7K3M9Q2XYZ --reason r --expected-version 3 --request-id q",
             "order-service ops resolve-payment ORD-7K3M9Q2XYZ --outcome not-charged --evidence e --key k",
             "order-service ops unquarantine 01900000-0000-7000-8000-000000000001 --reason r",
+            "order-service order --token t --ca ca.pem get ORD-7K3M9Q2XYZ",
+            "order-service order get ORD-7K3M9Q2XYZ --token-file t --server https://h:1",
+            "order-service token --role support --role finance --sub ada --ttl 15m --keys k --config c",
+            "order-service token --user 01900000-0000-7000-8000-000000000001 --print-config",
+            "order-service ops erase-user 01900000-0000-7000-8000-000000000001 --reason r --by ada --yes",
+            "order-service ops rotate-keys --page-size 5 -o json",
+            "order-service ops encrypt-existing --server h:1",
+            "order-service ops export --anonymized --since 2026-01-01 --until 2026-01-31 -o csv --config a",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -326,7 +339,13 @@ mod tests {
             "order-service ops resolve-payment ORD-7K3M9Q2XYZ --evidence e",
             "order-service ops resolve-payment ORD-7K3M9Q2XYZ --evidence e --outcome maybe",
             "order-service ops unquarantine ORD-7K3M9Q2XYZ --reason r",
+            "order-service ops erase-user 01900000-0000-7000-8000-000000000001 --reason r",
+            "order-service ops export --since 2026-01-01 --until 2026-01-31",
+            "order-service ops export --anonymized --since 2026-01-32 --until 2026-01-31",
             "order-service ops verify --order ORD-1",
+            "order-service token --role root",
+            "order-service token --ttl 25h",
+            "order-service token --user ada",
             "order-service ops verify --patience 0",
             "order-service ops verify --page-size 0",
             "order-service ops verify --pages-per-second 0",

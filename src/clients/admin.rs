@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::orders::{ApiError, MAX_ANSWER_BYTES, cannot_reach, endpoint, from_status};
+use super::orders::{Access, ApiError, MAX_ANSWER_BYTES, cannot_reach, endpoint, from_status};
 use crate::proto::admin as pb;
 use crate::proto::admin::order_admin_service_client::OrderAdminServiceClient;
 
@@ -14,22 +14,25 @@ pub struct AdminClient {
     inner: OrderAdminServiceClient<Channel>,
     server: String,
     timeout: Duration,
+    access: Access,
 }
 
 impl AdminClient {
-    /// Connects to `server`, a URL or `HOST:PORT`. Connecting and every call may take `timeout`.
+    /// Connects to `server`, a URL or `HOST:PORT`. Connecting and every call may take `timeout`. `access` is how calls prove
+    /// who makes them, and the server who it is.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` when it is no URL, `UNAVAILABLE` when nobody answers.
-    pub async fn connect(server: &str, timeout: Duration) -> Result<Self, ApiError> {
+    /// `INVALID_ARGUMENT` when it is no URL or would get a token in the clear, `UNAVAILABLE` when nobody answers.
+    pub async fn connect(server: &str, timeout: Duration, access: Access) -> Result<Self, ApiError> {
         let server = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
-        let endpoint = endpoint(&server, timeout).map_err(|_| {
+        let endpoint = endpoint(&server, timeout, &access).map_err(|_| {
             let message = format!("{server} is not the URL of a server; write it like http://127.0.0.1:9464");
             ApiError::local("INVALID_ARGUMENT", message)
         })?;
+        access.fits(endpoint.uri()).map_err(|message| ApiError::local("INVALID_ARGUMENT", message))?;
         let channel = endpoint.connect().await.map_err(|error| cannot_reach(&server, &error))?;
         let inner = OrderAdminServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
-        Ok(Self { inner, server, timeout })
+        Ok(Self { inner, server, timeout, access })
     }
 
     /// `ExplainOrder`, by id or number.
@@ -101,6 +104,45 @@ impl AdminClient {
         self.plain(answer)
     }
 
+    /// `EraseUser`: one page.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn erase_user(
+        &mut self,
+        content: pb::EraseUserRequest,
+    ) -> Result<pb::EraseUserResponse, ApiError> {
+        let request = self.request(content);
+        let answer = self.inner.erase_user(request).await;
+        self.plain(answer)
+    }
+
+    /// `RotateKeys`: one page.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn rotate_keys(
+        &mut self,
+        content: pb::RotateKeysRequest,
+    ) -> Result<pb::RotateKeysResponse, ApiError> {
+        let request = self.request(content);
+        let answer = self.inner.rotate_keys(request).await;
+        self.plain(answer)
+    }
+
+    /// `EncryptExisting`: one page.
+    ///
+    /// # Errors
+    /// What the server answers, or that it does not.
+    pub async fn encrypt_existing(
+        &mut self,
+        content: pb::EncryptExistingRequest,
+    ) -> Result<pb::EncryptExistingResponse, ApiError> {
+        let request = self.request(content);
+        let answer = self.inner.encrypt_existing(request).await;
+        self.plain(answer)
+    }
+
     /// `ListNodes`.
     ///
     /// # Errors
@@ -158,6 +200,7 @@ impl AdminClient {
     fn request<T>(&self, content: T) -> Request<T> {
         let mut request = Request::new(content);
         request.set_timeout(self.timeout);
+        self.access.put(request.metadata_mut());
         request
     }
 

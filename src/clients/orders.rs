@@ -1,5 +1,6 @@
 //! A client of our own API for the command line: plain calls, plain errors.
 
+mod access;
 mod edits;
 
 use std::collections::BTreeMap;
@@ -9,10 +10,11 @@ use std::time::Duration;
 
 use prost::Message;
 use serde::Serialize;
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt;
 
+pub use self::access::{Access, Bearer, Reason};
 use super::code_name;
 use crate::proto::order;
 use crate::proto::order::order_service_client::OrderServiceClient;
@@ -109,27 +111,29 @@ pub struct OrdersClient {
     inner: OrderServiceClient<Channel>,
     server: String,
     timeout: Duration,
+    access: Access,
 }
 
 impl OrdersClient {
     /// Connects to the first that answers of `servers`, each a URL or `HOST:PORT`, with commas between. Connecting to one
-    /// and every call may take `timeout`.
+    /// and every call may take `timeout`. `access` is how calls prove who makes them, and the server who it is.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` when one is no URL, `UNAVAILABLE` when none answers.
-    pub async fn connect(servers: &str, timeout: Duration) -> Result<Self, ApiError> {
+    /// `INVALID_ARGUMENT` when one is no URL or would get a token in the clear, `UNAVAILABLE` when none answers.
+    pub async fn connect(servers: &str, timeout: Duration, access: &Access) -> Result<Self, ApiError> {
         let mut unreached = None;
         for server in servers.split(',').map(str::trim) {
             let server = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
-            let endpoint = endpoint(&server, timeout).map_err(|_| {
+            let endpoint = endpoint(&server, timeout, access).map_err(|_| {
                 let message =
                     format!("{server} is not the URL of a server; write it like http://127.0.0.1:50051");
                 ApiError::local("INVALID_ARGUMENT", message)
             })?;
+            access.fits(endpoint.uri()).map_err(|message| ApiError::local("INVALID_ARGUMENT", message))?;
             match endpoint.connect().await {
                 Ok(channel) => {
                     let inner = OrderServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
-                    return Ok(Self { inner, server, timeout });
+                    return Ok(Self { inner, server, timeout, access: access.clone() });
                 }
                 Err(error) => {
                     unreached.get_or_insert_with(|| cannot_reach(&server, &error));
@@ -256,7 +260,9 @@ impl OrdersClient {
     /// # Errors
     /// What the server answers, or that it does not.
     pub async fn watch(&mut self, order_id: String, after_sequence: i64) -> Result<Watch, ApiError> {
-        let request = Request::new(order::WatchOrderRequest { order_id, after_sequence });
+        let mut request = self.request(order::WatchOrderRequest { order_id, after_sequence });
+        // The server would end the stream by then.
+        request.metadata_mut().remove("grpc-timeout");
         let answer = tokio::time::timeout(self.timeout, self.inner.watch_order(request)).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
         Ok(Watch { stream: self.plain(answer)?, server: self.server.clone(), timeout: self.timeout })
@@ -265,6 +271,7 @@ impl OrdersClient {
     fn request<T>(&self, content: T) -> Request<T> {
         let mut request = Request::new(content);
         request.set_timeout(self.timeout);
+        self.access.put(request.metadata_mut());
         request
     }
 
@@ -292,7 +299,7 @@ impl Watch {
     }
 }
 
-pub(super) fn endpoint(server: &str, timeout: Duration) -> Result<Endpoint, Box<dyn Error>> {
+pub(super) fn endpoint(server: &str, timeout: Duration, access: &Access) -> Result<Endpoint, Box<dyn Error>> {
     let endpoint = Endpoint::from_shared(server.to_owned())?
         .connect_timeout(timeout)
         .http2_keep_alive_interval(KEEPALIVE)
@@ -300,7 +307,7 @@ pub(super) fn endpoint(server: &str, timeout: Duration) -> Result<Endpoint, Box<
         .keep_alive_while_idle(true);
     match endpoint.uri().scheme_str() {
         Some("http") => Ok(endpoint),
-        Some("https") => Ok(endpoint.tls_config(ClientTlsConfig::new().with_native_roots())?),
+        Some("https") => Ok(endpoint.tls_config(access.tls())?),
         _ => Err("neither http nor https".into()),
     }
 }
@@ -444,9 +451,13 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_listens() {
-        let error = OrdersClient::connect("127.0.0.1:1", Duration::from_secs(5)).await.err().unwrap();
+        let error = OrdersClient::connect("127.0.0.1:1", Duration::from_secs(5), &Access::default())
+            .await
+            .err()
+            .unwrap();
         assert!(error.is_unavailable() && error.message.contains("order-service serve"), "{error}");
-        let error = OrdersClient::connect("ftp://h", Duration::from_secs(5)).await.err().unwrap();
+        let error =
+            OrdersClient::connect("ftp://h", Duration::from_secs(5), &Access::default()).await.err().unwrap();
         assert_eq!(error.code, "INVALID_ARGUMENT");
     }
 }

@@ -22,6 +22,7 @@ use tonic::{Code, ConnectError, Status};
 use tonic_types::pb;
 
 use super::wire;
+use crate::domain::card::masked;
 use crate::ports::call::{CallError, Collaborator, MAX_MESSAGE_LEN, MAX_REASON_LEN, Refusal, reason};
 use crate::ports::{inventory, payment, user};
 use crate::proto::inventory::StockShortage;
@@ -115,8 +116,8 @@ fn read_details(status: &Status) -> Option<Refusal> {
     let shortages = shortages.and_then(|any| StockShortage::decode(any.value.as_slice()).ok());
     let shortages = shortages.unwrap_or_default().shortages;
     Some(Refusal {
-        reason,
-        message: shorten(status.message()),
+        reason: masked(&reason).into_owned(),
+        message: masked(&shorten(status.message())).into_owned(),
         shortages: shortages.iter().take(MAX_SHORTAGES).filter_map(wire::shortage).collect(),
     })
 }

@@ -84,10 +84,18 @@ pub struct Setting {
 }
 
 /// All layers merged: for every key the value of the highest layer that has it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Merged {
     pub(super) entries: BTreeMap<String, Entry>,
     pub(super) errors: Vec<ConfigError>,
+}
+
+impl fmt::Debug for Merged {
+    /// Values may be secrets, also where their key is not known.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<&String> = self.entries.keys().collect();
+        f.debug_struct("Merged").field("keys", &keys).finish_non_exhaustive()
+    }
 }
 
 impl Merged {

@@ -3,10 +3,14 @@
 use super::load::Scalar;
 
 /// Keys whose values are secrets.
-const SECRETS: [&str; 1] = ["ids.key"];
+const SECRETS: [&str; 5] =
+    ["ids.key", "auth.secret", "privacy.kek", "privacy.old_keks", "privacy.export_secret"];
 
 /// Parts of a key's last name that make us hide the value even when we do not know the key.
 const TELLING: [&str; 5] = ["key", "secret", "password", "token", "credential"];
+
+/// Keys that sound secret and are not: a number, and the path of public keys.
+const HARMLESS: [&str; 2] = ["limits.metadata_keys", "auth.keys_file"];
 
 /// Parameters of a URL whose values may be shown; a parameter that we do not know may hold a secret.
 const HARMLESS_PARAMETERS: [&str; 9] = [
@@ -24,9 +28,8 @@ const HARMLESS_PARAMETERS: [&str; 9] = [
 /// Whether the value of `key` is never shown: a secret, or an unknown key that sounds like one.
 pub(super) fn hides(key: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or_default();
-    // The number of metadata keys is no secret.
     SECRETS.contains(&key)
-        || (key != "limits.metadata_keys" && TELLING.iter().any(|telling| name.contains(telling)))
+        || (!HARMLESS.contains(&key) && TELLING.iter().any(|telling| name.contains(telling)))
 }
 
 /// A value as it may be shown to anybody.
@@ -151,6 +154,7 @@ mod tests {
     #[test]
     fn keys_that_sound_secret_are_hidden() {
         assert!(hides("ids.key") && hides("ids.kye_token") && hides("store.password"));
+        assert!(hides("auth.secret") && !hides("auth.keys_file"));
         assert!(!hides("limits.metadata_keys") && !hides("store.url"));
     }
 }

@@ -2,30 +2,38 @@
 //!
 //! `config/default.yaml` is the manual and the schema: a key that does not stand there does not exist.
 
+mod auth;
 mod cluster;
 mod load;
 mod mask;
 mod postgres;
 mod pricing;
+mod privacy;
+mod rate_limits;
 mod read;
 mod sections;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod values;
 
 use std::fmt;
 use std::path::PathBuf;
 
+pub use auth::{AuthConfig, AuthMode, IssuerConfig, KeysAt, ListenerTls, PublicAlgorithm, TrustConfig};
 pub use cluster::{ClusterConfig, PeerConfig, PeerTls};
 pub use load::{Merged, Origin, Setting};
 pub use postgres::{PostgresUrl, SslIdentity, SslMode};
 pub use pricing::price_book;
+pub use privacy::{PrivacyConfig, PrivacyMode, SecretBytes};
+pub use rate_limits::{RateConfig, RateLimitsConfig, RateStore};
 pub use sections::{
-    ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, CollaboratorUrl, CollaboratorsConfig, Config,
-    CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat, OpsConfig, Pooler,
-    PricingConfig, Profile, Repairs, RiskConfig, SagaConfig, Secret, SimulatorConfig, SimulatorJournal,
-    StoreConfig, StoreUrl, TestingConfig, UnsafeSetting, WatchConfig,
+    ActorConfig, CacheConfig, CacheUrl, CollaboratorUrl, CollaboratorsConfig, Config, CreateConfig,
+    GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat, OpsConfig, Pooler, PricingConfig, Profile,
+    Repairs, RiskConfig, SagaConfig, Secret, SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl,
+    TestingConfig, UnsafeSetting, WatchConfig,
 };
+pub use transport::TransportConfig;
 pub use values::parse_duration;
 
 impl Config {

@@ -7,20 +7,22 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::auth;
 use super::cluster;
 use super::load::{DEFAULTS, Entry, Merged, Origin, Scalar, all_or_errors, parse_yaml};
 use super::mask::shown;
+use super::privacy;
 use super::sections::{
-    ActorConfig, AuthConfig, AuthMode, CacheConfig, CacheUrl, CollaboratorUrl, CollaboratorsConfig, Config,
-    CreateConfig, GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat, OpsConfig, Pooler,
-    PricingConfig, Profile, Repairs, RiskConfig, SagaConfig, Secret, SimulatorConfig, SimulatorJournal,
-    StoreConfig, StoreUrl, TestingConfig, WatchConfig,
+    ActorConfig, CacheConfig, CacheUrl, CollaboratorUrl, CollaboratorsConfig, Config, CreateConfig,
+    GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat, OpsConfig, Pooler, PricingConfig, Profile,
+    Repairs, RiskConfig, SagaConfig, Secret, SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl,
+    TestingConfig, WatchConfig,
 };
 use super::values::{
     allow_unsafe, amounts, application_name, cache_url, collaborator_url, parse_duration, show_duration,
     simulator_journal, store_url,
 };
-use super::{ConfigError, ConfigErrors, PostgresUrl};
+use super::{ConfigError, ConfigErrors, PostgresUrl, rate_limits, transport};
 
 const MS: Duration = Duration::from_millis(1);
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -42,8 +44,9 @@ impl Config {
 }
 
 fn read(r: &mut Reader<'_>) -> Config {
+    let profile = r.choice("profile", &[("dev", Profile::Dev), ("production", Profile::Production)]);
     Config {
-        profile: r.choice("profile", &[("dev", Profile::Dev), ("production", Profile::Production)]),
+        profile,
         grpc: GrpcConfig {
             listen: r.address("grpc.listen"),
             max_message_bytes: r.number("grpc.max_message_bytes", MESSAGE_BYTES),
@@ -55,6 +58,9 @@ fn read(r: &mut Reader<'_>) -> Config {
             reflection: r.flag("grpc.reflection"),
             keepalive: r.duration("grpc.keepalive", SECOND..=HOUR),
             shutdown_grace: r.duration("grpc.shutdown_grace", Duration::ZERO..=minutes(10)),
+            tls: auth::read_tls(r),
+            behind_tls_proxy: r.flag("grpc.behind_tls_proxy"),
+            transport: transport::read(r),
         },
         peer: cluster::read_peer(r),
         cluster: cluster::read(r),
@@ -83,7 +89,8 @@ fn read(r: &mut Reader<'_>) -> Config {
             breaker_open_for: r.duration("collaborators.breaker_open_for", ms(100)..=minutes(10)),
             max_message_bytes: r.number("collaborators.max_message_bytes", MESSAGE_BYTES),
         },
-        auth: AuthConfig { mode: r.parsed("auth.mode", auth_mode, || AuthMode::Dev) },
+        auth: auth::read(r, profile),
+        rate_limits: rate_limits::read(r),
         create: CreateConfig { wait: r.duration("create.wait", Duration::ZERO..=minutes(5)) },
         watch: WatchConfig {
             buffer: r.number("watch.buffer", 1..=1_024),
@@ -99,6 +106,7 @@ fn read(r: &mut Reader<'_>) -> Config {
         },
         limits: read_limits(r),
         pricing: PricingConfig { file: r.optional("pricing.file", |path| Ok(PathBuf::from(path))) },
+        privacy: privacy::read(r),
         ids: IdsConfig { key: r.parsed("ids.key", id_key, || Secret::new(String::new())) },
         log: LogConfig {
             level: r.parsed("log.level", log_level, String::new),
@@ -224,14 +232,8 @@ fn cross_check(config: &Config, r: &mut Reader<'_>) {
         );
     }
     cluster::cross_check(config, r);
+    auth::cross_check(config, r);
     if config.profile == Profile::Production {
-        if config.auth.mode == AuthMode::Dev && !r.has_error("auth.mode") {
-            r.refuse(
-                "auth.mode",
-                "lets every caller do everything, so production refuses it; use profile dev on a private network \
-                 until auth.mode jwt is part of the service",
-            );
-        }
         if r.is_default_text("ids.key", config.ids.key.expose()) {
             r.refuse(
                 "ids.key",
@@ -244,14 +246,6 @@ fn cross_check(config: &Config, r: &mut Reader<'_>) {
         if config.testing.skip_undo.is_some() {
             r.refuse("testing.skip_undo", "leaves money or stock behind; remove it in production");
         }
-    }
-}
-
-fn auth_mode(text: &str) -> Result<AuthMode, String> {
-    match text {
-        "dev" => Ok(AuthMode::Dev),
-        "jwt" => Err("is refused because jwt is not part of this version yet; use dev".to_owned()),
-        _ => Err("is not a mode; use dev".to_owned()),
     }
 }
 
@@ -278,7 +272,7 @@ pub(super) const fn minutes(count: u64) -> Duration {
     Duration::from_secs(count.saturating_mul(60))
 }
 
-const fn hours(count: u64) -> Duration {
+pub(super) const fn hours(count: u64) -> Duration {
     Duration::from_secs(count.saturating_mul(3_600))
 }
 
@@ -342,7 +336,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn parsed<T>(
+    pub(super) fn parsed<T>(
         &mut self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
@@ -377,7 +371,7 @@ impl<'a> Reader<'a> {
         self.parsed(key, parse, || SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
     }
 
-    fn choice<T: Copy + Default>(&mut self, key: &'static str, choices: &[(&str, T)]) -> T {
+    pub(super) fn choice<T: Copy + Default>(&mut self, key: &'static str, choices: &[(&str, T)]) -> T {
         let parse = |text: &str| {
             let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
             found.ok_or_else(|| {

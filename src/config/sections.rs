@@ -8,8 +8,12 @@ use std::time::Duration;
 
 use rust_decimal::Decimal;
 
+use super::auth::{AuthConfig, ListenerTls};
 use super::cluster::{ClusterConfig, PeerConfig};
 use super::postgres::PostgresUrl;
+use super::privacy::PrivacyConfig;
+use super::rate_limits::RateLimitsConfig;
+use super::transport::TransportConfig;
 use crate::domain::money::Currency;
 
 /// The whole configuration, checked. Made by [`Config::load`].
@@ -33,6 +37,8 @@ pub struct Config {
     pub collaborators: CollaboratorsConfig,
     /// Who may call.
     pub auth: AuthConfig,
+    /// How often callers may call.
+    pub rate_limits: RateLimitsConfig,
     /// Creation of orders.
     pub create: CreateConfig,
     /// Who watches orders.
@@ -47,6 +53,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Where the price book is.
     pub pricing: PricingConfig,
+    /// Personal data at rest.
+    pub privacy: PrivacyConfig,
     /// Identifiers.
     pub ids: IdsConfig,
     /// Log lines.
@@ -90,6 +98,12 @@ pub struct GrpcConfig {
     pub keepalive: Duration,
     /// How long a stopping node waits for what is in flight.
     pub shutdown_grace: Duration,
+    /// How it proves to callers who it is; none = it does not.
+    pub tls: Option<ListenerTls>,
+    /// Whether something in front of the node ends TLS.
+    pub behind_tls_proxy: bool,
+    /// Its connections.
+    pub transport: TransportConfig,
 }
 
 /// From where repairs are taken.
@@ -250,20 +264,6 @@ pub struct CollaboratorsConfig {
     pub breaker_open_for: Duration,
     /// Largest answer, in bytes.
     pub max_message_bytes: usize,
-}
-
-/// How callers are known.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AuthMode {
-    /// Every caller may do everything.
-    Dev,
-}
-
-/// `auth`: who may call.
-#[derive(Clone, Debug)]
-pub struct AuthConfig {
-    /// How callers are known.
-    pub mode: AuthMode,
 }
 
 /// `create`: creation of orders.

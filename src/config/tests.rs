@@ -102,7 +102,7 @@ fn the_simulators_journal_is_automatic_or_none_or_a_file() {
 fn unknown_keys_are_named_with_what_there_is() {
     let error = only_error(&["grpc:\n  lisen: x"], &[]);
     assert!(error.starts_with("grpc.lisen = x (") && error.contains("0.yaml"), "{error}");
-    assert!(error.contains("is not a key; grpc has default_deadline"), "{error}");
+    assert!(error.contains("is not a key; grpc has behind_tls_proxy"), "{error}");
     let error = only_error(&[], &[("ORDER__GRCP__LISTEN", "x")]);
     assert!(
         error.contains("grcp.listen = x (ORDER__GRCP__LISTEN) is not a key; there are actor, auth"),
@@ -150,7 +150,24 @@ fn types_and_ranges_are_checked() {
         ("store: {application_name: ''}", "1 to 63 printable ASCII"),
         ("store: {allow_unsafe: 'fsync,checksums'}", "use fsync, full_page_writes, synchronous_commit"),
         ("cache: {url: 'redis://h'}", "not part of this version yet"),
-        ("auth: {mode: jwt}", "not part of this version yet"),
+        ("auth: {mode: jwt}", "auth.issuer"),
+        ("auth: {mode: off}", "use auto or dev or jwt"),
+        ("auth: {issuer: i}", "auth.audience"),
+        ("auth: {issuer: i, audience: a}", "say where the public keys are"),
+        ("auth: {issuer: i, audience: a, keys_file: k, jwks_url: 'https://h/k'}", "keep one of the two"),
+        ("auth: {issuer: i, audience: a, jwks_url: 'http://h/k'}", "is not the URL of a key document"),
+        ("auth: {issuer: i, audience: a, jwks_url: 'https://u@h/k'}", "is not the URL of a key document"),
+        ("auth: {issuer: i, audience: a, keys_file: k, algorithms: none}", "is not a list of ES256"),
+        ("auth: {issuer: i, audience: a, keys_file: k, algorithms: 'ES256, HS256'}", "beside public keys"),
+        ("auth: {issuer: i, audience: a, keys_file: k, algorithms: HS256}", "beside public keys"),
+        ("auth: {issuer: i, audience: a, algorithms: HS256}", "auth.secret"),
+        ("auth: {issuer: i, audience: a, algorithms: HS256, secret: hush}", "auth.secret = *** ("),
+        ("auth: {issuer: i, audience: a, keys_file: k, secret: hush}", "auth.secret = *** ("),
+        ("auth: {issuers_file: '/no/such'}", "cannot be read"),
+        ("auth: {stale_after: 1m}", "is below auth.refresh"),
+        ("auth: {mtls: true}", "set grpc.tls_client_ca"),
+        ("grpc: {tls_key: k}", "grpc.tls_cert"),
+        ("grpc: {tls_cert: c, tls_key: k, tls_client_ca: a}", "while auth.mtls is false"),
         ("collaborators: {user: 'ftp://h'}", "collaborators.user"),
         ("ops: {listen: '127.0.0.1:50051'}", "is the address of grpc.listen too"),
         ("simulator: {journal: './data/'}", "is not the path of a file"),
@@ -259,7 +276,10 @@ fn production_refuses_what_is_for_development() {
     ];
     let errors = load(&[], &environment).unwrap_err();
     let keys: Vec<&str> = errors.0.iter().map(|error| error.key.as_str()).collect();
-    assert_eq!(keys, ["auth.mode", "ids.key", "testing.crash_at", "testing.skip_undo"]);
+    assert_eq!(keys, ["auth.issuer", "ids.key", "testing.crash_at", "testing.skip_undo"]);
+    let dev = [("ORDER__PROFILE", "production"), ("ORDER__AUTH__MODE", "dev")];
+    let errors = load(&[], &dev).unwrap_err();
+    assert!(errors.0.iter().any(|error| error.key == "auth.mode"), "{errors}");
     let copied = load(&[], &[]).unwrap().ids.key.expose().to_owned();
     let errors = load(&[], &[("ORDER__PROFILE", "production"), ("ORDER__IDS__KEY", &copied)]).unwrap_err();
     assert!(errors.0.iter().any(|error| error.key == "ids.key"), "the default is refused from any layer");
@@ -272,7 +292,43 @@ fn the_example_for_production_loads() {
     let config = load(&[example], &[key]).unwrap();
     assert_eq!(config.grpc.listen.to_string(), "0.0.0.0:50051");
     assert!(!config.grpc.reflection);
-    // What stands between it and `profile: production` is authentication alone.
-    let error = only_error(&[example], &[key, ("ORDER__PROFILE", "production")]);
-    assert!(error.starts_with("auth.mode"), "{error}");
+    assert_eq!((config.profile, config.auth.mode), (Profile::Production, AuthMode::Jwt));
+    let plain = ("ORDER__GRPC__TLS_CERT", "");
+    let error = only_error(&[example], &[key, plain, ("ORDER__GRPC__TLS_KEY", "")]);
+    assert!(error.starts_with("grpc.tls_cert"), "{error}");
+    let proxied = [key, plain, ("ORDER__GRPC__TLS_KEY", ""), ("ORDER__GRPC__BEHIND_TLS_PROXY", "true")];
+    assert!(load(&[example], &proxied).is_ok());
+    let development = ("ORDER__AUTH__ISSUER", "order-service-development");
+    assert!(only_error(&[example], &[key, development]).starts_with("auth.issuer"));
+}
+
+#[test]
+fn a_file_names_further_issuers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, secret) = (folder.path().join("issuers.yaml"), folder.path().join("secret"));
+    std::fs::write(&secret, "hush-hush-hush-hush-hush-hush-hush-hush\n").unwrap();
+    let path = file.to_str().unwrap();
+    let with = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        load(&["auth: {issuer: i, audience: a, keys_file: k}"], &[("ORDER__AUTH__ISSUERS_FILE", path)])
+    };
+    let shared =
+        format!("- {{issuer: s, audience: b, algorithms: HS256, secret_file: '{}'}}", secret.display());
+    let two =
+        format!("issuers:\n{shared}\n- {{issuer: t, audience: a, jwks_url: 'https://h/k', max_age: 1h}}");
+    let config = with(&two).unwrap();
+    assert!(!format!("{config:?}").contains("hush"));
+    let names: Vec<&str> = config.auth.issuers.iter().map(|issuer| issuer.issuer.as_str()).collect();
+    assert_eq!(names, ["i", "s", "t"]);
+    let ages: Vec<_> = config.auth.issuers.iter().map(|issuer| issuer.max_age.unwrap().as_secs()).collect();
+    assert_eq!(ages, [86_400, 86_400, 3_600]);
+    for (text, expected) in [
+        ("issuers: [{issuer: t, audience: a}]", "at issuer 1: keys_file is empty"),
+        ("issuers: [{issuer: t, nope: a}]", "is wrong at issuer 1"),
+        ("issuers: [{issuer: i, audience: a, keys_file: k}]", "name each once"),
+        ("issuer: t", "is not a file of issuers"),
+    ] {
+        let error = with(text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
 }

@@ -13,6 +13,7 @@ use super::item::OrderItem;
 use super::money::Currency;
 use super::payment::PaymentToken;
 use super::pricing::{CouponUse, Totals};
+use super::reach::Reach;
 use super::refund::Wish;
 use super::repair::RepairOrder;
 use super::status::OrderStatus;
@@ -153,6 +154,8 @@ impl OrderCommand {
 pub struct Ask {
     /// Who asks.
     pub caller: Caller,
+    /// Whose orders they get at; any other order is none.
+    pub reach: Reach,
     /// The request's context.
     pub context: RequestContext,
     /// The version the caller saw, if it cares.

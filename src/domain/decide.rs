@@ -2,6 +2,7 @@
 
 use super::Timestamp;
 use super::advance::{advance, change_status, doubt};
+use super::cause::Cause;
 use super::command::{Ask, Draft, OrderCommand, Tracking};
 use super::error::OrderError;
 use super::event::OrderEvent;
@@ -407,8 +408,7 @@ pub(super) fn begin<'a>(
     now: Timestamp,
     policy: &'a Policy,
 ) -> Work<'a> {
-    let principal = ask.caller.principal.to_string();
-    Work::on(order, saga, principal, Some(ask.context.request_id.to_string()), now, policy)
+    Work::on(order, saga, Cause::of(ask), now, policy)
 }
 
 pub(super) fn record(ask: &Ask, saga_no: Option<u32>) -> Option<RequestRecord> {

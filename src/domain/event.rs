@@ -3,11 +3,14 @@
 //! Events hold no names, addresses or secrets; those stay in the order's own rows. The only free texts are the notes and
 //! reasons that callers give, which they must keep free of them.
 
+use std::sync::Arc;
+
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Timestamp;
+use super::access::Role;
 use super::amend::LineChange;
 use super::ids::CallKey;
 use super::item::{Shortage, StockLine};
@@ -398,6 +401,10 @@ pub struct RecordedEvent {
     pub at: Timestamp,
     /// Who caused it, at most 200 characters.
     pub principal: String,
+    /// As what they did it; none for the service itself, and in events from before this was recorded.
+    pub role: Option<Role>,
+    /// Why, as whoever acts for somebody else says; at most 200 characters.
+    pub reason: Option<Arc<str>>,
     /// The request that caused it, if any.
     pub request_id: Option<String>,
     /// What.

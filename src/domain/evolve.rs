@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rust_decimal::Decimal;
 
 use super::Timestamp;
+use super::address::Address;
 use super::amend::{self, Amendment};
 use super::command::Draft;
 use super::event::OrderEvent;
@@ -12,6 +13,7 @@ use super::ids::CallKey;
 use super::order::{Hold, LabelState, Order, Reservation, Shipment, StockState};
 use super::payment::{EntryKind, EntryState, LedgerEntry, payment_status};
 use super::refund::Grant;
+use super::repair::RepairKind;
 use super::status::{OrderStatus, PaymentStatus};
 use super::stock;
 
@@ -140,14 +142,26 @@ fn reservation<'a>(order: &'a mut Order, of: Option<&CallKey>) -> &'a mut Reserv
     }
 }
 
+/// What two of the repairs do to names, addresses and notes. A new list of addresses is one that is written again.
+fn personal(order: &mut Order, repair: RepairKind) {
+    match repair {
+        RepairKind::ErasePersonalData => {
+            order.notes = String::new();
+            order.addresses = Arc::new(order.addresses.iter().map(Address::erased).collect());
+        }
+        RepairKind::EncryptPersonalData => order.addresses = Arc::new(order.addresses.to_vec()),
+        _ => {}
+    }
+}
+
 /// Applies one event that happened at `at`.
 pub fn evolve(order: &mut Order, event: &OrderEvent, at: Timestamp) {
     use {EntryKind as Kind, EntryState as State};
     match event {
         OrderEvent::OrderCreated { .. }
         | OrderEvent::StepDelayed { .. }
-        | OrderEvent::AttentionNeeded { .. }
-        | OrderEvent::Repaired { .. } => {}
+        | OrderEvent::AttentionNeeded { .. } => {}
+        OrderEvent::Repaired { repair, .. } => personal(order, *repair),
         OrderEvent::StatusChanged { to, reason, .. } => {
             order.status = *to;
             if order.cancel_reason.is_none() {

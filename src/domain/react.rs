@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use super::cause::Cause;
 use super::command::{Ask, OrderCommand};
 use super::error::OrderError;
 use super::event::{OrderEvent, RecordedEvent};
@@ -147,14 +148,20 @@ pub fn react(
     let running_saga = saga.filter(|saga| !saga.settled);
     match input {
         Input::Command { ask, calling } => match (order, &ask.command) {
+            // The one place where a command meets its order: nothing of it is known to whoever does not get at it.
+            (Some(order), _) if !ask.reach.covers(order.user_id) => {
+                Err(OrderError::OrderNotFound { order: String::new() })
+            }
+            (None, OrderCommand::Create(draft)) if !ask.reach.covers(draft.user_id) => {
+                Err(OrderError::OrderNotFound { order: String::new() })
+            }
             (None, OrderCommand::Create(draft)) => Ok(decide::create(draft, &ask, now, policy)),
             (None, _) => Err(OrderError::OrderNotFound { order: String::new() }),
             (Some(order), _) => decide::decide(order, running_saga, &ask, calling, now, policy),
         },
         Input::StepFinished { call, result } => {
             let (Some(order), Some(saga)) = (order, running_saga) else { return Ok(Reaction::Unchanged) };
-            let (principal, request) = (saga.principal.clone(), Some(saga.request_id.clone()));
-            let mut work = Work::on(order, Some(saga), principal, request, now, policy);
+            let mut work = Work::on(order, Some(saga), Cause::of_saga(saga), now, policy);
             work.ahead = may_go_on(saga, &call, &result, now, policy);
             book::book(&mut work, &call, result);
             let act = advance::advance(&mut work);
@@ -167,16 +174,14 @@ pub fn react(
         }
         Input::CatchUp { running } => {
             let (Some(order), Some(saga)) = (order, running_saga) else { return Ok(Reaction::Unchanged) };
-            let (principal, request) = (saga.principal.clone(), Some(saga.request_id.clone()));
-            let mut work = Work::on(order, Some(saga), principal, request, now, policy);
+            let mut work = Work::on(order, Some(saga), Cause::of_saga(saga), now, policy);
             advance::intend(&mut work, &running);
             Ok(work.commit(None, None, SagaMove::Keep))
         }
         Input::Resume => {
             let Some(order) = order else { return Ok(Reaction::Unchanged) };
             let Some(saga) = running_saga else { return Ok(waiting::timer(order, now, policy)) };
-            let (principal, request) = (saga.principal.clone(), Some(saga.request_id.clone()));
-            let mut work = Work::on(order, Some(saga), principal, request, now, policy);
+            let mut work = Work::on(order, Some(saga), Cause::of_saga(saga), now, policy);
             waiting::end_hold(&mut work);
             advance::doubt(&mut work);
             let act = advance::advance(&mut work);
@@ -222,16 +227,14 @@ pub(super) struct Work<'a> {
     /// The saga may run ahead of what is stored after this change.
     pub(super) ahead: bool,
     may_wait: bool,
-    principal: String,
-    request_id: Option<String>,
+    cause: Cause,
 }
 
 impl<'a> Work<'a> {
     pub(super) fn on(
         order: &Order,
         saga: Option<&SagaProgress>,
-        principal: String,
-        request_id: Option<String>,
+        cause: Cause,
         now: Timestamp,
         policy: &'a Policy,
     ) -> Self {
@@ -241,7 +244,7 @@ impl<'a> Work<'a> {
         order.version = order.version.saturating_add(1);
         order.updated_at = now;
         let (saga, events) = (saga.cloned(), Vec::new());
-        Self { order, saga, events, now, policy, ahead: false, may_wait: false, principal, request_id }
+        Self { order, saga, events, now, policy, ahead: false, may_wait: false, cause }
     }
 
     /// Whether nothing has changed: what comes next is allowed for by what is stored.
@@ -251,20 +254,26 @@ impl<'a> Work<'a> {
 
     /// Records an event and applies it.
     pub(super) fn emit(&mut self, event: OrderEvent) {
-        let principal = self.principal.clone();
-        self.emit_as(principal, event);
+        self.record(self.cause.clone(), event);
     }
 
-    /// Records an event that is not the doing of whoever asked.
-    pub(super) fn emit_as(&mut self, principal: impl Into<String>, event: OrderEvent) {
+    /// Records an event that is the service's own doing, on the occasion of whoever asked.
+    pub(super) fn emit_as(&mut self, principal: &str, event: OrderEvent) {
+        let cause = Cause { request_id: self.cause.request_id.clone(), ..Cause::system(principal) };
+        self.record(cause, event);
+    }
+
+    fn record(&mut self, cause: Cause, event: OrderEvent) {
         evolve(&mut self.order, &event, self.now);
         self.order.event_seq = self.order.event_seq.saturating_add(1);
         self.events.push(RecordedEvent {
             seq: self.order.event_seq,
             version: self.order.version,
             at: self.now,
-            principal: principal.into(),
-            request_id: self.request_id.clone().filter(|id| !id.is_empty()),
+            principal: cause.principal,
+            role: cause.role,
+            reason: cause.reason,
+            request_id: cause.request_id.filter(|id| !id.is_empty()),
             event,
         });
     }
@@ -292,6 +301,8 @@ impl<'a> Work<'a> {
             settled: false,
             notes: notes.to_owned(),
             principal: ask.caller.principal.to_string(),
+            role: ask.caller.role(),
+            reason: ask.caller.reason.clone(),
             request_id: ask.context.request_id.to_string(),
             trace_parent: ask.context.trace_parent.as_deref().map(str::to_owned),
             token: None,

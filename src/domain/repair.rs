@@ -20,6 +20,7 @@ pub use explain::{Attempt, Choice, Explanation, Waits, explain, method};
 use super::Timestamp;
 use super::advance::{advance, doubt};
 use super::book::book;
+use super::cause::Cause;
 use super::command::Ask;
 use super::decide::{begin, record};
 use super::error::OrderError;
@@ -29,6 +30,7 @@ use super::order::Order;
 use super::payment::{EntryKind, EntryState, LedgerEntry, is_of_another, stories};
 use super::react::{Policy, Reaction, Work};
 use super::saga::{Direction, SagaMove, SagaProgress, StepCall, StepName, StepResult};
+use super::sealed::PersonalData;
 use super::status::names;
 use super::text::Violation;
 
@@ -50,6 +52,10 @@ names! {
         ResolvePayment = "RESOLVE_PAYMENT",
         /// Let an order that was set aside be used again.
         Unquarantine = "UNQUARANTINE",
+        /// Took out names, address lines, telephone numbers, email addresses and notes for good.
+        ErasePersonalData = "ERASE_PERSONAL_DATA",
+        /// Wrote names and addresses again, so that they are stored encrypted.
+        EncryptPersonalData = "ENCRYPT_PERSONAL_DATA",
     }
 }
 
@@ -109,6 +115,10 @@ pub enum Repair {
     },
     /// Only recorded here: what was set aside is let go before.
     Unquarantine,
+    /// Take the personal data out for good.
+    ErasePersonalData,
+    /// Write the addresses again: the store encrypts what it writes, and what was stored before that may be plain.
+    EncryptPersonalData,
 }
 
 impl Repair {
@@ -119,6 +129,8 @@ impl Repair {
             Self::Skip(_) => RepairKind::SkipStep,
             Self::Settle { .. } => RepairKind::ResolvePayment,
             Self::Unquarantine => RepairKind::Unquarantine,
+            Self::ErasePersonalData => RepairKind::ErasePersonalData,
+            Self::EncryptPersonalData => RepairKind::EncryptPersonalData,
         }
     }
 }
@@ -144,6 +156,9 @@ pub(super) fn decide(
     now: Timestamp,
     policy: &Policy,
 ) -> Result<Reaction, OrderError> {
+    if wanted.repair == Repair::ErasePersonalData && order.personal_data() == PersonalData::Erased {
+        return Ok(super::decide::unchanged(order, saga, ask, calling, now, policy));
+    }
     let mut work = begin(order, saga, ask, now, policy);
     let act = apply(&mut work, wanted, calling)?;
     Ok(work.commit(record(ask, None), None, act))
@@ -159,7 +174,9 @@ fn apply(work: &mut Work<'_>, wanted: &RepairOrder, calling: bool) -> Result<Sag
         Repair::Settle { outcome, reference, key } => {
             settle(work, wanted, (*outcome, reference.as_deref(), key.as_ref()), calling)?;
         }
-        Repair::Unquarantine => tell(work, wanted, None),
+        Repair::Unquarantine | Repair::ErasePersonalData | Repair::EncryptPersonalData => {
+            tell(work, wanted, None);
+        }
     }
     Ok(match work.saga {
         None => SagaMove::Settled,
@@ -347,7 +364,7 @@ fn waiting(work: &Work<'_>, seen: Seen, calling: bool) -> Result<Option<StepCall
 /// The call that the saga makes next, once it is due.
 fn next_call(order: &Order, saga: &SagaProgress, now: Timestamp, policy: &Policy) -> Option<StepCall> {
     let due = SagaProgress { next_at: None, ..saga.clone() };
-    let mut work = Work::on(order, Some(&due), String::new(), None, now, policy);
+    let mut work = Work::on(order, Some(&due), Cause::default(), now, policy);
     doubt(&mut work);
     match advance(&mut work) {
         SagaMove::Run(call) => Some(call),
@@ -366,7 +383,7 @@ fn tell(work: &mut Work<'_>, wanted: &RepairOrder, call: Option<&StepCall>) {
     let direction = running.map(|saga| saga.direction);
     let outcome = match &wanted.repair {
         Repair::Settle { outcome, .. } => Some(*outcome),
-        Repair::Retry(_) | Repair::Skip(_) | Repair::Unquarantine => None,
+        _ => None,
     };
     work.emit(OrderEvent::Repaired {
         repair: wanted.repair.kind(),

@@ -3,9 +3,12 @@
 //! A saga walks its table forward (doing) or backward (undoing). Which steps still need doing or undoing is read
 //! off the order itself ([`super::react`]), so a saga that is resumed after a crash needs no memory but this record.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
+use super::access::Role;
 use super::ids::{CallKey, OrderId};
 use super::item::{Shortage, StockLine};
 use super::payment::PaymentToken;
@@ -180,6 +183,10 @@ pub struct SagaProgress {
     pub notes: String,
     /// Who asked for it.
     pub principal: String,
+    /// As what they asked; none in sagas from before this was recorded.
+    pub role: Option<Role>,
+    /// Why, as whoever acts for somebody else says; at most 200 characters.
+    pub reason: Option<Arc<str>>,
     /// The request that asked for it.
     pub request_id: String,
     /// W3C trace context of that request.

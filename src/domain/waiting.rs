@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Timestamp;
 use super::advance::turn_round;
+use super::cause::Cause;
 use super::event::OrderEvent;
 use super::ids::CallKey;
 use super::order::{Order, Reservation, StockState};
@@ -27,7 +28,7 @@ const LOST: [&str; 3] = ["RESERVATION_EXPIRED", "RESERVATION_NOT_FOUND", "RESERV
 
 /// An input for an order that no saga drives.
 pub(super) fn timer(order: &Order, now: Timestamp, policy: &Policy) -> Reaction {
-    let mut work = Work::on(order, None, PRINCIPAL.to_owned(), None, now, policy);
+    let mut work = Work::on(order, None, Cause::system(PRINCIPAL), now, policy);
     end_hold(&mut work);
     if work.events.is_empty() { Reaction::Unchanged } else { work.commit(None, None, SagaMove::Settled) }
 }

@@ -1,18 +1,21 @@
 //! The calls of `order.admin.v1.OrderAdminService`.
 
+mod asked;
 mod cluster;
+mod privacy;
 mod told;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use prost::Message;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::auth::{self, Authenticator};
+use self::asked::{Named, named, older_than, seen};
+use super::access;
+use super::auth::{self, Authenticator, Tokens};
 use super::forward::{self, Refusal, Routed};
 use super::order_service::{Begun, MARGIN, OrderApiConfig, Origin};
 use super::page;
@@ -22,19 +25,15 @@ use crate::actor::Orders;
 use crate::cluster::Cluster;
 use crate::domain::command::{OrderCommand, Repeatable};
 use crate::domain::error::OrderError;
-use crate::domain::ids::{CallKey, IdKey, OrderId, OrderNumber, content_hash};
-use crate::domain::repair::{BY_CHARS, Outcome, REASON_CHARS, REFERENCE_CHARS, Repair, RepairOrder, Seen};
-use crate::domain::saga::{Direction, StepName};
+use crate::domain::ids::{CallKey, IdKey, OrderId, content_hash};
+use crate::domain::repair::{BY_CHARS, Outcome, REASON_CHARS, REFERENCE_CHARS, Repair, RepairOrder};
 use crate::ports::clock::Clock;
+use crate::ports::vault::Custodian;
 use crate::proto::admin as pb;
 use crate::proto::admin::order_admin_service_server::OrderAdminServiceServer;
 
 /// Calls of operators in flight on this node.
 const IN_FLIGHT: usize = 16;
-/// Sagas that began longer ago than this count as stuck, where nothing else is asked for.
-const STUCK_AFTER: Duration = Duration::from_secs(300);
-/// The longest such time that may be asked for.
-const STUCK_AFTER_MOST: Duration = Duration::from_secs(8_760 * 3_600);
 /// Longest key of a call, in characters.
 const KEY_CHARS: usize = 200;
 
@@ -61,11 +60,15 @@ pub struct AdminApi {
     /// Only requests from this machine are taken.
     only_here: bool,
     authenticator: Authenticator,
+    /// For calls with a token, and for all from other machines; none = nobody has to prove anything.
+    by_token: Option<Authenticator>,
     requests: Arc<Semaphore>,
     /// The nodes that share the orders; none = this one has them all.
     cluster: Option<Arc<Cluster>>,
     /// Whether this is what other nodes talk to.
     for_peers: bool,
+    /// Who looks after the keys of personal data; none = they are not encrypted.
+    custodian: Option<Arc<dyn Custodian>>,
 }
 
 impl AdminApi {
@@ -81,7 +84,31 @@ impl AdminApi {
     ) -> Self {
         let requests = Arc::new(Semaphore::new(IN_FLIGHT));
         let authenticator = Authenticator::dev();
-        Self { orders, clock, key, config, only_here, authenticator, requests, cluster, for_peers: false }
+        let (by_token, for_peers, custodian) = (None, false, None);
+        Self {
+            orders,
+            clock,
+            key,
+            config,
+            only_here,
+            authenticator,
+            by_token,
+            requests,
+            cluster,
+            for_peers,
+            custodian,
+        }
+    }
+
+    /// The service where callers have to prove who they are. Whoever is on the node's own machine may leave the token out:
+    /// they could read its store and its keys, too, and have to help when no tokens are made.
+    pub fn with_tokens(self, tokens: Tokens) -> Self {
+        Self { by_token: Some(Authenticator::Jwt(tokens)), ..self }
+    }
+
+    /// The same service where personal data is encrypted.
+    pub fn with_custodian(self, custodian: Option<Arc<dyn Custodian>>) -> Self {
+        Self { custodian, ..self }
     }
 
     /// The same service for calls that other nodes forward, which they have checked.
@@ -89,6 +116,7 @@ impl AdminApi {
         Self {
             only_here: false,
             authenticator: Authenticator::peer(),
+            by_token: None,
             requests: Arc::new(Semaphore::new(IN_FLIGHT)),
             for_peers: true,
             ..self.clone()
@@ -132,7 +160,11 @@ impl AdminApi {
         let permit = Arc::clone(&self.requests).try_acquire_owned().map_err(|_full| {
             to_status(&OrderError::Overloaded { what: "this node has too many calls of operators in flight" })
         })?;
-        let caller = self.authenticator.caller(metadata).await.map_err(|error| to_status(&error))?;
+        let has_token = metadata.contains_key(auth::AUTHORIZATION);
+        let by_token = self.by_token.as_ref().filter(|_| has_token || !is_here);
+        let authenticator = by_token.unwrap_or(&self.authenticator);
+        let caller = authenticator.caller(metadata).await.map_err(|error| to_status(&error))?;
+        let reach = access::OPERATORS.admit(method, &caller).map_err(|error| to_status(&error))?;
         let config = &self.config;
         let deadline = auth::deadline(metadata).unwrap_or(config.default_deadline).min(config.max_deadline);
         let started = Instant::now();
@@ -142,6 +174,7 @@ impl AdminApi {
                 context: auth::context(metadata),
                 via: self.for_peers.then(|| forward::view_of(metadata)),
             },
+            reach,
             wait: deadline.saturating_sub(MARGIN),
             started,
             deadline: started.checked_add(deadline).unwrap_or(started),
@@ -317,40 +350,6 @@ impl AdminApi {
     }
 }
 
-/// How an operator names an order.
-enum Named {
-    Id(OrderId),
-    Number(OrderNumber),
-}
-
-fn named(check: &mut Checker, order: &str) -> Named {
-    match OrderNumber::parse(order) {
-        Some(number) => Named::Number(number),
-        None => Named::Id(check.order_id("order", order)),
-    }
-}
-
-fn seen(check: &mut Checker, step: &str, direction: &str) -> Seen {
-    let found = Seen { step: StepName::parse(step), direction: Direction::parse(direction) };
-    if found.step.is_none() && !step.is_empty() {
-        let all: Vec<&str> = StepName::ALL.iter().map(|step| step.as_str()).collect();
-        check.bad("step", format!("expected nothing or one of {}", all.join(", ")));
-    }
-    if found.direction.is_none() && !direction.is_empty() {
-        check.bad("direction", "expected nothing, FORWARD or BACKWARD");
-    }
-    found
-}
-
-fn older_than(check: &mut Checker, asked: Option<&prost_types::Duration>) -> Duration {
-    let Some(asked) = asked else { return STUCK_AFTER };
-    let valid = Duration::try_from(*asked).ok().filter(|asked| *asked <= STUCK_AFTER_MOST);
-    valid.unwrap_or_else(|| {
-        check.bad("older_than", "expected a time between 0s and 8760h");
-        STUCK_AFTER
-    })
-}
-
 fn without_id<M: Message + Clone>(request: &M, id: fn(&mut M) -> &mut String) -> Vec<u8> {
     let mut content = request.clone();
     id(&mut content).clear();
@@ -365,7 +364,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::ListNodesResponse>, Status> {
         let begun = self.begin("ListNodes", &request).await?;
         let answer = self.nodes().await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     async fn list_slots(
@@ -374,7 +373,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::ListSlotsResponse>, Status> {
         let begun = self.begin("ListSlots", &request).await?;
         let answer = self.slots().await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     type DrainNodeStream = cluster::DrainStream;
@@ -385,7 +384,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<Self::DrainNodeStream>, Status> {
         let begun = self.begin("DrainNode", &request).await?;
         let answer = self.drain(request.into_inner()).await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     async fn plan_cluster(
@@ -394,7 +393,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::PlanClusterResponse>, Status> {
         let begun = self.begin("PlanCluster", &request).await?;
         let answer = self.plan(request.into_inner()).await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     async fn explain_order(
@@ -403,7 +402,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::OrderExplanation>, Status> {
         let begun = self.begin("ExplainOrder", &request).await?;
         let answer = self.execute(&begun, request, |request| self.explain(request)).await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     async fn list_stuck_orders(
@@ -412,7 +411,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::ListStuckOrdersResponse>, Status> {
         let begun = self.begin("ListStuckOrders", &request).await?;
         let answer = self.stuck(request.into_inner()).await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     async fn retry_step(
@@ -421,7 +420,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::RepairedOrder>, Status> {
         let begun = self.begin("RetryStep", &request).await?;
         let answer = self.execute(&begun, request, |request| self.retry(&begun, request)).await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     async fn skip_step(
@@ -430,7 +429,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::RepairedOrder>, Status> {
         let begun = self.begin("SkipStep", &request).await?;
         let answer = self.execute(&begun, request, |request| self.skip(&begun, request)).await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     async fn resolve_payment(
@@ -439,7 +438,7 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::RepairedOrder>, Status> {
         let begun = self.begin("ResolvePayment", &request).await?;
         let answer = self.execute(&begun, request, |request| self.resolve(&begun, request)).await;
-        begun.end(answer)
+        begun.end_whole(answer)
     }
 
     async fn unquarantine_order(
@@ -448,21 +447,45 @@ impl pb::order_admin_service_server::OrderAdminService for AdminApi {
     ) -> Result<Response<pb::RepairedOrder>, Status> {
         let begun = self.begin("UnquarantineOrder", &request).await?;
         let answer = self.execute(&begun, request, |request| self.unquarantine(&begun, request)).await;
-        begun.end(answer)
+        begun.end_whole(answer)
+    }
+
+    async fn erase_user(
+        &self,
+        request: Request<pb::EraseUserRequest>,
+    ) -> Result<Response<pb::EraseUserResponse>, Status> {
+        let begun = self.begin("EraseUser", &request).await?;
+        let answer = self.erase(&begun, request.into_inner()).await;
+        begun.end_whole(answer)
+    }
+
+    async fn rewrite_personal_data(
+        &self,
+        request: Request<pb::RewritePersonalDataRequest>,
+    ) -> Result<Response<pb::RepairedOrder>, Status> {
+        let begun = self.begin("RewritePersonalData", &request).await?;
+        let answer = self.execute(&begun, request, |request| self.rewrite(&begun, request)).await;
+        begun.end_whole(answer)
+    }
+
+    async fn rotate_keys(
+        &self,
+        request: Request<pb::RotateKeysRequest>,
+    ) -> Result<Response<pb::RotateKeysResponse>, Status> {
+        let begun = self.begin("RotateKeys", &request).await?;
+        let answer = self.rotate(request.into_inner()).await;
+        begun.end_whole(answer)
+    }
+
+    async fn encrypt_existing(
+        &self,
+        request: Request<pb::EncryptExistingRequest>,
+    ) -> Result<Response<pb::EncryptExistingResponse>, Status> {
+        let begun = self.begin("EncryptExisting", &request).await?;
+        let answer = self.encrypt(&begun, request.into_inner()).await;
+        begun.end_whole(answer)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn this_machine_is_told_from_others() {
-        for here in ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"] {
-            assert!(Peer(here.parse().unwrap()).is_here(), "{here}");
-        }
-        for elsewhere in ["10.0.0.1", "0.0.0.0", "fe80::1", "::ffff:10.0.0.1"] {
-            assert!(!Peer(elsewhere.parse().unwrap()).is_here(), "{elsewhere}");
-        }
-    }
-}
+mod tests;

@@ -1,19 +1,26 @@
 //! Who asks, and what their request carries.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use uuid::Uuid;
 
-use super::forward;
+use super::access::ON_BEHALF_REASON as REASON;
+use super::{forward, known};
+use crate::auth::{Refused, Verifier};
 use crate::domain::access::{Caller, Role};
 use crate::domain::command::RequestContext;
 use crate::domain::error::OrderError;
-use crate::domain::text::contains_card_number;
+use crate::domain::text::{FieldRule, clean_field, contains_card_number};
+use crate::ports::clock::Clock;
 
 /// Header that names a request; taken over when it is well-formed, made up otherwise.
 pub(super) const REQUEST_ID: &str = "x-request-id";
+/// Longest such reason, in characters.
+const REASON_CHARS: usize = 200;
+pub(super) const AUTHORIZATION: &str = "authorization";
 const TRACE_PARENT: &str = "traceparent";
 const MAX_REQUEST_ID: usize = 64;
 /// Length of a W3C `traceparent` of version 00.
@@ -31,8 +38,27 @@ pub(super) fn once(mut value: AsciiMetadataValue) -> AsciiMetadataValue {
 pub(super) enum Authenticator {
     /// `auth.mode: dev`: everybody is a principal with every right.
     Dev(Caller),
+    /// `auth.mode: jwt`: by a token, or a certificate.
+    Jwt(Tokens),
     /// The listener for other nodes: they have told callers apart.
     Peer(Caller),
+}
+
+/// By what callers prove who they are.
+#[derive(Clone)]
+pub struct Tokens {
+    /// Verifies tokens.
+    pub verifier: Arc<Verifier>,
+    /// Says what time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Whether a caller without a token is a service by the name in its certificate.
+    pub mtls: bool,
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens").field("mtls", &self.mtls).finish_non_exhaustive()
+    }
 }
 
 impl Authenticator {
@@ -50,15 +76,81 @@ impl Authenticator {
         Self::Peer(Caller { principal: Arc::from("peer"), roles: Arc::from([]), user: None, reason: None })
     }
 
-    /// Who a call comes from.
+    /// Who a call comes from, and why they act for somebody else, if they say.
     ///
     /// # Errors
-    /// [`OrderError::Unauthenticated`] when the call does not prove that.
+    /// [`OrderError::Unauthenticated`] when the call does not prove that, [`OrderError::Invalid`] for a reason that is no
+    /// text to keep.
     pub(super) async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, OrderError> {
-        Ok(match self {
+        let caller = match self {
             Self::Dev(caller) => caller.clone(),
-            Self::Peer(nobody) => forward::caller_of(metadata).unwrap_or_else(|| nobody.clone()),
+            Self::Jwt(tokens) => tokens.caller(metadata).await.inspect_err(|error| {
+                let why =
+                    if matches!(error, OrderError::Unauthenticated { .. }) { "unproven" } else { "no_keys" };
+                metrics::counter!("order_auth_refused_total", "why" => why).increment(1);
+            })?,
+            Self::Peer(nobody) => {
+                return Ok(forward::caller_of(metadata).unwrap_or_else(|| nobody.clone()));
+            }
+        };
+        Ok(match reason(metadata)? {
+            None => caller,
+            reason => Caller { reason, ..caller },
         })
+    }
+}
+
+impl Tokens {
+    async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, OrderError> {
+        let refuse = |what| Err(OrderError::Unauthenticated { what });
+        let mut headers = metadata.get_all(AUTHORIZATION).iter();
+        let (header, more) = (headers.next(), headers.next());
+        if more.is_some() {
+            return refuse("the call has several authorization headers; send one");
+        }
+        let Some(header) = header else {
+            return match self.service(metadata) {
+                Some(service) => Ok(service),
+                None => refuse("the call has no authorization header; send `authorization: Bearer TOKEN`"),
+            };
+        };
+        let token = header.to_str().ok().and_then(|header| {
+            let (scheme, token) = header.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        });
+        let Some(token) = token else {
+            return refuse("the authorization header is not of the form `Bearer TOKEN`");
+        };
+        let caller = self.verifier.caller(token, self.clock.now()).await;
+        caller.map_err(|refused| match refused {
+            Refused::Token(what) => OrderError::Unauthenticated { what },
+            Refused::NoKeys => {
+                OrderError::DependencyUnavailable { dependency: String::from("identity"), order_id: None }
+            }
+        })
+    }
+
+    /// The service that a certificate is for.
+    fn service(&self, metadata: &MetadataMap) -> Option<Caller> {
+        let name = metadata.get(known::SERVICE.as_str()).filter(|_| self.mtls)?.to_str().ok()?;
+        Some(Caller {
+            principal: Arc::from(name),
+            roles: Arc::from([Role::Service]),
+            user: None,
+            reason: None,
+        })
+    }
+}
+
+/// Why the caller acts for somebody else, in its own words.
+fn reason(metadata: &MetadataMap) -> Result<Option<Arc<str>>, OrderError> {
+    let Some(header) = metadata.get(REASON) else { return Ok(None) };
+    let text = String::from_utf8_lossy(header.as_bytes());
+    let rule = FieldRule { required: true, max_chars: REASON_CHARS };
+    let mut violations = Vec::new();
+    match clean_field(REASON, &text, rule, &mut violations) {
+        Some(text) => Ok(Some(Arc::from(text))),
+        None => Err(OrderError::Invalid(violations)),
     }
 }
 
@@ -82,6 +174,7 @@ pub(super) fn context(metadata: &MetadataMap) -> RequestContext {
         .filter(|trace| {
             trace.len() == TRACE_PARENT_LEN
                 && trace.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+                && !contains_card_number(trace)
         })
         .map(Arc::from);
     RequestContext { request_id, trace_parent }
@@ -89,7 +182,11 @@ pub(super) fn context(metadata: &MetadataMap) -> RequestContext {
 
 /// The time the caller gives us (`grpc-timeout`), if it says so.
 pub(super) fn deadline(metadata: &MetadataMap) -> Option<Duration> {
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    time_of(metadata.get("grpc-timeout")?.to_str().ok()?)
+}
+
+/// The time in the text of a `grpc-timeout`.
+pub(super) fn time_of(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let count: u64 = digits.parse().ok()?;
     match unit {

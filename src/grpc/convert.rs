@@ -3,12 +3,14 @@
 use prost_types::Timestamp as PbTimestamp;
 
 use crate::domain::Timestamp;
+use crate::domain::access::Role;
 use crate::domain::address::{Address, AddressKind};
 use crate::domain::event::{OrderEvent, RecordedEvent};
 use crate::domain::ids::OrderId;
 use crate::domain::money::format_amount;
 use crate::domain::order::{Order, Shipment};
 use crate::domain::payment::{balance, stories};
+use crate::domain::sealed::{PersonalData, shown};
 use crate::domain::status::{OrderStatus, PaymentStatus};
 use crate::proto::order as pb;
 
@@ -69,7 +71,7 @@ pub(super) fn order(order: &Order) -> pb::Order {
         payment_method: order.payment_method.clone(),
         payment_status: payment_status(order.payment_status).into(),
         shipping_method: order.shipping_method.clone(),
-        notes: order.notes.clone(),
+        notes: shown(&order.notes).to_owned(),
         created_at: Some(time(order.created_at)),
         updated_at: Some(time(order.updated_at)),
         completed_at: order.completed_at.map(time),
@@ -112,7 +114,16 @@ pub(super) fn order(order: &Order) -> pb::Order {
         inventory_reservation_id: order.reservation.id.clone().unwrap_or_default(),
         attention_reason: order.attention.clone().unwrap_or_default(),
         balance: money(balance(order)),
+        personal_data: personal_data(order).into(),
         id,
+    }
+}
+
+fn personal_data(order: &Order) -> pb::PersonalData {
+    match order.personal_data() {
+        PersonalData::Available => pb::PersonalData::Available,
+        PersonalData::Unavailable => pb::PersonalData::Unavailable,
+        PersonalData::Erased => pb::PersonalData::Erased,
     }
 }
 
@@ -125,7 +136,8 @@ fn address(order: OrderId, address: &Address) -> pb::OrderAddress {
         id: order.part(name, 0).to_string(),
         order_id: order.to_string(),
         address_type: kind.into(),
-        first_name: address.first_name.clone(),
+        // One that is sealed has all its personal data there.
+        first_name: shown(&address.first_name).to_owned(),
         last_name: address.last_name.clone(),
         address_line1: address.address_line1.clone(),
         address_line2: address.address_line2.clone().unwrap_or_default(),
@@ -153,7 +165,7 @@ fn shipment(shipment: &Shipment) -> pb::Shipment {
 /// An event as a message.
 pub(super) fn event(order: OrderId, recorded: &RecordedEvent) -> pb::OrderEvent {
     let (status, notes) = match &recorded.event {
-        OrderEvent::StatusChanged { to, notes, .. } => (status_to_pb(*to), notes.clone()),
+        OrderEvent::StatusChanged { to, notes, .. } => (status_to_pb(*to), shown(notes).to_owned()),
         OrderEvent::OrderCreated { .. } => (pb::OrderStatus::Pending, String::new()),
         _ => (pb::OrderStatus::Unspecified, String::new()),
     };
@@ -165,9 +177,11 @@ pub(super) fn event(order: OrderId, recorded: &RecordedEvent) -> pb::OrderEvent 
         at: Some(time(recorded.at)),
         principal: recorded.principal.clone(),
         request_id: recorded.request_id.clone().unwrap_or_default(),
-        payload_json: serde_json::to_string(&recorded.event).unwrap_or_default(),
+        payload_json: serde_json::to_string(&*recorded.event.shown()).unwrap_or_default(),
         status: status.into(),
         notes,
+        role: recorded.role.map(Role::name).unwrap_or_default().to_owned(),
+        reason: recorded.reason.as_deref().unwrap_or_default().to_owned(),
     }
 }
 

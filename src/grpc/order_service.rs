@@ -1,17 +1,18 @@
 //! The calls of `order.v1.OrderService`.
 
+mod admit;
 mod begun;
 mod changes;
 mod edits;
 mod in_flight;
 mod listing;
+mod reads;
 mod risk;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use prost::Message;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -22,17 +23,18 @@ use uuid::Uuid;
 
 pub(super) use self::begun::{Begun, Origin};
 pub use self::in_flight::InFlight;
-use super::auth::{self, Authenticator};
+use super::auth::{self, Authenticator, Tokens};
 use super::forward::{self, Refusal, Routed};
+use super::quota::{Gate, Underway};
+use super::shed::Shed;
 use super::status::to_status;
 use super::validate::{self, Checker, OrderKey, RequestLimits};
-use super::{convert, watch};
+use super::{access, convert, watch};
 use crate::actor::Orders;
 use crate::cluster::Cluster;
 use crate::domain::command::OrderCommand;
 use crate::domain::error::OrderError;
 use crate::domain::ids::{IdKey, OrderId, content_hash};
-use crate::domain::order::Order;
 use crate::domain::pricing::Pricing;
 use crate::domain::react;
 use crate::domain::risk::RiskCheck;
@@ -86,6 +88,9 @@ pub struct OrderApi {
     cluster: Option<Arc<Cluster>>,
     /// Whether this is what other nodes talk to.
     for_peers: bool,
+    /// How often callers may call; none = however often.
+    gate: Option<Gate>,
+    shed: Shed,
 }
 
 impl OrderApi {
@@ -117,12 +122,25 @@ impl OrderApi {
             stop,
             cluster: None,
             for_peers: false,
+            gate: None,
+            shed: Shed::new(Duration::ZERO),
         }
     }
 
     /// The service of a node that shares the orders with others.
     pub fn with_cluster(self, cluster: Arc<Cluster>) -> Self {
         Self { cluster: Some(cluster), ..self }
+    }
+
+    /// The service for callers who have to prove who they are.
+    pub fn with_tokens(self, tokens: Tokens) -> Self {
+        Self { authenticator: Authenticator::Jwt(tokens), ..self }
+    }
+
+    /// The service that lets no more in than this, and no changes while those before them have waited for `shed_after`
+    /// (zero = however long).
+    pub fn with_gate(self, gate: Gate, shed_after: Duration) -> Self {
+        Self { gate: Some(gate), shed: Shed::new(shed_after), ..self }
     }
 
     /// The same service for calls that other nodes forward: it believes what they say of their callers, and executes such
@@ -147,6 +165,11 @@ impl OrderApi {
         R: Routed,
         F: Future<Output = Result<R::Answer, OrderError>>,
     {
+        let local = &local;
+        let local = |request| async move {
+            self.shed.admit(|| self.orders.oldest_wait())?;
+            local(request).await
+        };
         forward::execute(self.cluster.as_ref(), &self.key, begun, request.into_inner(), local).await
     }
 
@@ -160,6 +183,11 @@ impl OrderApi {
             to_status(&OrderError::Overloaded { what: "this node has too many requests in flight" })
         })?;
         let caller = self.authenticator.caller(metadata).await.map_err(|error| to_status(&error))?;
+        // What another node forwards was counted there. What is not allowed counts as well.
+        if let Some(gate) = self.gate.as_ref().filter(|_| !self.for_peers) {
+            gate.call(&self.key, &caller, method).await.map_err(|error| to_status(&error))?;
+        }
+        let reach = access::ORDERS.admit(method, &caller).map_err(|error| to_status(&error))?;
         let config = &self.config;
         let deadline = auth::deadline(metadata).unwrap_or(config.default_deadline).min(config.max_deadline);
         let started = Instant::now();
@@ -169,6 +197,7 @@ impl OrderApi {
                 context: auth::context(metadata),
                 via: self.for_peers.then(|| forward::view_of(metadata)),
             },
+            reach,
             wait: config.create_wait.min(deadline.saturating_sub(MARGIN)),
             started,
             deadline: started.checked_add(deadline).unwrap_or(started),
@@ -185,6 +214,7 @@ impl OrderApi {
         let repeatable = check.repeatable(&request.request_id, hash);
         let mut wish = validate::wish(&mut check, &request, &self.config.limits, &*self.pricing);
         check.finish()?;
+        access::may_order_for(begun.reach, wish.user_id)?;
         let random = Uuid::new_v4().as_u128() as u64;
         let request_id = repeatable.as_ref().map(|repeatable| repeatable.request_id.as_str());
         wish.id = OrderId::for_request(&self.key, wish.user_id, request_id, now, random);
@@ -201,9 +231,15 @@ impl OrderApi {
             return Ok(convert::order(&order));
         }
         let context = self.call_context(begun);
-        let prepared = prepare(&self.collaborators, &*self.pricing, &self.key, &context, wish, now);
-        let mut draft = match prepared.await {
-            Ok(draft) => draft,
+        let prepared = async {
+            self.admit_coupon(begun, &wish).await?;
+            let prepared = prepare(&self.collaborators, &*self.pricing, &self.key, &context, wish, now);
+            let draft = prepared.await?;
+            let admitted = self.admit(begun, &draft, request.validate_only).await?;
+            Ok((draft, admitted))
+        };
+        let (mut draft, admitted) = match prepared.await {
+            Ok(admitted) => admitted,
             // What was fine when it was asked for first may not be any more: its answer stays the same.
             Err(error) if may_repeat => {
                 let wait = begun.wait();
@@ -218,54 +254,23 @@ impl OrderApi {
         draft.risk = self.risk_of(&draft, now).await?;
         let ask = begun.ask(OrderCommand::Create(Box::new(draft)), None, repeatable);
         let wait = begun.wait();
-        let order = self.orders.ask(id, ask, wait, true).await?;
-        Ok(convert::order(&order))
+        let answer = self.orders.ask(id, ask, wait, true).await;
+        admitted.into_iter().for_each(Underway::answered);
+        Ok(convert::order(&*answer?))
     }
 
     fn call_context(&self, begun: &Begun) -> CallContext {
         CallContext {
             request_id: begun.origin.context.request_id.to_string(),
             trace_parent: begun.origin.context.trace_parent.as_deref().map(str::to_owned),
+            caller: Some(begun.origin.caller.clone()),
             timeout: self.config.call_timeout,
         }
     }
-
-    /// The id that a caller means.
-    async fn id_of(&self, key: &OrderKey) -> Result<OrderId, OrderError> {
-        match key {
-            OrderKey::Id(id) => Ok(*id),
-            OrderKey::Number(number) => self.orders.find(number).await?.ok_or_else(|| not_found(key)),
-        }
-    }
-
-    async fn look_up(&self, key: OrderKey) -> Result<Arc<Order>, OrderError> {
-        let id = self.id_of(&key).await?;
-        self.orders.view(id).await?.ok_or_else(|| not_found(&key))
-    }
-
-    /// An order as the bytes of its message.
-    async fn show(&self, key: OrderKey, may_be_stale: bool) -> Result<Bytes, OrderError> {
-        let id = self.id_of(&key).await?;
-        let encode = |order: &Order| Bytes::from(convert::order(order).encode_to_vec());
-        let shown = match may_be_stale {
-            true => self.orders.view_stale(id).await?.map(|order| encode(&order)),
-            false => self.orders.show(id, encode).await?,
-        };
-        shown.ok_or_else(|| not_found(&key))
-    }
-}
-
-/// That there is no such order, by the name that the caller has used.
-fn not_found(key: &OrderKey) -> OrderError {
-    let order = match key {
-        OrderKey::Id(id) => id.to_string(),
-        OrderKey::Number(number) => number.to_string(),
-    };
-    OrderError::OrderNotFound { order }
 }
 
 /// Hash of a creation's content: everything but the request id, metadata in a fixed order.
-fn creation_hash(request: &pb::CreateOrderRequest) -> [u8; 16] {
+pub(super) fn creation_hash(request: &pb::CreateOrderRequest) -> [u8; 16] {
     let mut content = request.clone();
     content.request_id.clear();
     let metadata: BTreeMap<String, String> = content.metadata.drain().collect();
@@ -295,7 +300,7 @@ impl OrderService for OrderApi {
         let key = validate::order_key(&mut check, request.get_ref());
         let may_be_stale = request.get_ref().allow_stale;
         let answer = match check.finish() {
-            Ok(()) => self.show(key, may_be_stale).await.map(answer::Order::Bytes),
+            Ok(()) => self.show(begun.reach, key, may_be_stale).await.map(answer::Order::Bytes),
             Err(error) => Err(error),
         };
         begun.end(answer)
@@ -309,7 +314,7 @@ impl OrderService for OrderApi {
         let mut check = Checker::default();
         let key = validate::status_key(&mut check, request.get_ref());
         let answer = match check.finish() {
-            Ok(()) => self.look_up(key).await.map(|order| convert::order_status(&order)),
+            Ok(()) => self.look_up(begun.reach, key).await.map(|order| convert::order_status(&order)),
             Err(error) => Err(error),
         };
         begun.end(answer)
@@ -320,7 +325,14 @@ impl OrderService for OrderApi {
         request: Request<pb::UpdateOrderStatusRequest>,
     ) -> Result<Response<answer::Order>, Status> {
         let begun = self.begin("UpdateOrderStatus", request.metadata()).await?;
-        let answer = self.execute(&begun, request, |request| self.update_status(&begun, request)).await;
+        // It is the same as CancelOrder, which is open to others.
+        let is_cancel = request.get_ref().status() == pb::OrderStatus::Cancelled;
+        let answer = match is_cancel.then(|| access::ORDERS.admit("CancelOrder", &begun.origin.caller)) {
+            Some(Err(error)) => Err(error.into()),
+            Some(Ok(_)) | None => {
+                self.execute(&begun, request, |request| self.update_status(&begun, request)).await
+            }
+        };
         begun.end(answer)
     }
 
@@ -401,7 +413,7 @@ impl OrderService for OrderApi {
         request: Request<pb::ListOrdersRequest>,
     ) -> Result<Response<pb::ListOrdersResponse>, Status> {
         let begun = self.begin("ListOrders", request.metadata()).await?;
-        let answer = self.list(request.into_inner()).await;
+        let answer = self.list(&begun, request.into_inner()).await;
         begun.end(answer)
     }
 
@@ -410,7 +422,7 @@ impl OrderService for OrderApi {
         request: Request<pb::ListOrderEventsRequest>,
     ) -> Result<Response<pb::ListOrderEventsResponse>, Status> {
         let begun = self.begin("ListOrderEvents", request.metadata()).await?;
-        let answer = self.list_events(request.into_inner()).await;
+        let answer = self.list_events(&begun, request.into_inner()).await;
         begun.end(answer)
     }
 
@@ -422,8 +434,8 @@ impl OrderService for OrderApi {
         let mut check = Checker::default();
         let id = check.order_id("order_id", &request.get_ref().order_id);
         let answer = match check.finish() {
-            Ok(()) => self.look_up(OrderKey::Id(id)).await.map(|order| pb::ListPaymentTransactionsResponse {
-                transactions: convert::transactions(&order),
+            Ok(()) => self.look_up(begun.reach, OrderKey::Id(id)).await.map(|order| {
+                pb::ListPaymentTransactionsResponse { transactions: convert::transactions(&order) }
             }),
             Err(error) => Err(error),
         };
@@ -444,7 +456,7 @@ impl OrderService for OrderApi {
             check.bad("after_sequence", "expected 0 or a sequence");
         }
         let checked = match check.finish() {
-            Ok(()) => self.look_up(OrderKey::Id(id)).await,
+            Ok(()) => self.look_up(begun.reach, OrderKey::Id(id)).await,
             Err(error) => Err(error),
         };
         let answer = checked.and_then(|order| {
@@ -457,6 +469,7 @@ impl OrderService for OrderApi {
                 order,
                 after_seq: request.after_sequence,
                 limits: self.config.watch,
+                viewer: begun.viewer(),
                 origin: begun.origin.clone(),
             };
             Ok(watch::stream(watched, permit, self.stop.clone()))

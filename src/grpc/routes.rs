@@ -65,6 +65,8 @@ routed! {
         "order.admin.v1.OrderAdminService" / "ResolvePayment", order by of_name;
     admin::UnquarantineOrderRequest => admin::RepairedOrder,
         "order.admin.v1.OrderAdminService" / "UnquarantineOrder", order_id by of_id;
+    admin::RewritePersonalDataRequest => admin::RepairedOrder,
+        "order.admin.v1.OrderAdminService" / "RewritePersonalData", order_id by of_id;
 }
 
 impl Routed for admin::ExplainOrderRequest {

@@ -10,15 +10,17 @@ use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
-use tower::util::MapResponseLayer;
 
 use super::admin_service::AdminApi;
+use super::connection::TransportLimits;
 use super::front::Front;
+use super::known::Known;
 use super::order_service::OrderApi;
-use super::status::unreadable;
+use super::{accept, connection};
 use crate::cluster::{Cluster, PeerApi, PeerTls};
 use crate::proto::served::order_service_server::OrderServiceServer;
 use crate::proto::{self};
+use crate::tls::{HandshakeLimits, ServerTls, secured};
 
 /// How often it is looked whether health has changed.
 const LOOK: Duration = Duration::from_millis(250);
@@ -46,6 +48,8 @@ pub struct GrpcConfig {
     pub keepalive: Duration,
     /// Whether clients may ask for the protos.
     pub reflection: bool,
+    /// Limits of the connections; the listener for other nodes has its own.
+    pub transport: TransportLimits,
 }
 
 /// What other nodes are served.
@@ -98,15 +102,25 @@ pub async fn serve_peers(
         .map_err(failed)
 }
 
+/// With what the public listener is secured.
+#[derive(Clone, Debug)]
+pub struct Secured {
+    /// Its certificates.
+    pub tls: Arc<ServerTls>,
+    /// What handshakes may take.
+    pub limits: HandshakeLimits,
+}
+
 /// Serves until `shutdown`, then finishes what runs. From `draining` on it says that it should not be sent more, and before
 /// that whenever `serves` says so.
 ///
 /// # Errors
-/// When the listener fails, or the descriptors for reflection cannot be read.
+/// When the descriptors for reflection cannot be read.
 pub async fn serve(
     listener: TcpListener,
     api: OrderApi,
     config: &GrpcConfig,
+    tls: Option<Secured>,
     serves: impl Fn() -> bool + Send,
     draining: impl Future<Output = ()> + Send,
     shutdown: impl Future<Output = ()> + Send,
@@ -156,18 +170,15 @@ pub async fn serve(
         health.set_service_status("", ServingStatus::NotServing).await;
         shutdown.await;
     };
-    Server::builder()
-        // A little later than our own, whose refusals say more.
-        .timeout(config.max_deadline.saturating_add(AFTERTHOUGHT))
-        .max_concurrent_streams(config.max_streams_per_connection)
-        .http2_keepalive_interval(Some(config.keepalive))
-        .http2_keepalive_timeout(Some(config.keepalive))
-        .layer(MapResponseLayer::new(unreadable))
-        .serve_with_incoming_shutdown(
-            Front::new(orders, others.routes()),
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            stopping,
-        )
-        .await
-        .map_err(|error| format!("the gRPC listener failed: {error}"))
+    let service = Known::new(Front::new(orders, others.routes()));
+    let limits = &config.transport;
+    let incoming = accept::accept(listener, limits.max_connections, limits.max_connections_per_address);
+    match tls {
+        None => connection::serve(incoming, service, config, stopping).await,
+        Some(Secured { tls, limits }) => {
+            let incoming = secured(Box::pin(incoming), tls, limits);
+            connection::serve(incoming, service, config, stopping).await;
+        }
+    }
+    Ok(())
 }

@@ -136,9 +136,6 @@ pub(super) fn unreadable(response: http::Response<Body>) -> http::Response<Body>
         Code::Internal if status.message().starts_with("failed to decode Protobuf") => {
             "expected a well-formed message with text in UTF-8"
         }
-        Code::Cancelled if status.message() == "Timeout expired" => {
-            return Status::deadline_exceeded("the deadline passed; what is stored goes on").into_http();
-        }
         _ => return response,
     };
     if !status.details().is_empty() {

@@ -12,6 +12,7 @@ use tonic::Status;
 
 use super::forward::{self, Miss};
 use super::order_service::Origin;
+use super::view::{Viewed, Viewer};
 use super::{convert, status};
 use crate::actor::{Orders, WatchEnd};
 use crate::cluster::{Cluster, Route};
@@ -43,6 +44,8 @@ pub(super) struct Watched {
     /// The last event that the reader has.
     pub(super) after_seq: i64,
     pub(super) limits: WatchLimits,
+    /// Who reads, as far as that decides what is shown.
+    pub(super) viewer: Viewer,
     pub(super) origin: Origin,
 }
 
@@ -80,7 +83,7 @@ pub(super) fn stream(watched: Watched, permit: OwnedSemaphorePermit, stop: Cance
         }
         let mut told = match ended {
             End::HungUp => return,
-            End::For(error) => status::to_status(&error),
+            End::For(error) => status::to_status(&watched.viewer.refusal(error)),
             End::Told(told) => told,
             End::Moved => status::to_status(&OrderError::NotOwner),
         };
@@ -222,7 +225,7 @@ async fn send(
 ) -> Result<(), End> {
     match timeout(watched.limits.slow_after, sender.reserve()).await {
         Ok(Ok(place)) => {
-            place.send(Ok(answer));
+            place.send(Ok(answer.seen_by(&watched.viewer)));
             Ok(())
         }
         Ok(Err(_hung_up)) => Err(End::HungUp),

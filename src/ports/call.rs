@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::domain::access::Caller;
 use crate::domain::item::Shortage;
 
 /// Reasons of refusals that any collaborator may give.
@@ -27,6 +28,9 @@ pub struct CallContext {
     pub request_id: String,
     /// W3C trace context; sent as `traceparent`.
     pub trace_parent: Option<String>,
+    /// For whom it is, where a person or service waits for it; none for what an order does by itself. Told to the user
+    /// service alone: no other one decides by it.
+    pub caller: Option<Caller>,
     /// How long the caller waits. After it the answer is [`CallError::Unknown`] for a call with an effect.
     pub timeout: Duration,
 }

@@ -8,6 +8,7 @@ pub mod call;
 pub mod clock;
 pub mod cluster;
 pub mod inventory;
+pub mod limiter;
 pub mod members;
 pub mod payment;
 pub mod placement;
@@ -15,6 +16,7 @@ pub mod product;
 pub mod shipping;
 pub mod store;
 pub mod user;
+pub mod vault;
 
 /// The services that this one depends on, whatever stands behind each.
 #[derive(Clone, Debug)]

@@ -1,17 +1,22 @@
 //! The store of orders: what must be durable, and when.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::domain::Timestamp;
+use crate::domain::chain::{Checked, EventHash, Trail};
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::{Order, RequestRecord};
 use crate::domain::saga::SagaProgress;
 use crate::domain::status::OrderStatus;
 use crate::domain::verify::Entered;
+
+/// How many of a user's orders are looked through for those that are open: what bounds that look.
+pub const OPEN_AMONG: u32 = 1_000;
 
 /// Who may write: one process life on one node, at one epoch of ownership. Epochs only grow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,6 +90,38 @@ pub struct Commit {
     pub request: Option<RequestRecord>,
     /// What happens to the coupon.
     pub coupon: Option<CouponMove>,
+    /// Where the events stand in the order's chain.
+    pub chain: Chain,
+}
+
+/// Where the events of a commit stand in the chain of their order.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Chain {
+    /// The hash of the order's last stored event; none = the chain begins here.
+    pub after: Option<EventHash>,
+    /// One for each event. Made by the store, which knows how it writes them; empty until then.
+    pub links: Vec<Link>,
+}
+
+/// An event as it is written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// Its payload, to the byte.
+    pub payload: String,
+    /// Its hash.
+    pub hash: EventHash,
+}
+
+impl Chain {
+    /// A chain that goes on behind this event.
+    pub fn after(after: Option<EventHash>) -> Self {
+        Self { after, links: Vec::new() }
+    }
+
+    /// The hash of the last event once the commit is stored.
+    pub fn head(&self) -> Option<EventHash> {
+        self.links.last().map(|link| link.hash).or(self.after)
+    }
 }
 
 /// An order as it is stored, with what its actor needs besides.
@@ -94,6 +131,8 @@ pub struct Stored {
     pub order: Arc<Order>,
     /// Its saga that is not settled, if any.
     pub saga: Option<SagaProgress>,
+    /// The hash of its last event; none where that is from before there was a chain.
+    pub head: Option<EventHash>,
 }
 
 /// Why a commit did not, or may not have, become durable.
@@ -213,6 +252,17 @@ pub struct Evidence {
     pub events: Vec<RecordedEvent>,
     /// Every row of status history, by sequence.
     pub history: Vec<Entered>,
+    /// What became of following the chain of the events.
+    pub chain: Checked,
+}
+
+/// An order of a walk along the chains.
+#[derive(Clone, Debug)]
+pub struct Trailed {
+    /// Its id.
+    pub id: OrderId,
+    /// Its events as they are stored; or what cannot be read, by table and column, never with personal data.
+    pub found: Result<Trail, String>,
 }
 
 /// What is stored about orders. Implementations pass one conformance suite.
@@ -228,8 +278,14 @@ pub trait OrderStore: Send + Sync + std::fmt::Debug {
 
     /// Stores one change. Durable when it returns `Ok`; all or nothing; order of commits per order is kept.
     ///
-    /// The work runs in a task of the store: dropping the future neither stops nor harms it.
-    async fn commit(&self, commit: Commit) -> Result<(), CommitError>;
+    /// The work runs in a task of the store: dropping the future neither stops nor harms it. Comes back with the hash of
+    /// the order's last event, which the next commit goes on from.
+    async fn append(&self, commit: Commit) -> Result<Option<EventHash>, CommitError>;
+
+    /// As [`Self::append`], for those who write no more behind it.
+    async fn commit(&self, commit: Commit) -> Result<(), CommitError> {
+        self.append(commit).await.map(drop)
+    }
 
     /// The order as last committed.
     async fn load(&self, id: OrderId) -> Result<Option<Stored>, StoreError>;
@@ -268,6 +324,14 @@ pub trait OrderStore: Send + Sync + std::fmt::Debug {
     /// How many orders this user created at `since` or later, counted up to `at_most`.
     async fn count_of_user(&self, user: UserId, since: Timestamp, at_most: u32) -> Result<u32, StoreError>;
 
+    /// Orders of this user that are PENDING, at most `at_most`, among the newest [`OPEN_AMONG`]. Never from a replica.
+    async fn open_of_user(&self, user: UserId, at_most: u32) -> Result<Vec<OrderId>, StoreError>;
+
+    /// How long the change that has waited longest to be written has waited by now; zero when none waits.
+    fn oldest_wait(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// What time it is by the store's own clock, to the microsecond; none where the machine's clock is the only one.
     async fn now(&self) -> Result<Option<Timestamp>, StoreError>;
 
@@ -305,6 +369,18 @@ pub trait OrderStore: Send + Sync + std::fmt::Debug {
     /// Each order is read at one moment, never half before and half after a commit; two orders of a page need not be.
     /// Takes no lock that a writer would wait for. An order that cannot be read has its place on the page.
     async fn scan(&self, after: Option<OrderId>, limit: u32) -> Result<Vec<Scanned>, StoreError>;
+
+    /// The events of all orders as they are stored, to follow their chains: by id, behind `after`, at most `limit` (at
+    /// least 1), those changed at `since` or later where that is given; a page shorter than `limit` is the last one.
+    ///
+    /// As with [`Self::scan`], each order is read at one moment, nobody waits for the reading, and an order that cannot be
+    /// read has its place on the page.
+    async fn trails(
+        &self,
+        after: Option<OrderId>,
+        since: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<Trailed>, StoreError>;
 
     /// Whether the store answers at all, within a short time.
     async fn ping(&self) -> Result<(), StoreError>;

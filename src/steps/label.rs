@@ -5,6 +5,7 @@ use crate::domain::address::AddressKind;
 use crate::domain::ids::CallKey;
 use crate::domain::order::Order;
 use crate::domain::saga::StepResult;
+use crate::domain::sealed::PersonalData;
 use crate::ports::call::{CallContext, Collaborator};
 use crate::ports::shipping::Shipping;
 
@@ -20,6 +21,18 @@ pub(super) async fn create(
         let reason = "NO_SHIPPING_ADDRESS".to_owned();
         return StepResult::Refused { dependency, reason, shortages: Vec::new() };
     };
+    match address.personal_data() {
+        PersonalData::Available => {}
+        // Its key may be back with the next try.
+        PersonalData::Unavailable => {
+            let error = "the address cannot be read: the key of personal data is missing".to_owned();
+            return StepResult::Unavailable { dependency, error };
+        }
+        PersonalData::Erased => {
+            let reason = "PERSONAL_DATA_ERASED".to_owned();
+            return StepResult::Refused { dependency, reason, shortages: Vec::new() };
+        }
+    }
     let (method, lines) = (order.shipping_method.as_str(), order.stock_lines());
     match shipping.create_label(context, key, order.id, method, address, &lines).await {
         Ok(label) => StepResult::LabelCreated {

@@ -19,11 +19,14 @@ pub(super) trait Bind {
     fn id(&mut self, value: Uuid) -> Bound;
     fn maybe_id(&mut self, value: Option<Uuid>) -> Bound;
     fn bytes(&mut self, value: &[u8]) -> Bound;
+    fn maybe_bytes(&mut self, value: Option<&[u8]>) -> Bound;
     /// Kept to the last digit.
     fn amount(&mut self, value: Decimal) -> Bound;
     /// Kept to the microsecond.
     fn time(&mut self, value: Timestamp) -> Bound;
     fn maybe_time(&mut self, value: Option<Timestamp>) -> Bound;
     fn json<T: Serialize>(&mut self, value: &T) -> Bound;
+    /// A JSON value that is text already; it is kept to the byte.
+    fn json_text(&mut self, value: &str) -> Bound;
     fn maybe_json<T: Serialize>(&mut self, value: Option<&T>) -> Bound;
 }

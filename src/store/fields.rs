@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::access::Role;
 use crate::domain::address::Address;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::OrderId;
@@ -10,7 +11,7 @@ use crate::domain::order::{Order, RequestRecord, Reservation, Shipment};
 use crate::domain::payment::LedgerEntry;
 use crate::domain::saga::SagaProgress;
 use crate::domain::status::OrderStatus;
-use crate::ports::store::Commit;
+use crate::ports::store::{Commit, Link};
 
 use super::bind::{Bind, Bound};
 
@@ -33,7 +34,7 @@ pub(super) const FIXED: [&str; 11] = [
 ];
 
 /// Written with every change.
-pub(super) const MUTABLE: [&str; 24] = [
+pub(super) const MUTABLE: [&str; 25] = [
     "version",
     "status",
     "total_amount",
@@ -55,6 +56,7 @@ pub(super) const MUTABLE: [&str; 24] = [
     "amendment",
     "saga_no",
     "event_seq",
+    "event_hash",
     "updated_at",
     "completed_at",
     "cancelled_at",
@@ -99,9 +101,10 @@ table!(LEDGER, "order_payment_transactions", 2, order_id id entry_no kind status
 table!(SHIPMENTS, "shipments", 2, order_id id position call_key state carrier tracking_number label_url created_at
     updated_at);
 table!(REQUESTS, "order_requests", 2, order_id request_id hash saga_no version);
-table!(EVENTS, "order_events", 2, order_id seq version type payload principal request_id at);
+table!(EVENTS, "order_events", 2, order_id seq version type payload principal role reason request_id at
+    hash);
 table!(SAGAS, "sagas", 2, order_id saga_no kind direction step tries resend turn next_at due_at started_at sent_at
-    attention last_error failure settled notes principal request_id trace_parent payment_token ahead);
+    attention last_error failure settled notes principal role reason request_id trace_parent payment_token ahead);
 
 table!(TIMERS, "order_timers", 1, order_id due_at);
 /// What edits left of the order's reservations, in one column: null for an order that was never edited.
@@ -160,7 +163,7 @@ pub(super) fn bind_new(args: &mut impl Bind, commit: &Commit) -> Bound {
     args.time(order.created_at)?;
     args.int(commit.guard.owner.epoch)?;
     args.int(commit.guard.owner.incarnation)?;
-    bind_mutable(args, order)
+    bind_mutable(args, commit)
 }
 
 pub(super) fn bind_change(args: &mut impl Bind, commit: &Commit) -> Bound {
@@ -168,10 +171,11 @@ pub(super) fn bind_change(args: &mut impl Bind, commit: &Commit) -> Bound {
     args.int(commit.guard.version)?;
     args.int(commit.guard.owner.epoch)?;
     args.int(commit.guard.owner.incarnation)?;
-    bind_mutable(args, &commit.order)
+    bind_mutable(args, commit)
 }
 
-pub(super) fn bind_mutable(args: &mut impl Bind, order: &Order) -> Bound {
+fn bind_mutable(args: &mut impl Bind, commit: &Commit) -> Bound {
+    let order = &commit.order;
     args.int(order.version)?;
     args.text(order.status.as_str())?;
     args.amount(order.totals.total)?;
@@ -193,6 +197,7 @@ pub(super) fn bind_mutable(args: &mut impl Bind, order: &Order) -> Bound {
     args.maybe_json(order.amendment.as_deref())?;
     args.int(order.saga_no)?;
     args.int(order.event_seq)?;
+    args.maybe_bytes(commit.chain.head().as_ref().map(|hash| hash.0.as_slice()))?;
     args.time(order.updated_at)?;
     args.maybe_time(order.completed_at)?;
     args.maybe_time(order.cancelled_at)
@@ -277,15 +282,29 @@ pub(super) fn bind_request(args: &mut impl Bind, (order, request): &(&Order, &Re
     args.int(order.version)
 }
 
-pub(super) fn bind_event(args: &mut impl Bind, (order, event): &(OrderId, &RecordedEvent)) -> Bound {
+/// An event that a commit brings, with its link once it has one.
+#[derive(Clone, Copy)]
+pub(super) struct Happened<'a> {
+    pub(super) order: OrderId,
+    pub(super) event: &'a RecordedEvent,
+    pub(super) link: Option<&'a Link>,
+}
+
+pub(super) fn bind_event(args: &mut impl Bind, Happened { order, event, link }: &Happened<'_>) -> Bound {
     args.id(order.0)?;
     args.int(event.seq)?;
     args.int(event.version)?;
     args.text(event.event.kind())?;
-    args.json(&event.event)?;
+    match link {
+        Some(link) => args.json_text(&link.payload)?,
+        None => args.json(&event.event)?,
+    }
     args.text(&event.principal)?;
+    args.maybe_text(event.role.map(Role::name))?;
+    args.maybe_text(event.reason.as_deref())?;
     args.maybe_text(event.request_id.as_deref())?;
-    args.time(event.at)
+    args.time(event.at)?;
+    args.maybe_bytes(link.map(|link| link.hash.0.as_slice()))
 }
 
 pub(super) fn bind_history(args: &mut impl Bind, entered: &Entered<'_>) -> Bound {
@@ -324,6 +343,8 @@ pub(super) fn bind_saga(args: &mut impl Bind, saga: &SagaProgress) -> Bound {
     args.flag(saga.settled)?;
     args.text(&saga.notes)?;
     args.text(&saga.principal)?;
+    args.maybe_text(saga.role.map(Role::name))?;
+    args.maybe_text(saga.reason.as_deref())?;
     args.text(&saga.request_id)?;
     args.maybe_text(saga.trace_parent.as_deref())?;
     args.maybe_text(saga.token.as_ref().map(|token| token.expose()))?;

@@ -5,6 +5,7 @@ pub mod committer;
 mod coupon_rules;
 mod evidence;
 mod fields;
+mod links;
 pub mod postgres;
 mod rows;
 pub mod sqlite;

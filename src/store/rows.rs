@@ -10,7 +10,9 @@ use uuid::Uuid;
 
 use super::fields::{FIRST_SAGA, StockChanges};
 use crate::domain::Timestamp;
+use crate::domain::access::Role;
 use crate::domain::address::{Address, AddressKind, Country};
+use crate::domain::chain::EventHash;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{CallKey, OrderId, OrderNumber, UserId};
 use crate::domain::item::{OrderItem, ProductRef};
@@ -37,6 +39,7 @@ pub(super) trait Source {
     fn int(&self, name: &str) -> Read<i64>;
     fn id(&self, name: &str) -> Read<Uuid>;
     fn bytes(&self, name: &str) -> Read<Vec<u8>>;
+    fn maybe_bytes(&self, name: &str) -> Read<Option<Vec<u8>>>;
     fn amount(&self, name: &str) -> Read<Decimal>;
     fn time(&self, name: &str) -> Read<Timestamp>;
     fn maybe_time(&self, name: &str) -> Read<Option<Timestamp>>;
@@ -100,7 +103,13 @@ pub(super) fn stored(row: &impl Source) -> Read<Stored> {
         attention: None,
     };
     order.attention = order.calls_for_a_person(saga.as_ref());
-    Ok(Stored { order: Arc::new(order), saga })
+    Ok(Stored { order: Arc::new(order), saga, head: head(row)? })
+}
+
+/// The hash of the order's last event.
+pub(super) fn head(row: &impl Source) -> Read<Option<EventHash>> {
+    let hash = row.maybe_bytes("event_hash")?.map(|bytes| bytes.try_into().map(EventHash));
+    hash.transpose().map_err(|_| String::from("orders.event_hash"))
 }
 
 /// The event in a row of `order_events`.
@@ -110,6 +119,8 @@ pub(super) fn event(row: &impl Source) -> Read<RecordedEvent> {
         version: row.int("version")?,
         at: row.time("at")?,
         principal: row.text("principal")?,
+        role: row.maybe_text("role")?.and_then(|role| Role::parse(&role)),
+        reason: row.maybe_text("reason")?.map(Arc::from),
         request_id: row.maybe_text("request_id")?,
         event: from_json(&row.json("payload")?).ok_or("order_events.payload")?,
     })
@@ -324,6 +335,8 @@ struct SagaRow {
     settled: i64,
     notes: String,
     principal: String,
+    role: Option<String>,
+    reason: Option<String>,
     request_id: String,
     trace_parent: Option<String>,
     payment_token: Option<String>,
@@ -367,6 +380,8 @@ fn saga(row: SagaRow, order_id: OrderId) -> Read<SagaProgress> {
         settled: row.settled != 0,
         notes: row.notes,
         principal: row.principal,
+        role: row.role.and_then(|role| Role::parse(&role)),
+        reason: row.reason.map(Arc::from),
         request_id: row.request_id,
         trace_parent: row.trace_parent,
         token: row.payment_token.map(PaymentToken::new),

@@ -1,6 +1,6 @@
 //! What a batch of commits writes, table by table.
 
-use super::fields::{Entered, Numbered, creating_request};
+use super::fields::{Entered, Happened, Numbered, creating_request};
 use crate::domain::address::Address;
 use crate::domain::event::{OrderEvent, RecordedEvent};
 use crate::domain::ids::OrderId;
@@ -24,7 +24,7 @@ pub(super) struct Written<'a> {
     pub(super) shipments: Vec<Numbered<'a, Shipment>>,
     pub(super) ledger: Vec<Numbered<'a, LedgerEntry>>,
     pub(super) requests: Vec<(&'a Order, &'a RequestRecord)>,
-    pub(super) events: Vec<(OrderId, &'a RecordedEvent)>,
+    pub(super) events: Vec<Happened<'a>>,
     pub(super) history: Vec<Entered<'a>>,
     /// Sagas that begin with their commit.
     pub(super) new_sagas: Vec<&'a SagaProgress>,
@@ -69,8 +69,9 @@ impl<'a> Written<'a> {
         self.ledger.extend(numbered(order, &order.payments).skip(from));
         let request = commit.request.as_ref().filter(|_| creating_request(commit).is_none());
         self.requests.extend(request.map(|request| (order, request)));
-        for event in &commit.events {
-            self.events.push((order.id, event));
+        for (place, event) in commit.events.iter().enumerate() {
+            let link = commit.chain.links.get(place);
+            self.events.push(Happened { order: order.id, event, link });
             if let Some((status, notes)) = entered(&event.event) {
                 self.history.push(Entered { order: order.id, event, status, notes });
             }

@@ -225,6 +225,7 @@ async fn run(line: String, input: &'static str) -> Run {
         let mut child = Command::new(env!("CARGO_BIN_EXE_order-service"))
             .args(line.split_whitespace())
             .env_remove("ORDER_SERVER")
+            .env_remove("ORDER_TOKEN")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -440,7 +441,10 @@ async fn history_and_payments() {
 
 #[tokio::test]
 async fn config_check_tells_everything_or_what_is_wrong() {
-    let done = run("config check --config config/production.yaml".to_owned(), "").await;
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&key, "ids: {key: a secret of our own}").unwrap();
+    let files = format!("--config config/production.yaml --config {}", key.path().display());
+    let done = run(format!("config check {files}"), "").await;
     assert_eq!((done.code, done.err.as_str()), (Some(0), ""));
     assert!(done.out.contains("ids.key = ***"), "{}", done.out);
     assert!(done.out.contains("# config/production.yaml") && done.out.contains("# default"), "{}", done.out);

@@ -159,6 +159,29 @@ async fn a_full_queue_refuses_at_once() {
 }
 
 #[tokio::test]
+async fn how_long_the_oldest_waits_is_known_and_what_is_written_waits_no_more() {
+    let rig = Rig::new(0, LIMITS, &[], None);
+    assert_eq!(rig.committer.oldest_wait(), Duration::ZERO);
+    let mut first = Box::pin(rig.committer.run(job(1)));
+    assert!(futures::poll!(&mut first).is_pending());
+    rig.busy().await;
+    let mut waiting: Vec<_> = [2, 3, 3].map(|n| Box::pin(rig.committer.run(job(n)))).into();
+    for one in &mut waiting {
+        assert!(futures::poll!(one).is_pending());
+    }
+    let long = Duration::from_millis(30);
+    eventually("a long wait", async || (rig.committer.oldest_wait() > long).then_some(())).await;
+    rig.gate.add_permits(1);
+    first.await.unwrap();
+    // The second one for the same order waits for its turn, and has done so all the time.
+    eventually("the next batch", async || (rig.begun.load(Ordering::SeqCst) == 2).then_some(())).await;
+    assert!(rig.committer.oldest_wait() > long);
+    rig.gate.add_permits(99);
+    assert!(join_all(waiting).await.iter().all(Result::is_ok));
+    assert_eq!(rig.committer.oldest_wait(), Duration::ZERO);
+}
+
+#[tokio::test]
 async fn closing_writes_what_is_queued_and_nothing_else() {
     let rig = Rig::new(0, LIMITS, &[], None);
     for n in [1, 2, 2, 3] {

@@ -393,7 +393,12 @@ async fn a_cancel_while_nobody_knows_of_the_charge_waits_for_the_truth() {
 }
 
 fn context() -> CallContext {
-    CallContext { request_id: String::new(), trace_parent: None, timeout: Duration::from_secs(5) }
+    CallContext {
+        request_id: String::new(),
+        trace_parent: None,
+        caller: None,
+        timeout: Duration::from_secs(5),
+    }
 }
 
 #[tokio::test]

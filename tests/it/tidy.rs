@@ -12,38 +12,50 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("file_lock", &[]),
     ("store", &["ports", "domain", "file_lock"]),
     ("cache", &["ports", "domain"]),
+    ("limits", &["ports"]),
     // `clients::orders` is the client of our own API, for the command line.
     ("clients", &["ports", "domain", "proto", "file_lock"]),
     ("steps", &["ports", "domain"]),
     ("actor", &["steps", "ports", "domain"]),
     ("cluster", &["actor", "ports", "domain", "proto"]),
-    ("grpc", &["cluster", "actor", "steps", "ports", "domain", "proto"]),
+    // Who a caller is, and what it is to prove that.
+    ("auth", &["domain"]),
+    ("tls", &[]),
+    ("grpc", &["auth", "tls", "cluster", "actor", "steps", "ports", "domain", "proto"]),
     ("config", &["domain"]),
-    ("telemetry", &["config"]),
+    // The domain knows what a card number looks like.
+    ("telemetry", &["config", "domain"]),
     // The service for operators is served there.
     ("ops", &["grpc", "ports", "telemetry"]),
+    // Stands before a store and is one, so it knows no store.
+    ("privacy", &["ports", "domain"]),
     ("proto", &[]),
     ("verify", &["ports", "domain"]),
     (
         "app",
         &[
             "actor",
+            "auth",
             "cache",
             "clients",
             "cluster",
             "config",
             "domain",
             "grpc",
+            "limits",
             "ops",
             "ports",
+            "privacy",
             "steps",
             "store",
             "telemetry",
+            "tls",
             "verify",
         ],
     ),
     // The domain for reading order numbers as people type them, verify for printing what it finds.
-    ("cli", &["app", "clients", "config", "domain", "proto", "telemetry", "verify"]),
+    // Exports of privacy are printed as well.
+    ("cli", &["app", "clients", "config", "domain", "privacy", "proto", "telemetry", "verify"]),
 ];
 
 /// Crates that only these parts may name.
@@ -52,12 +64,24 @@ const BEHIND: &[(&str, &[&str])] = &[
     ("backon", &["store"]),
     ("tonic", &["grpc", "clients", "cluster", "proto"]),
     ("h2", &["cluster"]),
-    ("tokio_rustls", &["cluster"]),
+    ("tokio_rustls", &["cluster", "auth", "tls"]),
+    ("webpki", &["tls"]),
+    ("jsonwebtoken", &["auth"]),
+    // The configuration checks keys that are given as text.
+    ("base64", &["auth", "config", "privacy"]),
+    ("hyper", &["auth", "grpc"]),
+    ("hyper_util", &["auth", "grpc"]),
+    ("http_body_util", &["auth"]),
+    ("rustls_native_certs", &["auth"]),
+    ("redis", &["limits"]),
     ("ractor", &["actor"]),
     ("dashmap", &["actor"]),
     ("consistent_hash", &["cluster"]),
     ("xxhash_rust", &["cluster"]),
-    ("moka", &["cache"]),
+    // Keys of personal data are kept for a while, as orders are.
+    ("moka", &["cache", "privacy"]),
+    // What rustls calls its provider has the same name.
+    ("aws_lc_rs", &["auth", "cluster", "privacy", "tls"]),
     ("axum", &["ops"]),
     ("clap", &["cli"]),
     ("comfy_table", &["cli"]),

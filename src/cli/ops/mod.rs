@@ -1,8 +1,13 @@
 //! `ops`: what operators ask and repair.
 
+mod audit;
+mod encrypt_existing;
+mod erase_user;
 mod explain;
+mod export;
 mod resolve_payment;
 mod retry_step;
+mod rotate_keys;
 pub(super) mod session;
 mod skip_step;
 mod stuck;
@@ -36,8 +41,19 @@ enum OpsCommand {
     ResolvePayment(resolve_payment::ResolvePaymentArgs),
     /// Let a quarantined order be used again.
     Unquarantine(unquarantine::UnquarantineArgs),
+    /// Erase a user's personal data for good; money, items and statuses stay.
+    EraseUser(erase_user::EraseUserArgs),
+    /// Wrap all data keys by the current key-encryption key, while nodes run.
+    RotateKeys(rotate_keys::RotateKeysArgs),
+    /// Have orders stored anew whose names, addresses or notes are stored as plain text.
+    EncryptExisting(encrypt_existing::EncryptExistingArgs),
+    /// Write the orders of some days for analytics, without who ordered them.
+    Export(export::ExportArgs),
     /// Check the invariants on the configured store, also while nodes use it.
     Verify(verify::VerifyArgs),
+    /// Follow the chain of hashes over every order's events, and note where it ends.
+    #[command(arg_required_else_help = true)]
+    Audit(audit::AuditArgs),
 }
 
 pub(super) fn run(files: &ConfigFiles, arguments: OpsArgs) -> Result<(), Failure> {
@@ -49,6 +65,11 @@ pub(super) fn run(files: &ConfigFiles, arguments: OpsArgs) -> Result<(), Failure
         OpsCommand::SkipStep(arguments) => skip_step::run(arguments),
         OpsCommand::ResolvePayment(arguments) => resolve_payment::run(arguments),
         OpsCommand::Unquarantine(arguments) => unquarantine::run(arguments),
+        OpsCommand::Audit(arguments) => audit::run(&files, &arguments),
+        OpsCommand::EraseUser(arguments) => erase_user::run(arguments),
+        OpsCommand::RotateKeys(arguments) => rotate_keys::run(&arguments),
+        OpsCommand::EncryptExisting(arguments) => encrypt_existing::run(&arguments),
+        OpsCommand::Export(arguments) => export::run(&files.and(&arguments.files), &arguments),
         OpsCommand::Verify(arguments) => verify::run(&files.and(&arguments.files), &arguments),
     }
 }

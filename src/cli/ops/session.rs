@@ -1,12 +1,12 @@
 //! What the commands for operators share: where the node is, how results are printed, how an order is named.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
 use uuid::Uuid;
 
-use crate::cli::order::{ClientFailure, Format, duration, ended, print, print_json};
+use crate::cli::order::{AccessArgs, ClientFailure, Format, duration, ended, print, print_json};
 use crate::cli::{Failure, runtime};
 use crate::clients::admin::AdminClient;
 use crate::clients::orders::ApiError;
@@ -20,6 +20,8 @@ pub(in crate::cli) struct ServerArgs {
     /// Where the node answers operators (its ops.listen): a URL, or HOST:PORT.
     #[arg(long, env = "ORDER_OPS_SERVER", value_name = "URL", default_value = "http://127.0.0.1:9464")]
     server: String,
+    #[command(flatten)]
+    access: AccessArgs,
     /// How long connecting and each call may take, such as 500ms, 15s or 1m.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
     timeout: Duration,
@@ -71,9 +73,10 @@ pub(in crate::cli) fn run<T>(
         Some(format) => format == Format::Json,
         None => !io::stdout().is_terminal(),
     };
+    let access = server.access.read().map_err(Failure::Sentence)?;
     let runtime = runtime(&mut tokio::runtime::Builder::new_current_thread())?;
     let made = runtime.block_on(async {
-        let mut client = AdminClient::connect(&server.server, server.timeout).await?;
+        let mut client = AdminClient::connect(&server.server, server.timeout, access).await?;
         let answer = call(&mut client).await?;
         show(answer, is_json)
     });
@@ -102,4 +105,32 @@ pub(super) fn order_id(text: &str) -> Result<String, String> {
     Uuid::try_parse(text.trim())
         .map(|id| id.to_string())
         .map_err(|_| "no order's id; write it like 01900000-0000-7000-8000-000000000001".to_owned())
+}
+
+/// A line on standard error that is drawn over on a terminal; a line each time elsewhere.
+pub(super) struct Progress {
+    on_terminal: bool,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self { on_terminal: io::stderr().is_terminal() }
+    }
+
+    pub(super) fn tell(&mut self, text: &str) {
+        let mut out = io::stderr().lock();
+        // Nobody to tell is no reason to stop.
+        let _told = match self.on_terminal {
+            true => write!(out, "\r\x1b[2K{text}").and_then(|()| out.flush()),
+            false => writeln!(out, "{text}"),
+        };
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.on_terminal {
+            let _erased = write!(io::stderr().lock(), "\r\x1b[2K");
+        }
+    }
 }

@@ -17,9 +17,9 @@ use crate::telemetry;
 use crate::verify::{Finding, Options, Report, Which, Witness};
 
 /// How often the line on a terminal is rewritten at most.
-const REDRAW: Duration = Duration::from_millis(200);
+pub(super) const REDRAW: Duration = Duration::from_millis(200);
 /// How often a log line tells of progress where there is no terminal.
-const LOG_EVERY: Duration = Duration::from_secs(10);
+pub(super) const LOG_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -27,7 +27,8 @@ Reads the store page by page, each order as of one moment. It locks nothing, cha
 may run beside them. Orders in motion are asked only for what holds after every commit.
 
 Checked: I2 request ids, I3 money kept is money owed, I4 one charge an intent (by our ledger), I5 and I6 stock and \
-payment fit the status, I7 history is a legal walk without gaps that leads to what is stored, I8 one end, I9 every \
+payment fit the status, I7 history is a legal walk without gaps that leads to what is stored, in an \
+unbroken chain of hashes, I8 one end, I9 every \
 saga moves or is flagged, I10 sums, I12 versions, I13 no payment token outlives its use; an order that cannot be \
 read counts as I1.
 Out of its reach: the books of the other services (I4 by the payment side's ledger, I5 by inventory's), whether every \
@@ -64,14 +65,14 @@ pub(super) struct VerifyArgs {
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-enum Format {
+pub(super) enum Format {
     /// One JSON object a line.
     Json,
     /// Lines for people.
     Table,
 }
 
-fn which(text: &str) -> Result<Which, String> {
+pub(super) fn which(text: &str) -> Result<Which, String> {
     if let Ok(id) = Uuid::try_parse(text.trim()) {
         return Ok(Which::Id(OrderId(id)));
     }

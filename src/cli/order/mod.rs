@@ -18,13 +18,14 @@ mod view;
 mod watch;
 
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use uuid::Uuid;
 
 use super::{Failure, interrupted, runtime, tell};
-use crate::clients::orders::{ApiError, OrdersClient};
+use crate::clients::orders::{Access, ApiError, Bearer, OrdersClient, Reason};
 use crate::config::parse_duration;
 use crate::domain::ids::OrderNumber;
 use crate::proto::order::{self, get_order_request};
@@ -49,6 +50,20 @@ pub(super) struct OrderArgs {
     command: OrderCommand,
 }
 
+/// By what a caller proves who it is, and a server.
+#[derive(Args, Debug)]
+pub(in crate::cli) struct AccessArgs {
+    /// Proves who calls. Others can read it in the list of processes: better by variable, or by --token-file.
+    #[arg(long, env = "ORDER_TOKEN", hide_env_values = true, value_name = "TOKEN", global = true)]
+    token: Option<String>,
+    /// A file with the token; it wins over one given otherwise.
+    #[arg(long, value_name = "FILE", global = true)]
+    token_file: Option<PathBuf>,
+    /// A PEM file with the authority of an https server; without it those count that this machine trusts.
+    #[arg(long, value_name = "FILE", global = true)]
+    ca: Option<PathBuf>,
+}
+
 #[derive(Args, Debug)]
 struct ClientArgs {
     /// Where the service is: a URL, or HOST:PORT; of several, with commas between, the first that answers.
@@ -60,6 +75,11 @@ struct ClientArgs {
         global = true
     )]
     server: String,
+    #[command(flatten)]
+    access: AccessArgs,
+    /// Why you act for somebody else, up to 200 characters; kept with what is done.
+    #[arg(long, value_name = "REASON", global = true)]
+    on_behalf: Option<String>,
     /// How long connecting and each call may take, such as 500ms, 15s or 1m.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration, global = true)]
     timeout: Duration,
@@ -142,13 +162,14 @@ impl From<io::Error> for ClientFailure {
 /// What every subcommand works with.
 struct Session {
     server: String,
+    access: Access,
     timeout: Duration,
     format: Format,
 }
 
 impl Session {
     async fn connect(&self) -> Result<OrdersClient, ApiError> {
-        OrdersClient::connect(&self.server, self.timeout).await
+        OrdersClient::connect(&self.server, self.timeout, &self.access).await
     }
 
     fn is_json(&self) -> bool {
@@ -200,12 +221,29 @@ impl OrderKey {
 }
 
 pub(super) fn run(arguments: OrderArgs) -> Result<(), Failure> {
-    let ClientArgs { server, timeout, output } = arguments.client;
+    let ClientArgs { server, access, on_behalf, timeout, output } = arguments.client;
+    let reason = on_behalf.as_deref().map(Reason::new).transpose().map_err(Failure::Sentence)?;
+    let access = Access { reason, ..access.read().map_err(Failure::Sentence)? };
     let is_terminal = io::stdout().is_terminal();
     let format = output.unwrap_or(if is_terminal { Format::Table } else { Format::Json });
-    let session = Session { server, timeout, format };
+    let session = Session { server, access, timeout, format };
     let runtime = runtime(&mut tokio::runtime::Builder::new_current_thread())?;
     ended(runtime.block_on(dispatch(&session, arguments.command)), session.is_json())
+}
+
+impl AccessArgs {
+    /// What calls show, and see. No sentence holds a token.
+    pub(in crate::cli) fn read(&self) -> Result<Access, String> {
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path)
+                .map_err(|error| format!("{} cannot be read ({error}); check the path", path.display()))
+        };
+        let from_file = self.token_file.as_ref().map(read).transpose()?;
+        // An empty variable is none.
+        let given = self.token.clone().filter(|token| !token.is_empty());
+        let token = from_file.or(given).map(|token| Bearer::new(&token)).transpose()?;
+        Ok(Access { token, reason: None, ca: self.ca.as_ref().map(read).transpose()? })
+    }
 }
 
 /// Tells how a call failed, if it did.

@@ -76,10 +76,19 @@ pub(super) fn events(events: &[EventJson]) -> String {
             cell(event.at.as_deref().unwrap_or_default()),
             cell(&event.r#type),
             cell(&summary(event)),
-            cell(&event.principal),
+            cell(&by(event)),
         ]));
     }
     table.trim_fmt()
+}
+
+/// Who, as what and why.
+fn by(event: &EventJson) -> String {
+    let mut by = event.principal.clone();
+    if !event.role.is_empty() && event.role != event.principal {
+        by = format!("{by} ({})", event.role);
+    }
+    if event.reason.is_empty() { by } else { format!("{by}: {}", event.reason) }
 }
 
 /// One event as one line.
@@ -145,6 +154,14 @@ fn is_zero(amount: &str) -> bool {
     amount.bytes().all(|byte| matches!(byte, b'0' | b'.' | b'-'))
 }
 
+/// Why personal data is not shown; nothing where it is, or an older server does not say.
+fn missing(personal_data: &str) -> &str {
+    match personal_data {
+        "AVAILABLE" | "UNSPECIFIED" => "",
+        why => why,
+    }
+}
+
 fn facts(order: &OrderJson) -> Table {
     let mut table = plain();
     let hold = order.hold.as_ref().map(|hold| {
@@ -165,6 +182,7 @@ fn facts(order: &OrderJson) -> Table {
         ("Payment by", &order.payment_method),
         ("Shipping by", &order.shipping_method),
         ("Coupon", &order.coupon_code),
+        ("Personal data", missing(&order.personal_data)),
         ("Notes", &order.notes),
         ("Metadata", &metadata.join(", ")),
         ("Created", order.created_at.as_deref().unwrap_or_default()),
@@ -349,13 +367,21 @@ mod tests {
             r#type: "status_changed".into(),
             at: Some("2026-01-01T00:00:00Z".into()),
             principal: "dev".into(),
+            role: "support".into(),
+            reason: "ticket 7".into(),
             request_id: String::new(),
             payload: serde_json::json!({"type": "status_changed", "from": "PENDING", "to": "CONFIRMED"}),
             status: Some("CONFIRMED".into()),
             notes: String::new(),
         };
         assert_eq!(event(&json), "#3   2026-01-01T00:00:00Z  status_changed  CONFIRMED from=PENDING");
-        assert!(events(&[json]).contains("CONFIRMED from=PENDING"));
+        let table = events(std::slice::from_ref(&json));
+        assert!(
+            table.contains("CONFIRMED from=PENDING") && table.contains("dev (support): ticket 7"),
+            "{table}"
+        );
+        let plain = EventJson { role: String::new(), reason: String::new(), ..json };
+        assert_eq!(by(&plain), "dev");
         assert_eq!(events(&[]), "No events.");
     }
 }

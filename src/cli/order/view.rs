@@ -36,6 +36,7 @@ pub(super) struct OrderJson {
     pub(super) cancel_reason: String,
     pub(super) attention_reason: String,
     pub(super) balance: String,
+    pub(super) personal_data: String,
     pub(super) allowed_next_statuses: Vec<String>,
     pub(super) shipments: Vec<ShipmentJson>,
     pub(super) hold: Option<HoldJson>,
@@ -104,6 +105,8 @@ pub(super) struct EventJson {
     pub(super) r#type: String,
     pub(super) at: Option<String>,
     pub(super) principal: String,
+    pub(super) role: String,
+    pub(super) reason: String,
     pub(super) request_id: String,
     pub(super) payload: Value,
     pub(super) status: Option<String>,
@@ -131,7 +134,9 @@ pub(super) struct PaymentJson {
 
 impl From<order::Order> for OrderJson {
     fn from(order: order::Order) -> Self {
+        let personal_data = short(order.personal_data().as_str_name(), "PERSONAL_DATA_");
         Self {
+            personal_data,
             status: short_status(order.status),
             payment_status: short_payment_status(order.payment_status),
             created_at: time(order.created_at),
@@ -237,6 +242,8 @@ impl From<order::OrderEvent> for EventJson {
             version: event.version,
             r#type: event.r#type,
             principal: event.principal,
+            role: event.role,
+            reason: event.reason,
             request_id: event.request_id,
             notes: event.notes,
         }

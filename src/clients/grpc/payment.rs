@@ -6,6 +6,7 @@ use tonic::transport::Channel;
 
 use super::{Caller, ClientConfig, ClientError, bounded_id, build, can_be_kept, channel, unreadable};
 use crate::clients::status::Kind;
+use crate::domain::card::masked;
 use crate::domain::ids::{CallKey, OrderId};
 use crate::domain::money::{Currency, format_amount, is_amount};
 use crate::ports::call::{CallContext, CallError, Collaborator, MAX_REASON_LEN, reason};
@@ -44,7 +45,7 @@ fn read_transaction(answer: wire::Transaction, method: &str) -> Result<Transacti
             if (1..=MAX_REASON_LEN).contains(&answer.decline_code.len())
                 && can_be_kept(&answer.decline_code) =>
         {
-            Ok(TransactionState::Declined { code: answer.decline_code })
+            Ok(TransactionState::Declined { code: masked(&answer.decline_code).into_owned() })
         }
         State::Declined | State::Unspecified => Err(unreadable(method)),
     }

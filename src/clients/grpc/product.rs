@@ -6,6 +6,7 @@ use tonic::transport::Channel;
 use super::{Caller, ClientConfig, ClientError, build, can_be_kept, channel, unreadable};
 use crate::clients::status::Kind;
 use crate::clients::wire::{money, product_ref, variant_text};
+use crate::domain::card::masked;
 use crate::domain::item::ProductRef;
 use crate::ports::call::{CallContext, CallError, Collaborator};
 use crate::ports::product::{Product, Products};
@@ -42,6 +43,8 @@ fn read_product(message: wire::Product) -> Option<Product> {
     let fits =
         |text: &str, most: usize| can_be_kept(text) && !text.is_empty() && text.chars().count() <= most;
     let sound = fits(&sku, MAX_SKU) && fits(&name, MAX_NAME) && fits(&tax_class, MAX_TAX_CLASS);
+    let kept = |text: String| masked(&text).into_owned();
+    let (sku, name, tax_class) = (kept(sku), kept(name), kept(tax_class));
     sound.then_some(Product { product, sku, name, unit_price, currency, tax_class, active })
 }
 

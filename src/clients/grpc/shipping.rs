@@ -7,6 +7,7 @@ use super::{Caller, ClientConfig, ClientError, build, can_be_kept, channel, unre
 use crate::clients::status::Kind;
 use crate::clients::wire::write_lines;
 use crate::domain::address::Address;
+use crate::domain::card::masked;
 use crate::domain::ids::{CallKey, OrderId};
 use crate::domain::item::StockLine;
 use crate::ports::call::{CallContext, CallError, Collaborator};
@@ -41,6 +42,8 @@ fn read_label(answer: wire::Label) -> Option<Label> {
         && fits(&tracking_number)
         && label_url.chars().count() <= MAX_URL
         && can_be_kept(&label_url);
+    // Not the number: those of some carriers look like card numbers, and a parcel has to be found.
+    let (carrier, label_url) = (masked(&carrier).into_owned(), masked(&label_url).into_owned());
     sound.then_some(Label { carrier, tracking_number, label_url })
 }
 

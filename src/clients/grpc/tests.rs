@@ -85,7 +85,7 @@ impl Bed {
 
 fn ctx() -> CallContext {
     let trace_parent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
-    CallContext { request_id: "r-1".to_owned(), trace_parent, timeout: Duration::from_secs(4) }
+    CallContext { request_id: "r-1".to_owned(), trace_parent, caller: None, timeout: Duration::from_secs(4) }
 }
 
 fn usd(amount: &str) -> (Decimal, Currency) {

@@ -60,7 +60,12 @@ impl Desk {
 }
 
 fn ctx() -> CallContext {
-    CallContext { request_id: "r".to_owned(), trace_parent: None, timeout: Duration::from_secs(5) }
+    CallContext {
+        request_id: "r".to_owned(),
+        trace_parent: None,
+        caller: None,
+        timeout: Duration::from_secs(5),
+    }
 }
 
 /// One call, by numbers: what, for which order, with which key, aimed at what.

@@ -78,7 +78,7 @@ struct Api(Arc<Simulator>);
 
 /// The caller's deadline is kept by tonic, which drops the call when it passes.
 fn context() -> CallContext {
-    CallContext { request_id: String::new(), trace_parent: None, timeout: MAX_CALL }
+    CallContext { request_id: String::new(), trace_parent: None, caller: None, timeout: MAX_CALL }
 }
 
 type Answer<T> = Result<Response<T>, Status>;

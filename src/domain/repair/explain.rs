@@ -1,6 +1,7 @@
 //! What an order waits for, since when, and what may be done about it.
 
 use super::super::Timestamp;
+use super::super::cause::Cause;
 use super::super::event::{OrderEvent, RecordedEvent};
 use super::super::ids::CallKey;
 use super::super::order::Order;
@@ -251,7 +252,7 @@ fn choices(
 ) -> Vec<Choice> {
     let tried = |what, repair| {
         let wanted = RepairOrder { repair, reason: String::new(), by: String::new() };
-        let mut work = Work::on(order, saga, String::new(), None, now, policy);
+        let mut work = Work::on(order, saga, Cause::default(), now, policy);
         let refused = apply(&mut work, &wanted, calling).err().map(|error| error.to_string());
         Choice { what, refused }
     };

@@ -13,6 +13,7 @@ mod standing;
 use std::time::Duration;
 
 use super::Timestamp;
+use super::chain::Checked;
 use super::event::RecordedEvent;
 use super::order::Order;
 use super::saga::SagaProgress;
@@ -88,6 +89,15 @@ pub fn check_history(events: &[RecordedEvent], rows: &[Entered]) -> Vec<Violatio
         )
     });
     findings.0
+}
+
+/// Tells where the chain of the events does not hold.
+pub fn check_chain(checked: &Checked) -> Vec<Violation> {
+    let told = |broken: &super::chain::Break| Violation {
+        invariant: "I7",
+        what: format!("the chain of events is broken at {}: {}", broken.seq, broken.what),
+    };
+    checked.breaks.iter().map(told).collect()
 }
 
 /// I2: a request id answers one request.

@@ -8,8 +8,10 @@ use tonic::{Response, Status};
 
 use crate::domain::access::Caller;
 use crate::domain::command::{Ask, OrderCommand, Repeatable, RequestContext};
+use crate::domain::reach::Reach;
 use crate::grpc::auth;
 use crate::grpc::forward::{self, Refusal};
+use crate::grpc::view::{Viewed, Viewer};
 
 /// Where a call comes from.
 #[derive(Clone, Debug)]
@@ -23,6 +25,8 @@ pub(crate) struct Origin {
 /// What every call begins with.
 pub(crate) struct Begun {
     pub(crate) origin: Origin,
+    /// Whose orders the caller gets at.
+    pub(crate) reach: Reach,
     /// How long the caller may be kept waiting for a saga, from the start.
     pub(crate) wait: Duration,
     pub(crate) started: Instant,
@@ -42,7 +46,12 @@ impl Begun {
         repeatable: Option<Repeatable>,
     ) -> Ask {
         let (caller, context) = (self.origin.caller.clone(), self.origin.context.clone());
-        Ask { caller, context, expected_version, repeatable, command }
+        Ask { caller, reach: self.reach, context, expected_version, repeatable, command }
+    }
+
+    /// Who is answered, as far as that decides what is shown.
+    pub(crate) fn viewer(&self) -> Viewer {
+        Viewer::new(&self.origin.caller, self.reach)
     }
 
     /// How long the caller may still be kept waiting for a saga.
@@ -50,8 +59,21 @@ impl Begun {
         self.wait.saturating_sub(self.started.elapsed())
     }
 
-    /// Ends the call: counts it, and puts the answer or the refusal on the wire.
-    pub(crate) fn end<T>(self, answer: Result<T, impl Into<Refusal>>) -> Result<Response<T>, Status> {
+    /// Ends the call with what the caller may see of the answer or the refusal.
+    pub(crate) fn end<T: Viewed>(self, answer: Result<T, impl Into<Refusal>>) -> Result<Response<T>, Status> {
+        let viewer = self.viewer();
+        let answer = match answer {
+            Ok(answer) => Ok(answer.seen_by(&viewer)),
+            Err(refusal) => Err(match refusal.into() {
+                Refusal::Own(error) => Refusal::Own(viewer.refusal(error)),
+                told @ Refusal::Told(_) => told,
+            }),
+        };
+        self.end_whole(answer)
+    }
+
+    /// Ends the call: counts it, and puts the whole answer or refusal on the wire.
+    pub(crate) fn end_whole<T>(self, answer: Result<T, impl Into<Refusal>>) -> Result<Response<T>, Status> {
         drop(self.permit);
         let answer = answer.map_err(|refusal| refusal.into().into_status());
         let code = answer.as_ref().map_or_else(|status| status.code(), |_| tonic::Code::Ok);

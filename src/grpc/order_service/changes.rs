@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prost::Message;
 
-use super::{Begun, OrderApi};
+use super::{Begun, OrderApi, OrderKey};
 use crate::domain::command::{Ask, OrderCommand};
 use crate::domain::error::OrderError;
 use crate::domain::ids::{OrderId, content_hash};
@@ -121,7 +121,9 @@ impl OrderApi {
         ask: Ask,
         wait: Duration,
     ) -> Result<pb::Order, OrderError> {
-        let order = self.orders.ask(id, ask, wait, false).await?;
+        let reach = ask.reach;
+        let order = self.orders.ask(id, ask, wait, false).await;
+        let order = order.map_err(|error| self.hide(reach, id, &OrderKey::Id(id), error))?;
         Ok(convert::order(&order))
     }
 }

@@ -8,6 +8,7 @@ use crate::domain::error::OrderError;
 use crate::domain::ids::{OrderId, content_hash};
 use crate::domain::item::StockLine;
 use crate::domain::order::Order;
+use crate::domain::reach::Reach;
 use crate::grpc::convert;
 use crate::grpc::validate::{self, Checker};
 use crate::proto::order as pb;
@@ -88,7 +89,7 @@ impl OrderApi {
         let mut attempt = 0u32;
         loop {
             attempt = attempt.saturating_add(1);
-            let order = self.look_up(OrderKey::Id(id)).await?;
+            let order = self.look_up(begun.reach, OrderKey::Id(id)).await?;
             let edit =
                 self.prepare(begun, &order, wish, expected, repeatable.as_ref(), validate_only).await?;
             if validate_only {
@@ -133,7 +134,7 @@ impl OrderApi {
 
     /// Whether the order has other items than it had.
     async fn has_moved(&self, before: &Order) -> bool {
-        let now = self.look_up(OrderKey::Id(before.id)).await;
+        let now = self.look_up(Reach::All, OrderKey::Id(before.id)).await;
         now.is_ok_and(|now| now.items != before.items)
     }
 }

@@ -1,8 +1,9 @@
 //! The calls that answer in pages.
 
-use super::{OrderApi, OrderKey};
+use super::{Begun, OrderApi, OrderKey};
 use crate::domain::error::OrderError;
 use crate::domain::ids::content_hash;
+use crate::domain::reach::Reach;
 use crate::grpc::validate::Checker;
 use crate::grpc::{convert, page};
 use crate::ports::store::ListQuery;
@@ -11,11 +12,19 @@ use crate::proto::order as pb;
 impl OrderApi {
     pub(super) async fn list(
         &self,
+        begun: &Begun,
         request: pb::ListOrdersRequest,
     ) -> Result<pb::ListOrdersResponse, OrderError> {
         let mut check = Checker::default();
         let limit = check.page_size(request.page_size, &self.config.limits);
-        let user_id = (!request.user_id.is_empty()).then(|| check.user_id("user_id", &request.user_id));
+        let asked = (!request.user_id.is_empty()).then(|| check.user_id("user_id", &request.user_id));
+        let (user_id, none_at_all) = match begun.reach {
+            Reach::All => (asked, false),
+            // Left out, it is the caller. Another user has no orders, as far as the caller can tell.
+            Reach::Own(own) => {
+                (asked.or(own), own.is_none() || asked.is_some_and(|asked| Some(asked) != own))
+            }
+        };
         let mut statuses = Vec::new();
         for (index, number) in request.statuses.iter().enumerate() {
             statuses.extend(check.status(&format!("statuses[{index}]"), *number));
@@ -33,10 +42,17 @@ impl OrderApi {
         let created_after = check.time("created_after", request.created_after.as_ref());
         let created_before = check.time("created_before", request.created_before.as_ref());
         // Bound to what is asked, however it is written.
-        let asked = format!("{user_id:?} {statuses:?} {created_after:?} {created_before:?} {oldest_first}");
+        let mut asked =
+            format!("{user_id:?} {statuses:?} {created_after:?} {created_before:?} {oldest_first}");
+        if begun.reach.is_own() {
+            asked.push_str(" own");
+        }
         let filter = content_hash("ListOrders", &[asked.as_bytes()]);
         let after = page::parse(&self.key, &filter, &request.page_token, &mut check.violations);
         check.finish()?;
+        if none_at_all {
+            return Ok(pb::ListOrdersResponse::default());
+        }
         let query = ListQuery {
             user_id,
             statuses,
@@ -63,6 +79,7 @@ impl OrderApi {
 
     pub(super) async fn list_events(
         &self,
+        begun: &Begun,
         request: pb::ListOrderEventsRequest,
     ) -> Result<pb::ListOrderEventsResponse, OrderError> {
         let mut check = Checker::default();
@@ -75,7 +92,7 @@ impl OrderApi {
         let filter = content_hash("ListOrderEvents", &[id.0.as_bytes(), &start]);
         let after = page::parse(&self.key, &filter, &request.page_token, &mut check.violations);
         check.finish()?;
-        self.look_up(OrderKey::Id(id)).await?;
+        self.look_up(begun.reach, OrderKey::Id(id)).await?;
         let after_seq = after.map_or(request.after_sequence, |(seq, _)| seq);
         let mut events = self.orders.events(id, after_seq, limit.saturating_add(1)).await?;
         let size = usize::try_from(limit).unwrap_or(usize::MAX);

@@ -182,6 +182,10 @@ impl Bind for Arrays {
         self.add(BYTEA, Some(value))
     }
 
+    fn maybe_bytes(&mut self, value: Option<&[u8]>) -> Bound {
+        self.add(BYTEA, value)
+    }
+
     fn amount(&mut self, value: Decimal) -> Bound {
         self.add(NUMERIC, Some(value))
     }
@@ -196,6 +200,10 @@ impl Bind for Arrays {
 
     fn json<T: Serialize>(&mut self, value: &T) -> Bound {
         self.add(JSON, Some(serde_json::to_string(value)?))
+    }
+
+    fn json_text(&mut self, value: &str) -> Bound {
+        self.add(JSON, Some(value))
     }
 
     fn maybe_json<T: Serialize>(&mut self, value: Option<&T>) -> Bound {

@@ -8,7 +8,9 @@ mod claim;
 mod config;
 mod ear;
 mod fault;
+mod grants;
 mod keeper;
+mod keys;
 mod link;
 mod loader;
 mod members;
@@ -34,16 +36,19 @@ use self::pool::Pool;
 use self::read::Reader;
 use self::write::PostgresWriter;
 use super::committer::{BatchWriter, Committer, Done, Job, Limits};
+use super::links::link;
 use crate::domain::Timestamp;
+use crate::domain::chain::EventHash;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
 use crate::ports::store::{
     ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
-    StoreError, Stored, Unfinished,
+    StoreError, Stored, Trailed, Unfinished,
 };
 
 pub use self::config::{Pooler, PostgresConfig, Safety, SslMode, Target};
+pub use self::grants::{GrantError, grant};
 pub use self::members::PostgresMembers;
 pub use self::open::{OpenError, Setting, migrate};
 
@@ -188,13 +193,14 @@ impl OrderStore for PostgresStore {
         }
     }
 
-    async fn commit(&self, commit: Commit) -> Result<(), CommitError> {
+    async fn append(&self, mut commit: Commit) -> Result<Option<EventHash>, CommitError> {
         if commit.guard.version.checked_add(1) != Some(commit.order.version) {
             return Err(CommitError::NotCommitted(String::from(
                 "the change does not follow the version it names",
             )));
         }
-        self.committer.run(Job::Commit(Box::new(commit))).await.map(drop)
+        let head = link(&mut commit)?;
+        self.committer.run(Job::Commit(Box::new(commit))).await.map(|_| head)
     }
 
     async fn load(&self, id: OrderId) -> Result<Option<Stored>, StoreError> {
@@ -255,6 +261,15 @@ impl OrderStore for PostgresStore {
         self.read(async move { reader.count_of_user(user, since, at_most).await }).await
     }
 
+    async fn open_of_user(&self, user: UserId, at_most: u32) -> Result<Vec<OrderId>, StoreError> {
+        let reader = self.reader.clone();
+        self.read(async move { reader.open_of_user(user, at_most).await }).await
+    }
+
+    fn oldest_wait(&self) -> Duration {
+        self.committer.oldest_wait()
+    }
+
     async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
         let reader = self.reader.clone();
         self.read(async move { reader.now().await }).await
@@ -263,6 +278,16 @@ impl OrderStore for PostgresStore {
     async fn scan(&self, after: Option<OrderId>, limit: u32) -> Result<Vec<Scanned>, StoreError> {
         let reader = self.reader.clone();
         self.read(async move { reader.scan(after, limit).await }).await
+    }
+
+    async fn trails(
+        &self,
+        after: Option<OrderId>,
+        since: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<Trailed>, StoreError> {
+        let reader = self.reader.clone();
+        self.read(async move { reader.trails(after, since, limit).await }).await
     }
 
     fn reconnects(&self) -> watch::Receiver<u64> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::{Arguments, AssertSqlSafe, Row, SqlSafeStr};
+use sqlx::{Arguments, AssertSqlSafe, Row, SqlSafeStr, SqlStr};
 use uuid::Uuid;
 
 use super::fault::told;
@@ -14,9 +14,11 @@ use crate::domain::Timestamp;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
-use crate::ports::store::{ListQuery, Quarantine, Regression, Scanned, StoreError, Stored, Unfinished};
+use crate::ports::store::{
+    ListQuery, OPEN_AMONG, Quarantine, Regression, Scanned, StoreError, Stored, Trailed, Unfinished,
+};
 use crate::store::bind::Bound;
-use crate::store::evidence::evidence;
+use crate::store::evidence::{evidence, trail};
 use crate::store::rows::{self, Read, Source};
 
 /// Connections for reading, and the texts they are asked.
@@ -47,6 +49,8 @@ const STUCK: &str = "WITH running AS MATERIALIZED (SELECT order_id, attention, s
      ) AS stuck ORDER BY id LIMIT $3";
 pub(super) const COUNT_OF_USER: &str = "SELECT count(*) FROM (SELECT FROM orders WHERE user_id = $1 AND created_at >= $2 \
      ORDER BY created_at LIMIT $3) AS few";
+pub(super) const OPEN_OF_USER: &str = "SELECT id FROM (SELECT id, status FROM orders WHERE user_id = $1 \
+     ORDER BY created_at DESC, id DESC LIMIT $2) AS newest WHERE status = 'PENDING' LIMIT $3";
 const NOW: &str = "SELECT clock_timestamp()";
 
 impl Reader {
@@ -210,9 +214,25 @@ impl Reader {
         count.map(|count| u32::try_from(count).unwrap_or(u32::MAX)).map_err(|error| unavailable(&error))
     }
 
+    pub(super) async fn open_of_user(&self, user: UserId, at_most: u32) -> Result<Vec<OrderId>, StoreError> {
+        let bind = |args: &mut PgArguments| {
+            args.add(user.0)?;
+            args.add(i64::from(OPEN_AMONG))?;
+            args.add(i64::from(at_most))
+        };
+        let rows = self.pool.rows(OPEN_OF_USER.into_sql_str(), arguments(bind)?).await?;
+        let read = |row: &PgRow| row.try_get::<Uuid, _>(0).map(OrderId);
+        rows.iter().map(read).collect::<Result<_, sqlx::Error>>().map_err(|error| unavailable(&error))
+    }
+
     pub(super) async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
         let rows = self.pool.rows(NOW.into_sql_str(), PgArguments::default()).await?;
         rows.first().map(|row| row.try_get(0)).transpose().map_err(|error| unavailable(&error))
+    }
+
+    /// Asks what another part of this folder wants to know.
+    pub(super) async fn ask(&self, sql: SqlStr, arguments: PgArguments) -> Result<Vec<PgRow>, StoreError> {
+        self.pool.rows(sql, arguments).await
     }
 
     /// Everything that is stored of a page of orders: one statement sees one state of the database.
@@ -230,6 +250,29 @@ impl Reader {
             page.push(Scanned { id, found });
         }
         page.sort_by_key(|scanned| scanned.id);
+        Ok(page)
+    }
+
+    /// The events of a page of orders.
+    pub(super) async fn trails(
+        &self,
+        after: Option<OrderId>,
+        since: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<Trailed>, StoreError> {
+        let bind = |args: &mut PgArguments| {
+            args.add(after.map_or_else(Uuid::nil, |after| after.0))?;
+            args.add(since)?;
+            args.add(i64::from(limit.max(1)))
+        };
+        let sql = AssertSqlSafe(trails_statement()).into_sql_str();
+        let rows = self.pool.rows(sql, arguments(bind)?).await?;
+        let mut page = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let id = OrderId(row.id("id").map_err(StoreError::Unavailable)?);
+            page.push(Trailed { id, found: trail(row) });
+        }
+        page.sort_by_key(|trailed| trailed.id);
         Ok(page)
     }
 
@@ -315,15 +358,27 @@ pub(super) fn timers_statement(has_after: bool) -> String {
     )
 }
 
+/// The events of an order, in the order in which [`crate::store::evidence`] reads their columns.
+const EVENTS_OF: &str = "coalesce((SELECT json_agg(json_build_array(seq, version, type, payload::text, principal, role, \
+     reason, request_id, round(date_part('epoch', at) * 1e6)::bigint, encode(hash, 'hex'))) \
+     FROM order_events WHERE order_id = o.id), '[]')::text AS events";
+
 pub(super) fn scan_statement(columns: &str, has_after: bool) -> String {
     let behind = if has_after { "WHERE id > $2" } else { "" };
     format!(
-        "SELECT {columns}, \
-         coalesce((SELECT json_agg(json_build_array(seq, version, type, payload::text, principal, request_id, \
-           round(date_part('epoch', at) * 1e6)::bigint)) FROM order_events WHERE order_id = o.id), '[]')::text AS events, \
+        "SELECT {columns}, {EVENTS_OF}, \
          coalesce((SELECT json_agg(json_build_array(seq, status, round(date_part('epoch', created_at) * 1e6)::bigint)) \
            FROM order_status_history WHERE order_id = o.id), '[]')::text AS history \
          FROM (SELECT id FROM orders {behind} ORDER BY id LIMIT $1) AS k JOIN orders AS o ON o.id = k.id"
+    )
+}
+
+/// No order has the nil id, so it is a place ahead of all.
+pub(super) fn trails_statement() -> String {
+    format!(
+        "SELECT o.id, o.event_seq, o.event_hash, {EVENTS_OF} \
+         FROM (SELECT id FROM orders WHERE id > $1 AND ($2::timestamptz IS NULL OR updated_at >= $2) \
+         ORDER BY id LIMIT $3) AS k JOIN orders AS o ON o.id = k.id"
     )
 }
 

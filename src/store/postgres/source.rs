@@ -58,7 +58,7 @@ pub(super) fn columns() -> String {
             "sagas",
             &format!(
                 "saga_no, kind, direction, step, tries, resend::int, turn::text, {}, {}, {}, attention, last_error, \
-                 failure::text, settled::int, notes, principal, request_id, trace_parent, payment_token, ahead::int",
+                 failure::text, settled::int, notes, principal, role, reason, request_id, trace_parent, payment_token, ahead::int",
                 micros("next_at"),
                 micros("started_at"),
                 micros("sent_at")
@@ -101,6 +101,10 @@ impl Source for PgRow {
     }
 
     fn bytes(&self, name: &str) -> Read<Vec<u8>> {
+        column(self, name)
+    }
+
+    fn maybe_bytes(&self, name: &str) -> Read<Option<Vec<u8>>> {
         column(self, name)
     }
 

@@ -45,6 +45,10 @@ impl Bind for SqliteArguments {
         self.add(value.to_vec())
     }
 
+    fn maybe_bytes(&mut self, value: Option<&[u8]>) -> Bound {
+        self.add(value.map(<[u8]>::to_vec))
+    }
+
     fn amount(&mut self, value: Decimal) -> Bound {
         self.add(value.to_string())
     }
@@ -59,6 +63,10 @@ impl Bind for SqliteArguments {
 
     fn json<T: Serialize>(&mut self, value: &T) -> Bound {
         self.add(serde_json::to_string(value)?)
+    }
+
+    fn json_text(&mut self, value: &str) -> Bound {
+        self.add(value)
     }
 
     fn maybe_json<T: Serialize>(&mut self, value: Option<&T>) -> Bound {

@@ -7,6 +7,7 @@ mod bind;
 mod children;
 mod coupons;
 mod guard;
+mod keys;
 mod open;
 #[cfg(test)]
 mod plans;
@@ -27,13 +28,15 @@ use sqlx::sqlite::SqlitePool;
 use tokio::sync::watch;
 
 use super::committer::{Committer, Done, Job, Limits};
+use super::links::link;
 use crate::domain::Timestamp;
+use crate::domain::chain::EventHash;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
 use crate::ports::store::{
     ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
-    StoreError, Stored, Unfinished,
+    StoreError, Stored, Trailed, Unfinished,
 };
 
 pub use open::{OpenError, SqliteConfig, migrate};
@@ -52,6 +55,8 @@ pub struct SqliteStore {
     /// None when it is open for reading only.
     committer: Option<Committer>,
     readers: SqlitePool,
+    /// Writes keys of personal data; none when it is open for reading only.
+    keys: Option<SqlitePool>,
     reported: Arc<Mutex<HashSet<OrderId>>>,
 }
 
@@ -69,6 +74,7 @@ impl SqliteStore {
             tracing::info!(version = applied.version, name = applied.description, "migration applied");
         }
         let readers = open::readers(&config).await?;
+        let keys = Some(keys::writing(opened.writing.clone()));
         let writer = write::SqliteWriter::new(opened.writer, opened.writing, readers.clone(), opened.lock);
         let limits = Limits {
             batch_max: config.batch_max,
@@ -79,7 +85,7 @@ impl SqliteStore {
             gather: Duration::ZERO,
         };
         let committer = Committer::start(vec![Box::new(writer)], limits);
-        Ok(Arc::new(Self { committer: Some(committer), readers, reported: Arc::default() }))
+        Ok(Arc::new(Self { committer: Some(committer), readers, keys, reported: Arc::default() }))
     }
 
     /// Opens a file that is there, for reading only: beside the process that has it, without its lock, and without
@@ -89,7 +95,7 @@ impl SqliteStore {
     /// When there is no such file, or its schema is not exactly the one this program knows.
     pub async fn open_reader(config: &SqliteConfig) -> Result<Arc<Self>, OpenError> {
         let readers = open::open_reader(config).await?;
-        Ok(Arc::new(Self { committer: None, readers, reported: Arc::default() }))
+        Ok(Arc::new(Self { committer: None, readers, keys: None, reported: Arc::default() }))
     }
 
     /// Runs a read as a task of its own: a caller that goes away takes no connection with it.
@@ -125,14 +131,17 @@ impl OrderStore for SqliteStore {
         }
     }
 
-    async fn commit(&self, commit: Commit) -> Result<(), CommitError> {
+    async fn append(&self, mut commit: Commit) -> Result<Option<EventHash>, CommitError> {
         if commit.guard.version.checked_add(1) != Some(commit.order.version) {
             return Err(CommitError::NotCommitted(String::from(
                 "the change does not follow the version it names",
             )));
         }
         match &self.committer {
-            Some(committer) => committer.run(Job::Commit(Box::new(commit))).await.map(drop),
+            Some(committer) => {
+                let head = link(&mut commit)?;
+                committer.run(Job::Commit(Box::new(commit))).await.map(|_| head)
+            }
             None => Err(CommitError::NotCommitted(String::from(READ_ONLY))),
         }
     }
@@ -194,6 +203,15 @@ impl OrderStore for SqliteStore {
         self.read(async move { read::count_of_user(&pool, user, since, at_most).await }).await
     }
 
+    async fn open_of_user(&self, user: UserId, at_most: u32) -> Result<Vec<OrderId>, StoreError> {
+        let pool = self.readers.clone();
+        self.read(async move { read::open_of_user(&pool, user, at_most).await }).await
+    }
+
+    fn oldest_wait(&self) -> Duration {
+        self.committer.as_ref().map(Committer::oldest_wait).unwrap_or_default()
+    }
+
     async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
         // The file is on this machine, and only this process has it.
         Ok(None)
@@ -237,6 +255,16 @@ impl OrderStore for SqliteStore {
         self.read(async move { scan::scan(&pool, after, limit).await }).await
     }
 
+    async fn trails(
+        &self,
+        after: Option<OrderId>,
+        since: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<Trailed>, StoreError> {
+        let pool = self.readers.clone();
+        self.read(async move { scan::trails(&pool, after, since, limit).await }).await
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         if self.committer.as_ref().is_some_and(|committer| !committer.is_running()) {
             return Err(StoreError::Unavailable(String::from("the writer has stopped")));
@@ -252,6 +280,9 @@ impl OrderStore for SqliteStore {
     }
 
     async fn close(&self) {
+        if let Some(keys) = &self.keys {
+            keys.close().await;
+        }
         match &self.committer {
             Some(committer) => committer.close().await,
             None => self.readers.close().await,

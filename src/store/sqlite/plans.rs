@@ -121,6 +121,14 @@ async fn a_scan_walks_the_keys_and_looks_the_rest_up() {
 }
 
 #[tokio::test]
+async fn the_chains_are_walked_by_key() {
+    let mut connection = empty().await;
+    let plan = plan(&mut connection, AssertSqlSafe(scan::trails_statement())).await;
+    assert!(plan.contains("SEARCH orders USING INDEX sqlite_autoindex_orders_1 (id>?)"), "{plan}");
+    assert!(plan.contains("SEARCH order_events USING PRIMARY KEY (order_id=?)"), "{plan}");
+}
+
+#[tokio::test]
 async fn unfinished_sagas_are_a_range_of_their_index() {
     let mut connection = empty().await;
     for (has_after, range) in [(false, "(due_at<?)"), (true, "((due_at,order_id)>(?,?) AND due_at<?)")] {

@@ -11,7 +11,7 @@ use crate::domain::Timestamp;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
-use crate::ports::store::{ListQuery, StoreError, Stored, Unfinished};
+use crate::ports::store::{ListQuery, OPEN_AMONG, StoreError, Stored, Unfinished};
 use crate::store::bind::{Bind, Bound as Binding};
 use crate::store::rows;
 
@@ -173,6 +173,24 @@ pub(super) async fn count_of_user(
         .await
         .map_err(|error| unavailable(&error))?;
     Ok(u32::try_from(found.len()).unwrap_or(u32::MAX))
+}
+
+pub(super) const OPEN_OF_USER: &str = "SELECT id FROM (SELECT id, status FROM orders INDEXED BY orders_by_user \
+     WHERE user_id = ? ORDER BY created_at DESC, id DESC LIMIT ?) WHERE status = 'PENDING' LIMIT ?";
+
+pub(super) async fn open_of_user(
+    pool: &SqlitePool,
+    user: UserId,
+    at_most: u32,
+) -> Result<Vec<OrderId>, StoreError> {
+    let found: Vec<Uuid> = query_scalar(OPEN_OF_USER)
+        .bind(user.0)
+        .bind(OPEN_AMONG)
+        .bind(at_most)
+        .fetch_all(pool)
+        .await
+        .map_err(|error| unavailable(&error))?;
+    Ok(found.into_iter().map(OrderId).collect())
 }
 
 /// A place in a list: time, then id.

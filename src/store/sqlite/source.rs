@@ -28,7 +28,7 @@ pub(super) const COLUMNS: &str = "o.*,
  (SELECT json_group_array(json_array(version, request_id, hex(hash), saga_no))
   FROM order_requests WHERE order_id = o.id) AS requests,
  (SELECT json_group_array(json_array(saga_no, kind, direction, step, tries, resend, turn, next_at, started_at, sent_at,
-    attention, last_error, failure, settled, notes, principal, request_id, trace_parent, payment_token, ahead))
+    attention, last_error, failure, settled, notes, principal, role, reason, request_id, trace_parent, payment_token, ahead))
   FROM sagas WHERE order_id = o.id) AS sagas";
 
 impl Source for SqliteRow {
@@ -57,6 +57,10 @@ impl Source for SqliteRow {
     }
 
     fn bytes(&self, name: &str) -> Read<Vec<u8>> {
+        column(self, name)
+    }
+
+    fn maybe_bytes(&self, name: &str) -> Read<Option<Vec<u8>>> {
         column(self, name)
     }
 

@@ -10,6 +10,7 @@ use order_service::actor::{ActorConfig, Orders, Parts};
 use order_service::cache::MemoryCache;
 use order_service::clients::sim::{SimConfig, Simulator};
 use order_service::domain::Timestamp;
+use order_service::domain::chain::EventHash;
 use order_service::domain::event::RecordedEvent;
 use order_service::domain::ids::{IdKey, OrderId, OrderNumber, UserId};
 use order_service::domain::order::Order;
@@ -19,7 +20,7 @@ use order_service::ports::clock::Clock;
 use order_service::ports::placement::Alone;
 use order_service::ports::store::{
     ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
-    StoreError, Stored, Unfinished,
+    StoreError, Stored, Trailed, Unfinished,
 };
 use order_service::steps::StepLimits;
 use order_service::store::sqlite::{SqliteConfig, SqliteStore};
@@ -57,8 +58,8 @@ impl OrderStore for CountingStore {
         self.inner.claim(id, owner).await
     }
 
-    async fn commit(&self, commit: Commit) -> Result<(), CommitError> {
-        self.inner.commit(commit).await
+    async fn append(&self, commit: Commit) -> Result<Option<EventHash>, CommitError> {
+        self.inner.append(commit).await
     }
 
     async fn load(&self, id: OrderId) -> Result<Option<Stored>, StoreError> {
@@ -111,6 +112,10 @@ impl OrderStore for CountingStore {
         self.inner.count_of_user(user, since, at_most).await
     }
 
+    async fn open_of_user(&self, user: UserId, at_most: u32) -> Result<Vec<OrderId>, StoreError> {
+        self.inner.open_of_user(user, at_most).await
+    }
+
     async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
         self.inner.now().await
     }
@@ -146,6 +151,15 @@ impl OrderStore for CountingStore {
 
     async fn scan(&self, after: Option<OrderId>, limit: u32) -> Result<Vec<Scanned>, StoreError> {
         self.inner.scan(after, limit).await
+    }
+
+    async fn trails(
+        &self,
+        after: Option<OrderId>,
+        since: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<Trailed>, StoreError> {
+        self.inner.trails(after, since, limit).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

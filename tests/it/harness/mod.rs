@@ -1,6 +1,7 @@
 //! What several tests share: seeded chance, orders from the real price book, a model of the collaborators, the laws,
 //! private Postgres servers and what breaks them.
 
+pub mod access;
 pub mod api;
 pub mod api_in_process;
 pub mod certificates;
@@ -24,11 +25,14 @@ pub mod postgres;
 pub mod postgres_binaries;
 pub mod process;
 pub mod proxy;
+pub mod raw_http2;
+pub mod redis;
 pub mod scenarios;
 pub mod small_disk;
 pub mod standby;
 pub mod stores;
 pub mod takeover;
+pub mod tokens;
 pub mod traffic;
 pub mod traps;
 pub mod wait;
@@ -50,6 +54,7 @@ use order_service::domain::money::{Currency, parse_amount};
 use order_service::domain::order::Order;
 use order_service::domain::payment::PaymentToken;
 use order_service::domain::pricing::{PriceBook, Pricing, PricingDocument, QuoteLine, QuoteRequest};
+use order_service::domain::reach::Reach;
 use order_service::domain::react::Policy;
 use order_service::domain::status::OrderStatus;
 use uuid::Uuid;
@@ -299,6 +304,7 @@ pub fn ask(command: OrderCommand, request: Option<(&str, u8)>, expected_version:
             user: None,
             reason: None,
         },
+        reach: Reach::All,
         context: RequestContext { request_id: Arc::from(request_id), trace_parent: None },
         expected_version,
         repeatable: request

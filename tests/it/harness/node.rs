@@ -15,7 +15,7 @@ use order_service::proto::order as pb;
 use order_service::proto::order::order_service_client::OrderServiceClient;
 use order_service::telemetry;
 use tempfile::TempDir;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 /// The clock of a machine that tests can set. Calls in flight and pauses of the process are in real time.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ impl Clock for MachineClock {
 /// A node and a client of it. `stop` it, so that what it leaves undone fails the test.
 pub struct TestNode {
     node: Node,
-    client: OrderServiceClient<Channel>,
+    channel: Channel,
     folder: TempDir,
 }
 
@@ -65,13 +65,20 @@ impl TestNode {
         let config = config(&folder.path().join("orders.db"), settings);
         let telemetry = telemetry::init(&config.log).unwrap();
         let node = Node::start_by(config, telemetry, clock).await.unwrap();
-        let client = OrderServiceClient::connect(format!("http://{}", node.grpc_address())).await.unwrap();
-        Self { node, client, folder }
+        // Lazily: some nodes speak TLS only.
+        let channel =
+            Endpoint::from_shared(format!("http://{}", node.grpc_address())).unwrap().connect_lazy();
+        Self { node, channel, folder }
     }
 
     /// A client; all of them share one connection.
     pub fn client(&self) -> OrderServiceClient<Channel> {
-        self.client.clone()
+        OrderServiceClient::new(self.channel())
+    }
+
+    /// The connection of all clients.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     /// The node.
@@ -91,8 +98,8 @@ impl TestNode {
 
     /// Stops it and gives its folder back, for another one.
     pub async fn stop(self) -> TempDir {
-        let Self { node, client, folder } = self;
-        drop(client);
+        let Self { node, channel, folder } = self;
+        drop(channel);
         node.stop().await.unwrap();
         folder
     }

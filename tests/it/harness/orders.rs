@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use order_service::domain::Timestamp;
+use order_service::domain::access::Role;
 use order_service::domain::address::{Address, AddressKind, Country};
 use order_service::domain::amend::Amendment;
 use order_service::domain::event::{OrderEvent, RecordedEvent};
@@ -16,7 +17,7 @@ use order_service::domain::pricing::Totals;
 use order_service::domain::refund::{Grant, RefundedItem};
 use order_service::domain::saga::{Direction, Failure, SagaKind, SagaProgress, StepName, Turn};
 use order_service::domain::status::{CancelReason, OrderStatus, PaymentStatus};
-use order_service::ports::store::{Commit, CouponMove, Owner, Touched, WriteGuard};
+use order_service::ports::store::{Chain, Commit, CouponMove, Owner, Touched, WriteGuard};
 use uuid::Uuid;
 
 pub(crate) const OWNER: Owner = Owner { epoch: 1, incarnation: 7 };
@@ -175,6 +176,8 @@ pub(crate) fn saga(order: OrderId) -> SagaProgress {
         settled: false,
         notes: String::new(),
         principal: String::from("user:1"),
+        role: Some(Role::Support),
+        reason: Some("asked for it".into()),
         request_id: String::from("req-1"),
         trace_parent: None,
         token: Some(PaymentToken::new("tok_secret")),
@@ -207,6 +210,8 @@ pub(crate) fn event(seq: i64, version: i64, event: OrderEvent) -> RecordedEvent 
         version,
         at: at(seq),
         principal: String::from("user:1"),
+        role: Some(Role::Support),
+        reason: Some("asked for it".into()),
         request_id: Some(String::from("req-1")),
         event,
     }
@@ -228,6 +233,7 @@ pub(crate) fn creation(order: Order) -> Commit {
         saga: Some(saga(order.id)),
         request: None,
         coupon: None,
+        chain: Chain::default(),
         order: Arc::new(order),
     }
 }
@@ -253,6 +259,7 @@ pub(crate) fn update(before: &Order, change: impl FnOnce(&mut Order)) -> Commit 
         saga: None,
         request: None,
         coupon: None,
+        chain: Chain::default(),
         order: Arc::new(after),
     }
 }

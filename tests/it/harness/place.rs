@@ -24,7 +24,7 @@ trap '' HUP INT TERM
 read -r _
 folder=$1
 shift
-for file in "$folder/data/postmaster.pid" "$folder/pgbouncer.pid"; do
+for file in "$folder/data/postmaster.pid" "$folder/pgbouncer.pid" "$folder/redis.pid"; do
     pid=
     if [ -e "$file" ]; then read -r pid <"$file"; fi
     if [ -n "$pid" ] && kill -QUIT "$pid"; then

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -310,6 +310,11 @@ impl NodeProcess {
     pub async fn kill9(&mut self) {
         self.process.signal(Signal::KILL);
         assert!(was_killed(self.process.ended().await));
+    }
+
+    /// Where its own files are.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().to_path_buf()
     }
 
     /// The URL of its API.

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use order_service::domain::Timestamp;
+use order_service::domain::chain::EventHash;
 use order_service::domain::event::RecordedEvent;
 use order_service::domain::ids::{OrderId, OrderNumber, UserId};
 use order_service::domain::order::Order;
 use order_service::ports::store::{
     ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
-    StoreError, Stored, Unfinished,
+    StoreError, Stored, Trailed, Unfinished,
 };
 use tokio::sync::watch;
 
@@ -78,7 +79,7 @@ impl OrderStore for Window {
         self.inner.claim(id, owner).await
     }
 
-    async fn commit(&self, commit: Commit) -> Result<(), CommitError> {
+    async fn append(&self, commit: Commit) -> Result<Option<EventHash>, CommitError> {
         if self.is_dead(commit.guard.owner) {
             return Err(CommitError::NotCommitted(String::from("the process is dead")));
         }
@@ -100,13 +101,13 @@ impl OrderStore for Window {
         self.writing.fetch_add(1, Ordering::AcqRel);
         let (inner, writing) = (Arc::clone(&self.inner), Arc::clone(&self.writing));
         let written = tokio::spawn(async move {
-            let done = inner.commit(commit).await;
+            let done = inner.append(commit).await;
             writing.fetch_sub(1, Ordering::AcqRel);
             done
         });
         let done = written.await.unwrap();
         match done {
-            Ok(()) if fails || lost => Err(CommitError::Unknown(String::from("the answer is lost"))),
+            Ok(_) if fails || lost => Err(CommitError::Unknown(String::from("the answer is lost"))),
             done => done,
         }
     }
@@ -173,6 +174,10 @@ impl OrderStore for Window {
         self.inner.count_of_user(user, since, at_most).await
     }
 
+    async fn open_of_user(&self, user: UserId, at_most: u32) -> Result<Vec<OrderId>, StoreError> {
+        self.inner.open_of_user(user, at_most).await
+    }
+
     async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
         self.inner.now().await
     }
@@ -208,6 +213,15 @@ impl OrderStore for Window {
 
     async fn scan(&self, after: Option<OrderId>, limit: u32) -> Result<Vec<Scanned>, StoreError> {
         self.inner.scan(after, limit).await
+    }
+
+    async fn trails(
+        &self,
+        after: Option<OrderId>,
+        since: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<Trailed>, StoreError> {
+        self.inner.trails(after, since, limit).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -6,6 +6,7 @@ pub(crate) mod postgres;
 mod postgres_only;
 mod postgres_plans;
 mod postgres_start;
+mod protected;
 mod reading;
 mod scanning;
 mod sqlite;
@@ -66,6 +67,7 @@ macro_rules! store_suite {
                 what_is_stuck_comes_by_id_in_pages
                 timers_come_by_due_time_until_they_end
                 orders_of_a_user_are_counted_up_to_a_limit
+                open_orders_of_a_user_are_found
                 a_spoiled_order_spoils_nothing_else
                 what_was_stored_outlives_the_process
             }
@@ -95,5 +97,7 @@ macro_rules! store_suite {
 }
 
 store_suite!(on_sqlite, crate::store_suite::sqlite::SqliteFiles);
+store_suite!(on_protected_sqlite, crate::store_suite::protected::ProtectedFiles);
+store_suite!(on_protected_postgres, crate::store_suite::protected::ProtectedDatabase);
 store_suite!(on_postgres, crate::store_suite::postgres::Database);
 store_suite!(on_pgbouncer, crate::store_suite::pgbouncer::Pooled);

@@ -225,6 +225,8 @@ async fn plans_of_reads_use_their_index() {
         let user = order(1).user_id;
         let plan = full.plan(async |store| store.count_of_user(user, at(0), 3).await.unwrap()).await;
         assert_eq!(plan.scans("orders")[0].text("Index Name"), "orders_by_user", "{plan}");
+        let plan = full.plan(async |store| store.open_of_user(user, 3).await.unwrap()).await;
+        assert_eq!(plan.scans("orders")[0].text("Index Name"), "orders_by_user", "{plan}");
 
         for after in [None, Some(middle)] {
             let plan = full
@@ -254,6 +256,15 @@ async fn plans_of_reads_use_their_index() {
                 plan.scans("orders").iter().map(|scan| scan.text("Index Cond")).collect();
             let cursor = conditions.iter().any(|condition| condition.contains("id > "));
             assert_eq!(cursor, after.is_some(), "{plan}");
+
+            let plan = full
+                .plan(async |store| {
+                    let page = store.trails(after, None, PAGE).await.unwrap();
+                    assert!(page.len() == PAGE as usize && page.iter().all(|order| order.found.is_ok()));
+                })
+                .await;
+            by_key(&plan, "orders");
+            by_key(&plan, "order_events");
         }
     }
     full.store.close().await;

@@ -7,7 +7,7 @@ use futures::future::join_all;
 use order_service::domain::item::{ProductRef, Shortage};
 use order_service::domain::order::{Hold, Order, RequestRecord};
 use order_service::domain::saga::{Failure, SagaProgress};
-use order_service::domain::status::PaymentStatus;
+use order_service::domain::status::{OrderStatus, PaymentStatus};
 use order_service::ports::store::{StoreError, Unfinished};
 use uuid::Uuid;
 
@@ -254,6 +254,22 @@ pub(super) async fn orders_of_a_user_are_counted_up_to_a_limit<F: StoreFactory>(
     assert_eq!((count(0, 100).await, count(3, 100).await), (6, 6));
     assert_eq!((count(4, 100).await, count(38, 100).await, count(39, 100).await), (5, 1, 0));
     assert_eq!((count(0, 2).await, count(38, 2).await), (2, 1));
+    store.close().await;
+}
+
+pub(super) async fn open_orders_of_a_user_are_found<F: StoreFactory>() {
+    let files = F::fresh().await;
+    let store = files.open().await;
+    // Created at 1, 2, 3, ... by seven users in turn.
+    for n in 1..=30 {
+        store.commit(creation(order(n))).await.unwrap();
+    }
+    let user = order(3).user_id;
+    let open = async |at_most| store.open_of_user(user, at_most).await.unwrap();
+    assert_eq!(open(100).await, [id(24), id(17), id(10), id(3)]);
+    assert_eq!(open(2).await, [id(24), id(17)]);
+    store.commit(update(&order(17), |order| order.status = OrderStatus::Confirmed)).await.unwrap();
+    assert_eq!(open(2).await, [id(24), id(10)]);
     store.close().await;
 }
 

@@ -37,7 +37,7 @@ impl SqliteFiles {
         SqliteConfig { path: self.path(), readers: 2, ..SqliteConfig::default() }
     }
 
-    async fn try_open(&self) -> Result<Arc<SqliteStore>, OpenError> {
+    pub(crate) async fn try_open(&self) -> Result<Arc<SqliteStore>, OpenError> {
         SqliteStore::open(self.config()).await
     }
 
