@@ -314,6 +314,8 @@ pub async fn memory_apart(orders: usize) {
     let settings = [
         ("ORDER__ACTOR__IDLE_AFTER", "24h"),
         ("ORDER__ACTOR__MAX_LIVE", many.as_str()),
+        // It is not timed, and beside other work it may be slow.
+        ("ORDER__COLLABORATORS__TIMEOUT", "1m"),
         ("ORDER__LOG__LEVEL", "warn,order_service::app=info"),
     ];
     let mut node = NodeProcess::start(&simulate, &settings).await;
