@@ -157,14 +157,14 @@ impl AdminApi {
             return Err(forbidden(what));
         }
         let metadata = request.metadata();
-        let permit = Arc::clone(&self.requests).try_acquire_owned().map_err(|_full| {
-            to_status(&OrderError::Overloaded { what: "this node has too many calls of operators in flight" })
-        })?;
         let has_token = metadata.contains_key(auth::AUTHORIZATION);
         let by_token = self.by_token.as_ref().filter(|_| has_token || !is_here);
         let authenticator = by_token.unwrap_or(&self.authenticator);
         let caller = authenticator.caller(metadata).await.map_err(|error| to_status(&error))?;
         let reach = access::OPERATORS.admit(method, &caller).map_err(|error| to_status(&error))?;
+        let permit = Arc::clone(&self.requests).try_acquire_owned().map_err(|_full| {
+            to_status(&OrderError::Overloaded { what: "this node has too many calls of operators in flight" })
+        })?;
         let config = &self.config;
         let deadline = auth::deadline(metadata).unwrap_or(config.default_deadline).min(config.max_deadline);
         let started = Instant::now();

@@ -179,10 +179,11 @@ impl OrderApi {
     }
 
     async fn begin(&self, method: &'static str, metadata: &MetadataMap) -> Result<Begun, Status> {
+        // Whoever waits here for keys of a token takes no place of those who are known.
+        let caller = self.authenticator.caller(metadata).await.map_err(|error| to_status(&error))?;
         let permit = Arc::clone(&self.requests).try_acquire_owned().map_err(|_full| {
             to_status(&OrderError::Overloaded { what: "this node has too many requests in flight" })
         })?;
-        let caller = self.authenticator.caller(metadata).await.map_err(|error| to_status(&error))?;
         // What another node forwards was counted there. What is not allowed counts as well.
         if let Some(gate) = self.gate.as_ref().filter(|_| !self.for_peers) {
             gate.call(&self.key, &caller, method).await.map_err(|error| to_status(&error))?;
@@ -251,7 +252,13 @@ impl OrderApi {
         if request.validate_only {
             return Ok(convert::order(&react::preview(&draft, now)));
         }
-        draft.risk = self.risk_of(&draft, now).await?;
+        draft.risk = match self.risk_of(&draft, now).await {
+            Ok(risk) => risk,
+            Err(error) => {
+                admitted.into_iter().for_each(Underway::answered);
+                return Err(error);
+            }
+        };
         let ask = begun.ask(OrderCommand::Create(Box::new(draft)), None, repeatable);
         let wait = begun.wait();
         let answer = self.orders.ask(id, ask, wait, true).await;
@@ -324,15 +331,15 @@ impl OrderService for OrderApi {
         &self,
         request: Request<pb::UpdateOrderStatusRequest>,
     ) -> Result<Response<answer::Order>, Status> {
-        let begun = self.begin("UpdateOrderStatus", request.metadata()).await?;
-        // It is the same as CancelOrder, which is open to others.
-        let is_cancel = request.get_ref().status() == pb::OrderStatus::Cancelled;
-        let answer = match is_cancel.then(|| access::ORDERS.admit("CancelOrder", &begun.origin.caller)) {
-            Some(Err(error)) => Err(error.into()),
-            Some(Ok(_)) | None => {
-                self.execute(&begun, request, |request| self.update_status(&begun, request)).await
+        let mut begun = self.begin("UpdateOrderStatus", request.metadata()).await?;
+        // It is the same as CancelOrder, which is open to others, and to other orders.
+        if request.get_ref().status() == pb::OrderStatus::Cancelled {
+            match access::ORDERS.admit("CancelOrder", &begun.origin.caller) {
+                Ok(reach) => begun.reach = reach,
+                Err(error) => return begun.end(Err::<answer::Order, _>(error)),
             }
-        };
+        }
+        let answer = self.execute(&begun, request, |request| self.update_status(&begun, request)).await;
         begun.end(answer)
     }
 

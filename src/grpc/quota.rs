@@ -156,7 +156,13 @@ impl Gate {
             Some(most) => {
                 // Announced before the store is asked: of two that look at once, the later one sees the other.
                 let underway = self.underway.enter(user, id, Instant::now());
-                let mut open = orders.open_orders_of_user(user, most.saturating_add(1)).await?;
+                let mut open = match orders.open_orders_of_user(user, most.saturating_add(1)).await {
+                    Ok(open) => open,
+                    Err(error) => {
+                        underway.answered();
+                        return Err(error);
+                    }
+                };
                 open.extend(&underway.before);
                 open.retain(|other| *other != id);
                 open.sort_unstable();
@@ -172,7 +178,12 @@ impl Gate {
         };
         if let Some(quota) = self.quotas.creations {
             let key = key.tag("limit-creations", &[user.0.as_bytes()]);
-            self.count(Counted { key, quota }, "creations", "this user creates orders too often").await?;
+            let what = "this user creates orders too often";
+            if let Err(error) = self.count(Counted { key, quota }, "creations", what).await {
+                // Nothing of it was begun, so it will not be stored either.
+                underway.into_iter().for_each(Underway::answered);
+                return Err(error);
+            }
         }
         Ok(underway)
     }

@@ -305,6 +305,23 @@ async fn operators_are_administrators() {
 }
 
 #[tokio::test]
+async fn who_shops_and_packs_cannot_cancel_what_others_ordered() {
+    let node = start(&[]).await;
+    let mut client = node.client();
+    let target = Target::fresh(&client, OTHER, "").await;
+    let both = As::new("packer", &[Role::Customer, Role::Warehouse], OWNER);
+    let request = pb::UpdateOrderStatusRequest {
+        id: target.order.clone(),
+        status: Cancelled.into(),
+        ..Default::default()
+    };
+    let told = client.update_order_status(both.sign(request)).await.unwrap_err();
+    assert_eq!(told.code(), Code::NotFound, "{told:?}");
+    drop(client);
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_warehouse_moves_orders_on_but_cannot_cancel_one() {
     let node = start(&[]).await;
     let mut client = node.client();

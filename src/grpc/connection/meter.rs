@@ -1,7 +1,7 @@
 //! Looks at the frames of an HTTP/2 connection as they pass, without taking them apart: whether one of them takes too
 //! long, and whether there are too many that only make work.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::TransportLimits;
 
@@ -96,7 +96,11 @@ impl Bucket {
         let back = passed.saturating_mul(u128::from(self.per_second)).checked_div(1_000).unwrap_or_default();
         if back > 0 {
             self.add(u32::try_from(back).unwrap_or(u32::MAX));
-            self.filled = now;
+            // Only as far as what came back: the rest of the time counts for the next one.
+            let counted = back.saturating_mul(1_000_000).checked_div(u128::from(self.per_second.max(1)));
+            let counted =
+                Duration::from_micros(counted.and_then(|us| u64::try_from(us).ok()).unwrap_or(u64::MAX));
+            self.filled = self.filled.checked_add(counted).unwrap_or(now).min(now);
         }
         let there = self.left > 0;
         self.left = self.left.saturating_sub(1);
