@@ -47,7 +47,8 @@ fn is_plain(text: &str) -> bool {
 }
 
 fn address_is_plain(address: &Address) -> bool {
-    is_plain(&address.first_name)
+    // Nobody's name is left out for want of a key, so none may pass for one that was.
+    !address.first_name.is_empty() && !is_sealed(&address.first_name)
 }
 
 /// Whether the commit writes the addresses.

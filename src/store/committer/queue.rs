@@ -158,7 +158,9 @@ impl Place {
                 if self.working {
                     return true;
                 }
-                if !std::mem::take(&mut self.in_vain) && state.may_begin(self.queue.enough) {
+                // What this lane looked for in vain another one has; where none is at work any more, nobody has it.
+                let in_vain = std::mem::take(&mut self.in_vain) && state.working > 0;
+                if !in_vain && state.may_begin(self.queue.enough) {
                     state.working = state.working.saturating_add(1);
                     self.working = true;
                     return true;
