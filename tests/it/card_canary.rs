@@ -345,6 +345,15 @@ async fn get(node: &NodeProcess, path: &str, card: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
+/// Metrics without their values: a sum of seconds with all of its digits passes for a card number now and then.
+fn names_and_labels(metrics: &str) -> String {
+    metrics
+        .lines()
+        .map(|line| line.rsplit_once(' ').map_or(line, |(name, _)| name))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
 /// Whether a card number is in a text, however it is dressed.
 fn is_told(text: &str) -> Option<&'static str> {
     let digits: String = text.chars().filter(char::is_ascii_digit).collect();
@@ -435,7 +444,7 @@ async fn no_card_number_is_kept_or_told(kind: StoreKind) {
     for card in PLAIN {
         whisper(&node, &calm, card, &mut heard).await;
     }
-    heard.0.push(get(&node, "/metrics", "none").await);
+    heard.0.push(names_and_labels(&get(&node, "/metrics", "none").await));
     assert!(heard.0.len() > 400 && heard.0.last().unwrap().contains("orders_created_total"));
     for answer in &heard.0 {
         assert!(!answer.contains(TOKEN), "the token: {answer}");
