@@ -7,6 +7,7 @@ mod cluster;
 mod collaborators;
 mod development;
 mod limits;
+mod node;
 mod privacy;
 mod settings;
 mod stores;
@@ -14,42 +15,25 @@ mod stores;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use chrono::SubsecRound;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-use crate::actor::{CrashPoint, Orders, Parts, SkippedUndo};
-use crate::clients::sim::{self, Simulator};
-use crate::cluster::Cluster;
-use crate::config::{Config, Repairs, SimulatorJournal};
+use crate::clients::sim;
+use crate::config::{Config, SimulatorJournal};
 use crate::domain::Timestamp;
-use crate::domain::ids::IdKey;
-use crate::domain::pricing::Pricing;
-use crate::grpc::{self, AdminApi, GrpcConfig, InFlight, OrderApi, PeerServices, Tokens};
-use crate::ops;
 use crate::ports::clock::Clock;
-use crate::ports::placement::Alone;
-use crate::ports::store::Owner;
-use crate::steps::StepLimits;
 use crate::telemetry::Telemetry;
 use crate::verify::{self, Witness};
 
 pub use audit::{audit, event_heads};
 pub use development::{DevelopmentToken, TokenWish, development_token};
+pub use node::Node;
 pub use privacy::export;
 pub use stores::postgres_config;
 
-use self::collaborators::{collaborators, simulator};
-use self::settings::{actor_config, api_config, cache, policy, risk};
-
-/// How often samples of histograms are moved into their buckets.
-const UPKEEP: Duration = Duration::from_secs(5);
-/// How long a stopping listener may take to send its last words.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+use self::collaborators::simulator;
 
 /// The machine's clock.
 #[derive(Debug)]
@@ -62,330 +46,6 @@ impl Clock for SystemClock {
     }
 }
 
-/// A running node.
-pub struct Node {
-    grpc_address: SocketAddr,
-    ops_address: SocketAddr,
-    orders: Arc<Orders>,
-    /// The other nodes, if there may be some.
-    cluster: Option<Joined>,
-    draining: CancellationToken,
-    stopping: CancellationToken,
-    ops_stopping: CancellationToken,
-    grpc: JoinHandle<Result<(), String>>,
-    in_flight: InFlight,
-    ops: JoinHandle<Result<(), String>>,
-    upkeep: JoinHandle<()>,
-    simulator: Option<Simulator>,
-    grace: Duration,
-}
-
-/// What a node of a cluster has besides.
-struct Joined {
-    cluster: Arc<Cluster>,
-    peers: JoinHandle<Result<(), String>>,
-    /// The listener for other nodes has ended.
-    served: CancellationToken,
-    peers_stopping: CancellationToken,
-    peers_in_flight: InFlight,
-    drain_timeout: Duration,
-}
-
-impl Node {
-    /// Binds its listeners, opens its store and begins to serve.
-    ///
-    /// # Errors
-    /// What stands in the way, as one sentence.
-    pub async fn start(config: Config, telemetry: Telemetry) -> anyhow::Result<Self> {
-        Self::start_by(config, telemetry, Arc::new(SystemClock)).await
-    }
-
-    /// As [`Self::start`], on a machine with this clock.
-    ///
-    /// # Errors
-    /// As of [`Self::start`].
-    pub async fn start_by(
-        config: Config,
-        telemetry: Telemetry,
-        clock: Arc<dyn Clock>,
-    ) -> anyhow::Result<Self> {
-        // Boxed: it holds every part of a node while it puts them together.
-        Box::pin(Self::assemble(config, telemetry, clock)).await
-    }
-
-    async fn assemble(config: Config, telemetry: Telemetry, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
-        let crash_at = match &config.testing.crash_at {
-            None => None,
-            Some(name) => Some(CrashPoint::parse(name).ok_or_else(|| {
-                anyhow!("testing.crash_at is {name}, which is no crash point; write one like create.charge.forward.after_effect")
-            })?),
-        };
-        let skip_undo = match &config.testing.skip_undo {
-            None => None,
-            Some(name) => {
-                let skipped = SkippedUndo::parse(name).ok_or_else(|| {
-                    anyhow!(
-                        "testing.skip_undo is {name}, which no saga undoes; write one like create.reserve"
-                    )
-                })?;
-                tracing::warn!(
-                    station = name,
-                    "testing.skip_undo is set: THIS NODE IS BROKEN ON PURPOSE and leaves money or stock behind"
-                );
-                Some(skipped)
-            }
-        };
-        let pricing: Arc<dyn Pricing> = Arc::new(crate::config::price_book(&config.pricing)?);
-        // Ports first: a port in use must not leave a half-opened store behind.
-        let grpc_listener = bind(config.grpc.listen, "grpc.listen").await?;
-        let ops_listener = bind(config.ops.listen, "ops.listen").await?;
-        let (grpc_address, ops_address) = (grpc_listener.local_addr()?, ops_listener.local_addr()?);
-        let peer_listener = match config.cluster.enabled {
-            true => Some(bind(config.peer.listen, "peer.listen").await?),
-            false => None,
-        };
-        let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
-        let verifier = callers::verifier(&config, &stopping).await?;
-        let secured = callers::secured(&config, &stopping).await?;
-        // The store first: whoever has it is named, and a file that is not ours keeps its folder clean.
-        let mut opened = stores::open(&config).await?;
-        let custodian = privacy::protect(&config, &mut opened, &clock).await;
-        let store = Arc::clone(&opened.store);
-        let (collaborators, simulator) = collaborators(&config, &clock)?;
-        let cluster = match &peer_listener {
-            Some(listener) => Some(cluster::join(&config, &opened, listener.local_addr()?).await?),
-            None => None,
-        };
-        let placement = match &cluster {
-            Some(cluster) => cluster.placement(),
-            // Its clock does not stand still between two lives.
-            None => {
-                Arc::new(Alone(Owner { epoch: opened.epoch, incarnation: clock.now().timestamp_micros() }))
-            }
-        };
-        let key = IdKey(config.ids.key.expose().as_bytes().to_vec());
-        let orders = Orders::start(Parts {
-            store: Arc::clone(&store),
-            cache: cache(&config),
-            collaborators: collaborators.clone(),
-            clock: Arc::clone(&clock),
-            key: key.clone(),
-            policy: policy(&config),
-            limits: StepLimits {
-                timeout: config.saga.step_timeout,
-                reservation_ttl: config.saga.reservation_ttl,
-            },
-            config: actor_config(&config),
-            placement,
-            crash_at,
-            skip_undo,
-        })
-        .await
-        .map_err(|error| anyhow!("the order actors cannot be started: {error}"))?;
-        if let Some(cluster) = &cluster {
-            cluster.start(Arc::clone(&orders));
-        }
-        let only_here = config.ops.repairs == Repairs::Loopback;
-        let (admin_orders, limits) = (Arc::clone(&orders), api_config(&config));
-        let admin_api =
-            AdminApi::new(admin_orders, orders.clock(), key.clone(), limits, cluster.clone(), only_here)
-                .with_custodian(custodian);
-        let tokens =
-            verifier.map(|verifier| Tokens { verifier, clock: orders.clock(), mtls: config.auth.mtls });
-        let admin_api = match &tokens {
-            Some(tokens) => admin_api.with_tokens(tokens.clone()),
-            None => admin_api,
-        };
-        let admin = (config.ops.repairs != Repairs::None)
-            .then(|| admin_api.clone().into_routes(config.grpc.max_message_bytes));
-        let api = OrderApi::new(
-            Arc::clone(&orders),
-            collaborators,
-            pricing,
-            risk(&config),
-            key,
-            api_config(&config),
-            stopping.clone(),
-        );
-        let api = api.with_gate(limits::gate(&config)?, config.grpc.transport.shed_after);
-        let api = match &cluster {
-            Some(cluster) => api.with_cluster(Arc::clone(cluster)),
-            None => api,
-        };
-        let api = match tokens {
-            Some(tokens) => api.with_tokens(tokens),
-            None => api,
-        };
-        let listener_config = GrpcConfig {
-            max_message_bytes: config.grpc.max_message_bytes,
-            max_streams_per_connection: config.grpc.max_streams_per_connection,
-            max_deadline: config.grpc.max_deadline,
-            keepalive: config.grpc.keepalive,
-            reflection: config.grpc.reflection,
-            transport: limits::transport(&config),
-        };
-        let in_flight = api.in_flight();
-        let mut joined = None;
-        if let (Some(cluster), Some(listener)) = (&cluster, peer_listener) {
-            let (cluster, api) = (Arc::clone(cluster), api.for_peers());
-            let (peers_stopping, peers_in_flight) = (CancellationToken::new(), api.in_flight());
-            let tls = cluster::tls(&config)?;
-            let admin = (config.ops.repairs != Repairs::None).then(|| admin_api.for_peers());
-            let services = PeerServices { orders: api, admin, cluster: cluster.clone() };
-            let (limits, stopped) = (listener_config.clone(), peers_stopping.clone());
-            let served = CancellationToken::new();
-            let ended = served.clone().drop_guard();
-            let peers = tokio::spawn(async move {
-                let _ended = ended;
-                let stopped = stopped.cancelled_owned();
-                let served = grpc::serve_peers(listener, services, &limits, tls, stopped).await;
-                served.inspect_err(|error| tracing::error!(error, "the listener for other nodes ended"))
-            });
-            let drain_timeout = config.cluster.drain_timeout;
-            joined = Some(Joined { cluster, peers, served, peers_stopping, peers_in_flight, drain_timeout });
-        }
-        let (grpc_draining, grpc_stopping) = (draining.clone(), stopping.clone());
-        let ready = readiness(&draining, cluster.clone());
-        let serves = move || ready().is_ok();
-        let grpc = tokio::spawn(async move {
-            let (draining, stopping) = (grpc_draining.cancelled_owned(), grpc_stopping.cancelled_owned());
-            grpc::serve(grpc_listener, api, &listener_config, secured, serves, draining, stopping).await
-        });
-        let ops_stopping = CancellationToken::new();
-        let ops = tokio::spawn(ops::serve(
-            ops_listener,
-            store,
-            admin,
-            telemetry.clone(),
-            readiness(&draining, cluster),
-            ops_stopping.clone().cancelled_owned(),
-        ));
-        let upkeep = tokio::spawn(async move {
-            let mut tick = tokio::time::interval(UPKEEP);
-            loop {
-                tick.tick().await;
-                telemetry.upkeep();
-            }
-        });
-        tracing::info!(grpc = %grpc_address, ops = %ops_address, "serving");
-        let grace = config.grpc.shutdown_grace;
-        Ok(Self {
-            grpc_address,
-            ops_address,
-            orders,
-            cluster: joined,
-            draining,
-            stopping,
-            ops_stopping,
-            grpc,
-            in_flight,
-            ops,
-            upkeep,
-            simulator,
-            grace,
-        })
-    }
-
-    /// Where it answers gRPC.
-    pub fn grpc_address(&self) -> SocketAddr {
-        self.grpc_address
-    }
-
-    /// Where it answers operators.
-    pub fn ops_address(&self) -> SocketAddr {
-        self.ops_address
-    }
-
-    /// Its orders.
-    pub fn orders(&self) -> &Arc<Orders> {
-        &self.orders
-    }
-
-    /// The simulator in this process, if a collaborator is simulated.
-    pub fn simulator(&self) -> Option<&Simulator> {
-        self.simulator.as_ref()
-    }
-
-    /// Ends at once, without finishing anything.
-    fn abandon(&self) {
-        if let Some(joined) = &self.cluster {
-            joined.cluster.abandon();
-            joined.peers.abort();
-        }
-        self.draining.cancel();
-        self.grpc.abort();
-        self.ops.abort();
-        self.upkeep.abort();
-        if let Some(simulator) = &self.simulator {
-            simulator.close();
-        }
-    }
-
-    /// Hands over what other nodes can take within `cluster.drain_timeout`; then takes no new work, finishes what runs
-    /// within `grpc.shutdown_grace`, and closes the store.
-    ///
-    /// # Errors
-    /// When a listener had failed.
-    pub async fn stop(mut self) -> anyhow::Result<()> {
-        tracing::info!("stopping");
-        self.draining.cancel();
-        if let Some(joined) = &self.cluster
-            && !joined.cluster.leave(joined.drain_timeout).await
-        {
-            tracing::warn!(
-                "stopping before everything was handed over; other nodes take it when this one is gone"
-            );
-        }
-        let started = tokio::time::Instant::now();
-        self.orders.quiesce();
-        self.stopping.cancel();
-        // Requests in flight are answered while sagas come to rest; what does not is stored with its intent.
-        // A stream that a client keeps open (health, reflection) is not waited for once the last request is answered.
-        let in_flight = self.in_flight.clone();
-        let quiet = async {
-            in_flight.none().await;
-            tokio::time::sleep(LAST_WORDS).await;
-        };
-        let served = tokio::select! {
-            served = &mut self.grpc => Ok(served),
-            _quiet_or_late = tokio::time::timeout(self.grace, quiet) => Err(()),
-        };
-        self.orders.stop(self.grace.saturating_sub(started.elapsed())).await;
-        if let Some(Joined { cluster, peers, peers_stopping, peers_in_flight, .. }) = &mut self.cluster {
-            cluster.end().await;
-            // Whoever still forwards calls here is told to ask elsewhere.
-            let _quiet = tokio::time::timeout(LAST_WORDS, peers_in_flight.none()).await;
-            peers_stopping.cancel();
-            let _served = tokio::time::timeout(LAST_WORDS, &mut *peers).await;
-            peers.abort();
-        }
-        self.ops_stopping.cancel();
-        let ops = tokio::time::timeout(LAST_WORDS, &mut self.ops).await.map_err(drop);
-        self.grpc.abort();
-        self.ops.abort();
-        self.upkeep.abort();
-        if let Some(simulator) = &self.simulator {
-            // Delayed calls may keep it alive; the next node shall have its journal at once.
-            simulator.close();
-        }
-        for ended in [served, ops].into_iter().flatten() {
-            ended.context("a listener's task failed")?.map_err(|error| anyhow!(error))?;
-        }
-        tracing::info!("stopped");
-        Ok(())
-    }
-}
-
-/// Whether the node should be sent calls, or why not.
-fn readiness(draining: &CancellationToken, cluster: Option<Arc<Cluster>>) -> ops::Readiness {
-    let draining = draining.clone();
-    Arc::new(move || match &cluster {
-        _ if draining.is_cancelled() => Err("stopping\n"),
-        Some(cluster) if !cluster.is_in() => Err("the node's lease in the cluster is over\n"),
-        _ => Ok(()),
-    })
-}
-
 /// Runs a node until `shutdown` is ready.
 ///
 /// # Errors
@@ -395,40 +55,7 @@ pub async fn serve(
     telemetry: Telemetry,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let mut node = Node::start(config, telemetry).await?;
-    tokio::pin!(shutdown);
-    let cluster = node.cluster.as_ref().map(|joined| Arc::clone(&joined.cluster));
-    let died = async {
-        match &cluster {
-            Some(cluster) => cluster.died().await,
-            None => std::future::pending().await,
-        }
-    };
-    let served = node.cluster.as_ref().map(|joined| joined.served.clone());
-    let unserved = async {
-        match &served {
-            Some(served) => served.cancelled().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = &mut shutdown => node.stop().await,
-        // The others will not reach it any more; its slots are better off with them.
-        () = unserved => {
-            node.stop().await?;
-            Err(anyhow!("the listener for other nodes ended by itself"))
-        }
-        why = died => {
-            // Whatever it would finish now, another node has taken over.
-            node.abandon();
-            Err(anyhow!("this node ends: {why}; start it again once it is reached"))
-        }
-        failed = &mut node.grpc => {
-            node.orders.stop(node.grace).await;
-            failed.context("the gRPC listener's task failed")?.map_err(|error| anyhow!(error))?;
-            Err(anyhow!("the gRPC listener ended by itself"))
-        }
-    }
+    Node::start(config, telemetry).await?.run(shutdown).await
 }
 
 /// Runs the simulated collaborators as one server until `shutdown` is ready.

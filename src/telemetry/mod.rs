@@ -1,0 +1,87 @@
+//! What a node tells of itself: log lines, and metrics in the text form of Prometheus.
+
+mod logs;
+
+use std::sync::{Mutex, PoisonError};
+
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::util::TryInitError;
+
+pub use self::logs::log_panics;
+use crate::config::LogConfig;
+
+/// Upper bounds of the buckets of every histogram, in seconds: from a cached read to the longest deadline.
+const BUCKETS: [f64; 14] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+
+/// The recorder of this process, once there is one.
+static INSTALLED: Mutex<Option<Telemetry>> = Mutex::new(None);
+
+/// Why logs or metrics could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter is malformed.
+    #[error("log.level is not a log level ({0}); write it like info or info,order_service=debug")]
+    Level(#[from] ParseError),
+    /// Somebody else set up logs first.
+    #[error("logs cannot be set up ({0}); set them up once in a process")]
+    Logs(#[from] TryInitError),
+    /// Somebody else set up metrics first.
+    #[error("metrics cannot be set up ({0}); set them up once in a process")]
+    Metrics(#[from] BuildError),
+}
+
+/// The metrics of this process. Cheap to clone.
+#[derive(Clone)]
+pub struct Telemetry {
+    metrics: PrometheusHandle,
+}
+
+impl Telemetry {
+    /// All metrics in the text form of Prometheus.
+    pub fn render(&self) -> String {
+        self.metrics.render()
+    }
+
+    /// Moves fresh samples of histograms into their buckets. To be called every few seconds, lest samples pile up
+    /// while nobody renders.
+    pub fn upkeep(&self) {
+        self.metrics.run_upkeep();
+    }
+}
+
+/// Sets up logs and metrics for this process. The first call decides; later ones answer what the first set up.
+///
+/// # Errors
+/// When the filter is malformed, or a logger or recorder that is not ours is in place.
+pub fn init(log: &LogConfig) -> Result<Telemetry, TelemetryError> {
+    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(telemetry) = installed.as_ref() {
+        return Ok(telemetry.clone());
+    }
+    logs::init(log)?;
+    let metrics = PrometheusBuilder::new().set_buckets(&BUCKETS)?.install_recorder()?;
+    let telemetry = Telemetry { metrics };
+    *installed = Some(telemetry.clone());
+    Ok(telemetry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LogFormat;
+
+    #[test]
+    fn the_first_call_decides_and_metrics_render() {
+        let log = LogConfig { level: "error".to_owned(), format: LogFormat::Json };
+        let first = init(&log).unwrap();
+        let second = init(&log).unwrap();
+        metrics::counter!("telemetry_test_total").increment(2);
+        metrics::histogram!("telemetry_test_seconds").record(0.003);
+        second.upkeep();
+        let text = first.render();
+        assert!(text.contains("telemetry_test_total 2"), "{text}");
+        assert!(text.contains("telemetry_test_seconds_bucket{le=\"0.005\"} 1"), "{text}");
+    }
+}
