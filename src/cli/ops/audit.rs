@@ -1,17 +1,17 @@
 //! `ops audit`: whether the events of the orders are those that were recorded.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::verify::{Format, LOG_EVERY, REDRAW, which};
+use super::printer::{Format, Printer};
+use super::verify::which;
 use crate::app;
 use crate::cli::{ConfigFiles, Failure, load_config, runtime, stop_asked};
 use crate::domain::Timestamp;
@@ -124,14 +124,8 @@ fn verify(files: &ConfigFiles, arguments: &VerifyArgs) -> Result<(), Failure> {
     let ended = runtime.block_on(app::audit(&config, &options, noted, &mut printer, stop_asked()));
     printer.erase();
     let report = ended.map_err(|error| Failure::Sentence(format!("{error:#}")))?;
-    printer.summary(&report);
-    match printer.failed {
-        // Whoever closed the pipe has not seen everything, so this is not a yes.
-        Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::Told),
-        Some(error) => Err(Failure::Output(error)),
-        None if report.complete && report.breaks == 0 => Ok(()),
-        None => Err(Failure::Told),
-    }
+    summary(&mut printer, &report);
+    printer.outcome(report.complete && report.breaks == 0)
 }
 
 /// The lines of a file of heads; empty ones say nothing.
@@ -179,74 +173,36 @@ fn heads(files: &ConfigFiles, arguments: &HeadsArgs) -> Result<(), Failure> {
     }
 }
 
-/// Prints as it goes; holds nothing.
-struct Printer {
-    format: Format,
-    started: Instant,
-    told: Instant,
-    on_terminal: bool,
-    is_drawn: bool,
-    failed: Option<io::Error>,
-}
-
-impl Printer {
-    fn new(format: Format) -> Self {
-        let (now, on_terminal) = (Instant::now(), io::stderr().is_terminal());
-        Self { format, started: now, told: now, on_terminal, is_drawn: false, failed: None }
-    }
-
-    fn line(&mut self, text: &str) -> ControlFlow<()> {
-        self.erase();
-        let mut out = io::stdout().lock();
-        match writeln!(out, "{text}").and_then(|()| out.flush()) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                self.failed = Some(error);
-                ControlFlow::Break(())
+/// The last line.
+fn summary(printer: &mut Printer, report: &AuditReport) {
+    let seconds = printer.elapsed().as_secs_f64();
+    let AuditReport { orders, chained, unchained, compared, breaks, broken_orders, complete } = report;
+    let text = if printer.format == Format::Json {
+        json!({
+            "summary": {
+                "orders": orders,
+                "chained_events": chained,
+                "unchained_events": unchained,
+                "compared_heads": compared,
+                "breaks": breaks,
+                "broken_orders": broken_orders,
+                "complete": complete,
+                "seconds": seconds,
             }
-        }
-    }
-
-    /// Takes the line of progress away.
-    fn erase(&mut self) {
-        if std::mem::take(&mut self.is_drawn) {
-            let _ = write!(io::stderr().lock(), "\r\x1b[2K");
-        }
-    }
-
-    fn summary(&mut self, report: &AuditReport) {
-        if self.failed.is_some() {
-            return;
-        }
-        let seconds = self.started.elapsed().as_secs_f64();
-        let AuditReport { orders, chained, unchained, compared, breaks, broken_orders, complete } = report;
-        let text = if self.format == Format::Json {
-            json!({
-                "summary": {
-                    "orders": orders,
-                    "chained_events": chained,
-                    "unchained_events": unchained,
-                    "compared_heads": compared,
-                    "breaks": breaks,
-                    "broken_orders": broken_orders,
-                    "complete": complete,
-                    "seconds": seconds,
-                }
-            })
-            .to_string()
-        } else {
-            let followed = if *complete { "followed" } else { "stopped early, followed" };
-            let found = match breaks {
-                0 => String::from("no break"),
-                _ => format!("{breaks} breaks in {broken_orders} orders"),
-            };
-            format!(
-                "{followed} {chained} events of {orders} orders in {seconds:.1} s ({unchained} unchained, {compared} \
-                 heads compared): {found}"
-            )
+        })
+        .to_string()
+    } else {
+        let followed = if *complete { "followed" } else { "stopped early, followed" };
+        let found = match breaks {
+            0 => String::from("no break"),
+            _ => format!("{breaks} breaks in {broken_orders} orders"),
         };
-        let _ = self.line(&text);
-    }
+        format!(
+            "{followed} {chained} events of {orders} orders in {seconds:.1} s ({unchained} unchained, {compared} \
+                 heads compared): {found}"
+        )
+    };
+    let _ = printer.line(&text);
 }
 
 impl AuditWitness for Printer {
@@ -262,18 +218,11 @@ impl AuditWitness for Printer {
     }
 
     fn progress(&mut self, so_far: &AuditReport) {
-        if self.told.elapsed() < if self.on_terminal { REDRAW } else { LOG_EVERY } {
-            return;
-        }
-        self.told = Instant::now();
         let AuditReport { orders, breaks, .. } = so_far;
-        if self.on_terminal {
-            let mut out = io::stderr().lock();
-            let _ = write!(out, "\r\x1b[2K{orders} orders followed, {breaks} breaks");
-            let _ = out.flush();
-            self.is_drawn = true;
-        } else {
-            tracing::info!(orders, breaks, "auditing");
-        }
+        Printer::progress(
+            self,
+            || format!("{orders} orders followed, {breaks} breaks"),
+            || tracing::info!(orders, breaks, "auditing"),
+        );
     }
 }

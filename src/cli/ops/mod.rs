@@ -5,6 +5,7 @@ mod encrypt_existing;
 mod erase_user;
 mod explain;
 mod export;
+mod printer;
 mod resolve_payment;
 mod retry_step;
 mod rotate_keys;

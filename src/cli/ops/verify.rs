@@ -1,25 +1,20 @@
 //! `ops verify`: whether what is stored can be true.
 
-use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::printer::{Format, Printer};
 use crate::app;
 use crate::cli::{ConfigFiles, Failure, load_config, runtime, stop_asked};
 use crate::config::parse_duration;
 use crate::domain::ids::{OrderId, OrderNumber};
 use crate::telemetry;
 use crate::verify::{Finding, Options, Report, Which, Witness};
-
-/// How often the line on a terminal is rewritten at most.
-pub(super) const REDRAW: Duration = Duration::from_millis(200);
-/// How often a log line tells of progress where there is no terminal.
-pub(super) const LOG_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -64,14 +59,6 @@ pub(super) struct VerifyArgs {
     output: Format,
 }
 
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Format {
-    /// One JSON object a line.
-    Json,
-    /// Lines for people.
-    Table,
-}
-
 pub(super) fn which(text: &str) -> Result<Which, String> {
     if let Ok(id) = Uuid::try_parse(text.trim()) {
         return Ok(Which::Id(OrderId(id)));
@@ -96,75 +83,28 @@ pub(super) fn run(files: &ConfigFiles, arguments: &VerifyArgs) -> Result<(), Fai
         patience: arguments.patience,
         only: arguments.order.clone(),
     };
-    let mut printer = Printer::new(arguments.output, arguments.limit_violations);
+    let printer = Printer::new(arguments.output);
+    let mut findings = Findings { printer, limit: arguments.limit_violations, printed: 0 };
     let runtime = runtime(&mut tokio::runtime::Builder::new_current_thread())?;
-    let ended = runtime.block_on(app::verify(&config, &options, &mut printer, stop_asked()));
-    printer.erase();
+    let ended = runtime.block_on(app::verify(&config, &options, &mut findings, stop_asked()));
+    findings.printer.erase();
     let report = ended.map_err(|error| Failure::Sentence(format!("{error:#}")))?;
-    printer.summary(&report);
-    match printer.failed {
-        // Whoever closed the pipe has not seen everything, so this is not a yes.
-        Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::Told),
-        Some(error) => Err(Failure::Output(error)),
-        None if report.complete && report.violations == 0 => Ok(()),
-        None => Err(Failure::Told),
-    }
+    findings.summary(&report);
+    findings.printer.outcome(report.complete && report.violations == 0)
 }
 
-/// Prints as it goes; holds nothing.
-struct Printer {
-    format: Format,
+/// Prints what is found, up to a number of findings.
+struct Findings {
+    printer: Printer,
     limit: u64,
     printed: u64,
-    started: Instant,
-    told: Instant,
-    on_terminal: bool,
-    is_drawn: bool,
-    failed: Option<io::Error>,
 }
 
-impl Printer {
-    fn new(format: Format, limit: u64) -> Self {
-        let now = Instant::now();
-        let on_terminal = io::stderr().is_terminal();
-        Self {
-            format,
-            limit,
-            printed: 0,
-            started: now,
-            told: now,
-            on_terminal,
-            is_drawn: false,
-            failed: None,
-        }
-    }
-
-    /// Writes a line to standard output. Each is flushed: whoever reads a pipe sees it when it is found.
-    fn line(&mut self, text: &str) -> ControlFlow<()> {
-        self.erase();
-        let mut out = io::stdout().lock();
-        match writeln!(out, "{text}").and_then(|()| out.flush()) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                self.failed = Some(error);
-                ControlFlow::Break(())
-            }
-        }
-    }
-
-    /// Takes the line of progress away.
-    fn erase(&mut self) {
-        if std::mem::take(&mut self.is_drawn) {
-            let _ = write!(io::stderr().lock(), "\r\x1b[2K");
-        }
-    }
-
+impl Findings {
+    /// The last line.
     fn summary(&mut self, report: &Report) {
-        if self.failed.is_some() {
-            return;
-        }
-        let seconds = self.started.elapsed().as_secs_f64();
-        let text = if self.format == Format::Json {
+        let seconds = self.printer.elapsed().as_secs_f64();
+        let text = if self.printer.format == Format::Json {
             json!({
                 "summary": {
                     "orders": report.orders,
@@ -191,11 +131,11 @@ impl Printer {
             };
             format!("{checked} {orders} orders in {seconds:.1} s: {found}{hidden}")
         };
-        let _ = self.line(&text);
+        let _ = self.printer.line(&text);
     }
 }
 
-impl Witness for Printer {
+impl Witness for Findings {
     fn violation(&mut self, finding: &Finding) -> ControlFlow<()> {
         if self.printed >= self.limit {
             return ControlFlow::Continue(());
@@ -203,7 +143,7 @@ impl Witness for Printer {
         self.printed = self.printed.saturating_add(1);
         let Finding { order, number, violation } = finding;
         let number = number.as_ref().map(OrderNumber::as_str);
-        let text = match self.format {
+        let text = match self.printer.format {
             Format::Json => json!({
                 "order_id": order.to_string(),
                 "order_number": number,
@@ -215,25 +155,16 @@ impl Witness for Printer {
                 format!("{order} {} {} {}", number.unwrap_or("-"), violation.invariant, violation.what)
             }
         };
-        self.line(&text)
+        self.printer.line(&text)
     }
 
     fn progress(&mut self, so_far: &Report) {
-        let pause = if self.on_terminal { REDRAW } else { LOG_EVERY };
-        if self.told.elapsed() < pause {
-            return;
-        }
-        self.told = Instant::now();
-        let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-        let rate = so_far.orders.saturating_mul(1_000).checked_div(millis).unwrap_or_default();
         let Report { orders, violations, .. } = so_far;
-        if self.on_terminal {
-            let mut out = io::stderr().lock();
-            let _ = write!(out, "\r\x1b[2K{orders} orders checked, {violations} violations, {rate} orders/s");
-            let _ = out.flush();
-            self.is_drawn = true;
-        } else {
-            tracing::info!(orders, violations, orders_per_second = rate, "verifying");
-        }
+        let millis = u64::try_from(self.printer.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        let rate = orders.saturating_mul(1_000).checked_div(millis).unwrap_or_default();
+        self.printer.progress(
+            || format!("{orders} orders checked, {violations} violations, {rate} orders/s"),
+            || tracing::info!(orders, violations, orders_per_second = rate, "verifying"),
+        );
     }
 }
