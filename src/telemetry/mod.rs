@@ -1,19 +1,19 @@
 //! What a node tells of itself: log lines, and metrics in the text form of Prometheus.
 
+pub mod catalog;
 mod logs;
 
 use std::sync::{Mutex, PoisonError};
 
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::util::TryInitError;
 
 pub use self::logs::log_panics;
 use crate::config::LogConfig;
 
-/// Upper bounds of the buckets of every histogram, in seconds: from a cached read to the longest deadline.
-const BUCKETS: [f64; 14] =
-    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+/// Quantiles of summaries.
+const QUANTILES: [f64; 2] = [0.5, 0.95];
 
 /// The recorder of this process, once there is one.
 static INSTALLED: Mutex<Option<Telemetry>> = Mutex::new(None);
@@ -44,6 +44,11 @@ impl Telemetry {
         self.metrics.render()
     }
 
+    /// Begins the metrics of a part that this process has, so that each is there with 0 before anything happens.
+    pub fn begin(&self, part: catalog::Of) {
+        catalog::all().filter(|metric| metric.of == part).for_each(catalog::Metric::begin);
+    }
+
     /// Moves fresh samples of histograms into their buckets. To be called every few seconds, lest samples pile up
     /// while nobody renders.
     pub fn upkeep(&self) {
@@ -61,8 +66,15 @@ pub fn init(log: &LogConfig) -> Result<Telemetry, TelemetryError> {
         return Ok(telemetry.clone());
     }
     logs::init(log)?;
-    let metrics = PrometheusBuilder::new().set_buckets(&BUCKETS)?.install_recorder()?;
-    let telemetry = Telemetry { metrics };
+    let mut builder = PrometheusBuilder::new().set_quantiles(&QUANTILES)?;
+    for metric in catalog::all() {
+        if let catalog::Kind::Histogram(buckets) = metric.kind {
+            builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
+        }
+    }
+    let telemetry = Telemetry { metrics: builder.install_recorder()? };
+    catalog::all().for_each(catalog::Metric::describe);
+    telemetry.begin(catalog::Of::Node);
     *installed = Some(telemetry.clone());
     Ok(telemetry)
 }
@@ -78,10 +90,12 @@ mod tests {
         let first = init(&log).unwrap();
         let second = init(&log).unwrap();
         metrics::counter!("telemetry_test_total").increment(2);
-        metrics::histogram!("telemetry_test_seconds").record(0.003);
+        metrics::histogram!("order_store_batch_seconds").record(0.003);
         second.upkeep();
         let text = first.render();
         assert!(text.contains("telemetry_test_total 2"), "{text}");
-        assert!(text.contains("telemetry_test_seconds_bucket{le=\"0.005\"} 1"), "{text}");
+        assert!(text.contains("order_store_batch_seconds_bucket{le=\"0.005\"} 1"), "{text}");
+        assert!(text.contains("order_shed_total 0"), "{text}");
+        assert!(text.contains("# HELP order_shed_total Changes refused"), "{text}");
     }
 }
