@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use ractor::ActorRef;
+use tokio::time::Instant;
 
 use super::crash::{CrashPoint, Moment};
 use super::message::Message;
@@ -45,6 +46,7 @@ pub(super) fn start(
         let shared = shared_by_task;
         point(Moment::BeforeEffect).pass(shared.crash_at);
         let limit = shared.limits.timeout.saturating_add(STUCK_AFTER);
+        let started = Instant::now();
         let made_up = shared.skip_undo.and_then(|skipped| skipped.made_up(kind, &call));
         let made = {
             let run = async {
@@ -65,6 +67,7 @@ pub(super) fn start(
             Ok(Err(_panic)) => StepResult::Unknown { dependency: "order", error: "the call panicked".into() },
             Err(_elapsed) => StepResult::Unknown { dependency: "order", error: "the call got stuck".into() },
         };
+        shared.tally.step(step, direction, &result, started.elapsed());
         point(Moment::AfterEffect).pass(shared.crash_at);
         let message = Message::StepDone { ticket, call: Box::new(call), result: Box::new(result) };
         // An actor that ended meanwhile does not need it: whoever resumes the saga asks again by the same key.

@@ -56,6 +56,11 @@ impl Orders {
         self.shared().placement.owner(id.slot()).is_some()
     }
 
+    /// Whether orders in this slot are this process's own, as far as it knows.
+    pub fn owns_slot(&self, slot: u16) -> bool {
+        self.shared().placement.owner(slot).is_some()
+    }
+
     /// Takes up what is unfinished in slots that have become this process's own: soon, a few orders at a time.
     pub fn take_up(&self, slots: impl IntoIterator<Item = u16>) {
         self.shared().gained.add(slots);

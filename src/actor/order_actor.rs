@@ -9,11 +9,12 @@ use super::attempt;
 use super::crash::{Moment, Points};
 use super::end::End;
 use super::message::{Message, Reply};
-use super::note::{counters, is_noted, log_setback, touched};
+use super::note::{is_noted, log_setback, touched};
 use super::registry::Permit;
 use super::regression;
 use super::shared::Shared;
 use super::state::State;
+use super::tally::Mark;
 use super::waiters::{Want, answer};
 use crate::domain::command::{Ask, OrderCommand};
 use crate::domain::error::OrderError;
@@ -140,6 +141,7 @@ impl OrderActor {
                         self.0.cache.put(Arc::clone(order), state.owner.epoch).await;
                     }
                     if state.entry.as_ref().is_some_and(|entry| entry.close_if_idle()) {
+                        self.0.tally.passivations.increment(1);
                         return Err(End::Left);
                     }
                 }
@@ -191,6 +193,7 @@ impl OrderActor {
                 Ok(())
             }
             Err(ClaimError::Deposed) => {
+                fence_refused();
                 Err((OrderError::NotOwner, failed("the order belongs to a newer owner".into(), false)))
             }
             Err(ClaimError::Store(error @ StoreError::Unavailable(_))) => {
@@ -370,6 +373,7 @@ impl OrderActor {
     ) -> Result<SagaMove, CommitError> {
         // Whoever has lost the order stops; the store would refuse it where somebody else has taken it.
         if !state.is_owned() {
+            fence_refused();
             return Err(CommitError::Conflict);
         }
         let points = Points::of(state, &change, finished);
@@ -398,7 +402,7 @@ impl OrderActor {
             }),
             chain: Chain::after(state.event_head),
         };
-        let counters = counters(&commit);
+        let marks = self.0.tally.marks(&commit);
         if let Some(entry) = &state.entry {
             entry.set_committing(true);
         }
@@ -408,10 +412,12 @@ impl OrderActor {
         {
             entry.set_committing(false);
         }
-        let event_head = stored?;
-        for counter in counters {
-            counter.increment(1);
+        // A creation that is there already meets no fence.
+        if matches!(&stored, Err(CommitError::Conflict)) && state.order.is_some() {
+            fence_refused();
         }
+        let event_head = stored?;
+        marks.into_iter().for_each(Mark::count);
         points.pass(self.0.crash_at, Moment::AfterOutcome, Moment::AfterIntent);
         state.loaded = true;
         // A settled one is history: idle orders do not carry it.
@@ -482,4 +488,9 @@ impl OrderActor {
             entry.set_settled(state.unsettled().is_none() || state.held);
         }
     }
+}
+
+/// Counts what would have been stored for an order that is no longer this node's, or newer than it knew.
+fn fence_refused() {
+    metrics::counter!("order_store_fences_refused_total").increment(1);
 }

@@ -415,7 +415,10 @@ impl Orders {
             let behavior = OrderActor(Arc::clone(&self.shared));
             let supervisor = self.supervisor.clone();
             match ActorRuntime::spawn_linked_instant(None, behavior, (id, owner), supervisor) {
-                Ok((actor, _join)) => Some(Entry::new(actor, owner, self.shared.now_millis())),
+                Ok((actor, _join)) => {
+                    self.shared.tally.activations.increment(1);
+                    Some(Entry::new(actor, owner, self.shared.now_millis()))
+                }
                 Err(error) => {
                     tracing::error!(order_id = %id, %error, "an order's actor could not be spawned");
                     None
@@ -423,7 +426,10 @@ impl Orders {
             }
         };
         let entry = self.shared.registry.get_or_spawn(id, max_live, spawn);
-        entry.ok_or(OrderError::Overloaded { what: "this node has too many live orders" })
+        entry.ok_or_else(|| {
+            metrics::counter!("order_actors_refused_total").increment(1);
+            OrderError::Overloaded { what: "this node has too many live orders" }
+        })
     }
 
     /// Starts nothing of its own any more; commands are still taken.

@@ -15,6 +15,7 @@ use super::registry::{Entry, Registry};
 use super::regression::Acknowledged;
 use super::skip::SkippedUndo;
 use super::sweeper::Gained;
+use super::tally::Tally;
 use super::watch::WatchHub;
 use crate::domain::Timestamp;
 use crate::domain::error::OrderError;
@@ -88,6 +89,7 @@ pub(super) struct Shared {
     /// Places for sagas that the sweeper resumes.
     pub(super) resuming: Arc<Semaphore>,
     pub(super) stopping: AtomicBool,
+    pub(super) tally: Tally,
     /// What was acknowledged last.
     pub(super) acknowledged: Acknowledged,
     /// Versions that actors which failed had stored; looked at when their order is loaded again.
@@ -118,6 +120,7 @@ impl Shared {
             tasks: TaskTracker::new(),
             resuming: Arc::new(Semaphore::new(places)),
             stopping: AtomicBool::new(false),
+            tally: Tally::new(),
             acknowledged: Acknowledged::default(),
             left_at: DashMap::new(),
             orphans,
@@ -226,11 +229,5 @@ impl Shared {
     pub(super) fn leave(&self, id: OrderId, entry: &Entry) {
         entry.close();
         self.registry.remove(id, entry.actor());
-    }
-
-    /// Tells how many orders are live.
-    pub(super) fn count_live(&self) {
-        let live = u32::try_from(self.registry.counts().live).unwrap_or(u32::MAX);
-        metrics::gauge!("order_actors_live").set(f64::from(live));
     }
 }

@@ -96,7 +96,6 @@ async fn passivate(orders: &Orders) {
     loop {
         tick.tick().await;
         shared.forget_troubles();
-        shared.count_live();
         let before = shared.now_millis().saturating_sub(idle);
         let mut leaving = Vec::new();
         shared.registry.each(|_, entry| {
@@ -151,6 +150,8 @@ async fn resume(orders: &Orders) {
             pass(orders, Pass::Gained(&gained)).await
         };
         if woken > 0 {
+            let count = u64::try_from(woken).unwrap_or(u64::MAX);
+            metrics::counter!("order_sagas_resumed_total").increment(count);
             tracing::info!(sagas = woken, "unfinished sagas resumed");
         }
         first = false;

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::ports::members::MemberStore;
 
 /// Which build of the program this is, where whoever built it says so.
-const BUILD: &str = match option_env!("ORDER_SERVICE_BUILD") {
+pub(super) const BUILD: &str = match option_env!("ORDER_SERVICE_BUILD") {
     Some(build) => build,
     None => "local",
 };

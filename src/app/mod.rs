@@ -8,6 +8,8 @@ mod collaborators;
 mod development;
 mod limits;
 mod node;
+mod observed;
+mod pages;
 mod privacy;
 mod settings;
 mod stores;

@@ -6,6 +6,7 @@ mod auth;
 mod cluster;
 mod load;
 mod mask;
+mod ops;
 mod postgres;
 mod pricing;
 mod privacy;
@@ -23,15 +24,16 @@ use std::path::PathBuf;
 pub use auth::{AuthConfig, AuthMode, IssuerConfig, KeysAt, ListenerTls, PublicAlgorithm, TrustConfig};
 pub use cluster::{ClusterConfig, PeerConfig, PeerTls};
 pub use load::{Merged, Origin, Setting};
+pub use ops::{DebugFrom, OpsConfig};
 pub use postgres::{PostgresUrl, SslIdentity, SslMode};
 pub use pricing::price_book;
 pub use privacy::{PrivacyConfig, PrivacyMode, SecretBytes};
 pub use rate_limits::{RateConfig, RateLimitsConfig, RateStore};
 pub use sections::{
     ActorConfig, CacheConfig, CacheUrl, CollaboratorUrl, CollaboratorsConfig, Config, CreateConfig,
-    GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat, OpsConfig, Pooler, PricingConfig, Profile,
-    Repairs, RiskConfig, SagaConfig, Secret, SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl,
-    TestingConfig, UnsafeSetting, WatchConfig,
+    GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat, Pooler, PricingConfig, Profile, Repairs,
+    RiskConfig, SagaConfig, Secret, SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl, TestingConfig,
+    UnsafeSetting, WatchConfig,
 };
 pub use transport::TransportConfig;
 pub use values::parse_duration;

@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rust_decimal::Decimal;
 
 use super::auth::{AuthConfig, ListenerTls};
 use super::cluster::{ClusterConfig, PeerConfig};
+use super::load::Setting;
+use super::ops::OpsConfig;
 use super::postgres::PostgresUrl;
 use super::privacy::PrivacyConfig;
 use super::rate_limits::RateLimitsConfig;
@@ -63,6 +66,8 @@ pub struct Config {
     pub simulator: SimulatorConfig,
     /// For tests only.
     pub testing: TestingConfig,
+    /// All of it as it may be shown, with where each value comes from.
+    pub shown: Arc<[Setting]>,
 }
 
 /// What a node is run for.
@@ -116,15 +121,6 @@ pub enum Repairs {
     All,
     /// From nowhere.
     None,
-}
-
-/// `ops`: the listener for operators.
-#[derive(Clone, Debug)]
-pub struct OpsConfig {
-    /// Where it listens; port 0 takes a free port.
-    pub listen: SocketAddr,
-    /// From where repairs are taken.
-    pub repairs: Repairs,
 }
 
 /// Which store, and where.

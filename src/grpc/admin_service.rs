@@ -45,7 +45,8 @@ pub type AdminRoutes = tonic::service::Routes;
 pub struct Peer(pub IpAddr);
 
 impl Peer {
-    fn is_here(self) -> bool {
+    /// Whether that is this machine.
+    pub fn is_here(self) -> bool {
         self.0.to_canonical().is_loopback()
     }
 }

@@ -25,6 +25,7 @@ mod watch;
 pub use admin_service::{AdminApi, AdminRoutes, Peer};
 pub use auth::Tokens;
 pub use connection::TransportLimits;
+pub use known::SERVICE as CERTIFICATE_HEADER;
 pub use order_service::{InFlight, OrderApi, OrderApiConfig};
 pub use quota::{Class, Gate, Quotas};
 pub use server::{GrpcConfig, PeerServices, Secured, serve, serve_peers};

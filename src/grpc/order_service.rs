@@ -175,7 +175,9 @@ impl OrderApi {
 
     /// The requests that are being answered, to wait for the last one.
     pub fn in_flight(&self) -> InFlight {
-        InFlight { requests: Arc::clone(&self.requests), all: self.config.max_concurrent_requests }
+        let (requests, watchers) = (Arc::clone(&self.requests), Arc::clone(&self.watchers));
+        let OrderApiConfig { max_concurrent_requests: all, max_watchers: all_watchers, .. } = self.config;
+        InFlight { requests, all, watchers, all_watchers }
     }
 
     async fn begin(&self, method: &'static str, metadata: &MetadataMap) -> Result<Begun, Status> {

@@ -15,6 +15,7 @@ pub mod placement;
 pub mod product;
 pub mod shipping;
 pub mod store;
+pub mod usage;
 pub mod user;
 pub mod vault;
 

@@ -14,6 +14,7 @@ use crate::domain::order::{Order, RequestRecord};
 use crate::domain::saga::SagaProgress;
 use crate::domain::status::OrderStatus;
 use crate::domain::verify::Entered;
+use crate::ports::usage::{Backlog, StoreUsage};
 
 /// How many of a user's orders are looked through for those that are open: what bounds that look.
 pub const OPEN_AMONG: u32 = 1_000;
@@ -330,6 +331,17 @@ pub trait OrderStore: Send + Sync + std::fmt::Debug {
     /// How long the change that has waited longest to be written has waited by now; zero when none waits.
     fn oldest_wait(&self) -> Duration {
         Duration::ZERO
+    }
+
+    /// How much of the store's means is in use now. Costs no more than a look at memory.
+    fn usage(&self) -> StoreUsage {
+        StoreUsage::default()
+    }
+
+    /// How much is unfinished; each number counted up to `at_most`, which bounds what this costs. Sagas that began before
+    /// `started_before` count as stuck.
+    async fn backlog(&self, _started_before: Timestamp, _at_most: u32) -> Result<Backlog, StoreError> {
+        Ok(Backlog::default())
     }
 
     /// What time it is by the store's own clock, to the microsecond; none where the machine's clock is the only one.

@@ -22,6 +22,7 @@ use crate::ports::store::{
     ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
     StoreError, Stored, Trailed, Unfinished,
 };
+use crate::ports::usage::{Backlog, StoreUsage};
 use crate::ports::vault::KeyId;
 
 /// Queues of changes that wait for a key: an order is always in the same one.
@@ -265,6 +266,14 @@ impl OrderStore for Protected {
 
     fn oldest_wait(&self) -> Duration {
         self.inner.oldest_wait()
+    }
+
+    fn usage(&self) -> StoreUsage {
+        self.inner.usage()
+    }
+
+    async fn backlog(&self, started_before: Timestamp, at_most: u32) -> Result<Backlog, StoreError> {
+        self.inner.backlog(started_before, at_most).await
     }
 
     async fn now(&self) -> Result<Option<Timestamp>, StoreError> {

@@ -2,8 +2,12 @@
 
 pub mod catalog;
 mod logs;
+mod process;
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::filter::ParseError;
@@ -36,12 +40,44 @@ pub enum TelemetryError {
 #[derive(Clone)]
 pub struct Telemetry {
     metrics: PrometheusHandle,
+    /// Counters of time: what counts the others knows whole numbers only.
+    times: Arc<Mutex<BTreeMap<&'static str, Duration>>>,
 }
 
 impl Telemetry {
     /// All metrics in the text form of Prometheus.
     pub fn render(&self) -> String {
-        self.metrics.render()
+        let process = process::Process::now();
+        for (name, value) in [
+            ("process_resident_memory_bytes", process.resident),
+            ("process_virtual_memory_bytes", process.virtual_size),
+            ("process_threads", process.threads),
+            ("process_open_fds", process.open_files),
+            ("process_max_fds", process.most_files),
+        ] {
+            value.into_iter().for_each(|value| metrics::gauge!(name).set(value as f64));
+        }
+        process
+            .started
+            .into_iter()
+            .for_each(|at| metrics::gauge!("process_start_time_seconds").set(at.as_secs_f64()));
+        process.cpu.into_iter().for_each(|time| self.count_time("process_cpu_seconds_total", time));
+        let mut page = self.metrics.render();
+        for (name, time) in &*self.times.lock().unwrap_or_else(PoisonError::into_inner) {
+            let means = catalog::all().find(|metric| metric.name == *name).map_or("", |metric| metric.means);
+            // Writing to a String does not fail.
+            let _ = writeln!(
+                page,
+                "# HELP {name} {means}\n# TYPE {name} counter\n{name} {}\n",
+                time.as_secs_f64()
+            );
+        }
+        page
+    }
+
+    /// Sets a counter of the catalog that is a time without labels to how much that is by now.
+    pub fn count_time(&self, name: &'static str, time: Duration) {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner).insert(name, time);
     }
 
     /// Begins the metrics of a part that this process has, so that each is there with 0 before anything happens.
@@ -72,7 +108,7 @@ pub fn init(log: &LogConfig) -> Result<Telemetry, TelemetryError> {
             builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
         }
     }
-    let telemetry = Telemetry { metrics: builder.install_recorder()? };
+    let telemetry = Telemetry { metrics: builder.install_recorder()?, times: Arc::default() };
     catalog::all().for_each(catalog::Metric::describe);
     telemetry.begin(catalog::Of::Node);
     *installed = Some(telemetry.clone());

@@ -70,8 +70,8 @@ const BEHIND: &[(&str, &[&str])] = &[
     // The configuration checks keys that are given as text.
     ("base64", &["auth", "config", "privacy"]),
     ("hyper", &["auth", "grpc"]),
-    ("hyper_util", &["auth", "grpc"]),
-    ("http_body_util", &["auth"]),
+    ("hyper_util", &["auth", "grpc", "ops"]),
+    ("http_body_util", &["auth", "ops"]),
     ("rustls_native_certs", &["auth"]),
     ("redis", &["limits"]),
     ("ractor", &["actor"]),
@@ -92,7 +92,7 @@ const BEHIND: &[(&str, &[&str])] = &[
     ("iso_currency", &["domain"]),
     ("rust_iso3166", &["domain"]),
     ("unicode_normalization", &["domain"]),
-    ("rustix", &["actor", "cluster"]),
+    ("rustix", &["actor", "cluster", "telemetry"]),
     ("anyhow", &["app", "cli"]),
 ];
 

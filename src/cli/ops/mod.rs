@@ -5,6 +5,7 @@ mod encrypt_existing;
 mod erase_user;
 mod explain;
 mod export;
+mod health;
 mod resolve_payment;
 mod retry_step;
 mod rotate_keys;
@@ -29,6 +30,8 @@ pub(super) struct OpsArgs {
 
 #[derive(Subcommand, Debug)]
 enum OpsCommand {
+    /// Tell whether a node is well, by its exit code: for checks of containers.
+    Health(health::HealthArgs),
     /// Show what an order waits for, since when, and what may be done about it.
     Explain(explain::ExplainArgs),
     /// List orders that call for a person, wait for long or are quarantined.
@@ -59,6 +62,7 @@ enum OpsCommand {
 pub(super) fn run(files: &ConfigFiles, arguments: OpsArgs) -> Result<(), Failure> {
     let files = files.and(&arguments.files);
     match arguments.command {
+        OpsCommand::Health(arguments) => health::run(&files.and(&arguments.files), &arguments),
         OpsCommand::Explain(arguments) => explain::run(arguments),
         OpsCommand::Stuck(arguments) => stuck::run(arguments),
         OpsCommand::RetryStep(arguments) => retry_step::run(arguments),

@@ -39,6 +39,8 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A collaborator that was given less time than this and did not answer has not failed: its caller was late.
 const FAIR_WAIT: Duration = Duration::from_millis(250);
+/// Tells whether calls are held off.
+const BREAKER_OPEN: &str = "order_collaborator_breaker_open";
 /// Longest identifier that is accepted from a collaborator, in bytes: the width of its column.
 const MAX_ID_LEN: usize = 255;
 
@@ -217,12 +219,17 @@ impl<C: Clone> Caller<C> {
         match &outcome {
             Ok(_) | Err(CallError::Refused(_)) => {
                 if permit.succeeded() {
+                    metrics::gauge!(BREAKER_OPEN, "service" => self.service.as_str()).set(0.0);
                     tracing::info!(collaborator = %self.service, "collaborator answers again");
                 }
             }
             Err(_) if remaining < FAIR_WAIT && Instant::now() >= deadline => drop(permit),
             Err(CallError::Unknown(_) | CallError::Unavailable(_)) => {
                 if permit.failed(Instant::now()) {
+                    let service = self.service.as_str();
+                    metrics::gauge!(BREAKER_OPEN, "service" => service).set(1.0);
+                    metrics::counter!("order_collaborator_breaker_opened_total", "service" => service)
+                        .increment(1);
                     tracing::warn!(collaborator = %self.service, "collaborator fails; calls are held off");
                 }
             }

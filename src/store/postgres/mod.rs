@@ -4,6 +4,7 @@
 //! keeps its commits in order. Reads that decide anything come from the primary.
 
 mod arrays;
+mod backlog;
 mod claim;
 mod config;
 mod ear;
@@ -46,6 +47,7 @@ use crate::ports::store::{
     ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
     StoreError, Stored, Trailed, Unfinished,
 };
+use crate::ports::usage::{Backlog, PoolUsage, StoreUsage};
 
 pub use self::config::{Pooler, PostgresConfig, Safety, SslMode, Target};
 pub use self::grants::{GrantError, grant};
@@ -268,6 +270,20 @@ impl OrderStore for PostgresStore {
 
     fn oldest_wait(&self) -> Duration {
         self.committer.oldest_wait()
+    }
+
+    fn usage(&self) -> StoreUsage {
+        let (waiting, waiting_limit, writing, lanes) = self.committer.usage();
+        let idle = lanes.saturating_sub(writing);
+        let write = PoolUsage { name: "write", idle, used: writing, limit: lanes, waiting: None };
+        let replica = self.replica.as_ref().map(|reader| reader.pool().usage("replica"));
+        let pools = [self.reader.pool().usage("read"), write].into_iter().chain(replica).collect();
+        StoreUsage { waiting, waiting_limit, pools }
+    }
+
+    async fn backlog(&self, started_before: Timestamp, at_most: u32) -> Result<Backlog, StoreError> {
+        let reader = self.reader.clone();
+        self.read(async move { reader.backlog(started_before, at_most).await }).await
     }
 
     async fn now(&self) -> Result<Option<Timestamp>, StoreError> {

@@ -54,6 +54,10 @@ pub(super) const OPEN_OF_USER: &str = "SELECT id FROM (SELECT id, status FROM or
 const NOW: &str = "SELECT clock_timestamp()";
 
 impl Reader {
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     pub(super) fn new(pool: Pool) -> Self {
         let columns: Arc<str> = columns().into();
         let pool = Arc::new(pool);

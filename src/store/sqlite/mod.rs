@@ -3,6 +3,7 @@
 //! One process has the file, one connection writes, several read. A commit goes through the
 //! [committer](super::committer) and is synced to the disk before anyone hears of it.
 
+mod backlog;
 mod bind;
 mod children;
 mod coupons;
@@ -38,6 +39,7 @@ use crate::ports::store::{
     ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
     StoreError, Stored, Trailed, Unfinished,
 };
+use crate::ports::usage::{Backlog, PoolUsage, StoreUsage};
 
 pub use open::{OpenError, SqliteConfig, migrate};
 
@@ -210,6 +212,23 @@ impl OrderStore for SqliteStore {
 
     fn oldest_wait(&self) -> Duration {
         self.committer.as_ref().map(Committer::oldest_wait).unwrap_or_default()
+    }
+
+    fn usage(&self) -> StoreUsage {
+        let (waiting, waiting_limit, writing, lanes) =
+            self.committer.as_ref().map(Committer::usage).unwrap_or_default();
+        let (size, idle) = (usize::try_from(self.readers.size()).unwrap_or(0), self.readers.num_idle());
+        let limit = usize::try_from(self.readers.options().get_max_connections()).unwrap_or(0);
+        let used = size.saturating_sub(idle);
+        let read = PoolUsage { name: "read", idle, used, limit, waiting: None };
+        let idle = lanes.saturating_sub(writing);
+        let write = PoolUsage { name: "write", idle, used: writing, limit: lanes, waiting: None };
+        StoreUsage { waiting, waiting_limit, pools: vec![read, write] }
+    }
+
+    async fn backlog(&self, started_before: Timestamp, at_most: u32) -> Result<Backlog, StoreError> {
+        let pool = self.readers.clone();
+        self.read(async move { backlog::backlog(&pool, started_before, at_most).await }).await
     }
 
     async fn now(&self) -> Result<Option<Timestamp>, StoreError> {

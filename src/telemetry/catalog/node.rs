@@ -7,6 +7,11 @@ const fn plain(name: &'static str, kind: Kind, unit: &'static str, means: &'stat
     Metric { name, kind, unit, labels: &[], of: Of::Node, zeros: Zeros::All, means }
 }
 
+/// A counter of time of every node, which [`super::super::Telemetry::count_time`] sets.
+const fn time(name: &'static str, means: &'static str) -> Metric {
+    Metric { zeros: Zeros::None, ..plain(name, Kind::Counter, "seconds", means) }
+}
+
 pub(super) const ACTORS: &[Metric] = &[
     plain("order_actors_live", Kind::Gauge, "orders", "Orders in memory, each with its actor"),
     plain("order_actors_live_limit", Kind::Gauge, "orders", "How many there may be: actor.max_live"),
@@ -121,12 +126,7 @@ pub(super) const PROCESS: &[Metric] = &[
         "seconds",
         "When the process was started, in seconds since 1970",
     ),
-    plain(
-        "process_cpu_seconds_total",
-        Kind::Counter,
-        "seconds",
-        "Time on processors, in user and system mode",
-    ),
+    time("process_cpu_seconds_total", "Time on processors, in user and system mode"),
     plain("process_resident_memory_bytes", Kind::Gauge, "bytes", "Memory that is resident"),
     plain("process_virtual_memory_bytes", Kind::Gauge, "bytes", "Address space that is in use"),
     plain("process_threads", Kind::Gauge, "threads", "Threads"),
@@ -140,10 +140,8 @@ pub(super) const PROCESS: &[Metric] = &[
         "tasks",
         "Tasks that wait for any worker of the main runtime to be free",
     ),
-    plain(
+    time(
         "order_runtime_busy_seconds_total",
-        Kind::Counter,
-        "seconds",
         "Time in which workers of the main runtime were busy, all together",
     ),
 ];

@@ -53,7 +53,7 @@ pub(super) const STORE: &[Metric] = &[
         "order_store_fences_refused_total",
         Kind::Counter,
         "changes",
-        "Changes that ended in a conflict on a node that had lost the order to another owner",
+        "Changes and claims of an order that has another owner, or is newer than this node knew",
     ),
     plain(Of::Node, "order_store_queue_depth", Kind::Gauge, "jobs", "Changes that wait to be stored"),
     plain(Of::Node, "order_store_queue_limit", Kind::Gauge, "jobs", "How many may wait: store.queue_max"),

@@ -10,6 +10,7 @@ pub mod cluster_audit;
 pub mod edits;
 pub mod fleet;
 pub mod frames;
+pub mod http;
 pub mod invariants;
 pub mod laws;
 pub mod links;
