@@ -278,9 +278,76 @@ async fn admin(State(surface): State<Arc<Surface>>, request: Request) -> Respons
 
 #[cfg(test)]
 mod tests {
+    use axum::body::{Body, to_bytes};
     use axum::http::HeaderValue;
 
     use super::*;
+    use crate::config::Config;
+    use crate::telemetry;
+
+    fn surface(request_timeout: Duration) -> Arc<Surface> {
+        let quiet = [(String::from("ORDER__LOG__LEVEL"), String::from("off"))];
+        let log = Config::load(&[], quiet.into_iter()).unwrap().log;
+        let patience = Duration::from_secs(60);
+        let health = HealthConfig { ping_every: patience, stale_after: patience, stalled_after: patience };
+        let parts = Parts {
+            health: Health::new(health),
+            telemetry: telemetry::init(&log).unwrap(),
+            limits: Limits { connections: 1, header_bytes: 8_192, request_timeout, idle_timeout: patience },
+            shown_to: ShownTo::Anybody,
+            config: Value::Null,
+            build: Value::Null,
+            notifier: None,
+        };
+        let (scrapes, debugging) = (Semaphore::new(1), Semaphore::new(1));
+        let surface =
+            Surface { parts, attached: OnceLock::new(), admin: OnceLock::new(), scrapes, debugging };
+        let drain = Drain { begin: Box::new(|| {}), left: Box::new(|| 0), is_final: false };
+        let page = Page { name: "some", says: "something", make: Box::new(|| Value::Null) };
+        let attached = Attached {
+            admin: None,
+            main: Handle::current(),
+            sample: Box::new(|| {}),
+            pages: vec![page],
+            drain,
+        };
+        assert!(surface.attached.set(attached).is_ok());
+        Arc::new(surface)
+    }
+
+    async fn get(surface: &Arc<Surface>, path: &str) -> (StatusCode, String) {
+        let request = Request::builder().uri(path).header(CERTIFICATE_HEADER, "billing");
+        let answer = routes(surface).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let status = answer.status();
+        let body = to_bytes(answer.into_body(), 1_000).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn nobody_passes_for_the_holder_of_a_certificate() {
+        let surface = surface(Duration::from_secs(60));
+        let told = |headers: HeaderMap| async move { headers.contains_key(CERTIFICATE_HEADER).to_string() };
+        let service = Router::new().route("/order.admin.v1.OrderAdminService/{method}", any(told));
+        assert!(surface.admin.set(service).is_ok());
+        let (status, is_there) = get(&surface, "/order.admin.v1.OrderAdminService/ExplainOrder").await;
+        assert_eq!((status, is_there.as_str()), (StatusCode::OK, "false"));
+    }
+
+    #[tokio::test]
+    async fn pages_are_made_one_at_a_time_and_nobody_waits_for_long() {
+        let surface = surface(Duration::from_millis(20));
+        assert_eq!(get(&surface, "/debug/some").await.0, StatusCode::OK);
+        let turn = surface.debugging.acquire().await.unwrap();
+        let (status, why) = get(&surface, "/debug/some").await;
+        assert_eq!(
+            (status, why.as_str()),
+            (StatusCode::SERVICE_UNAVAILABLE, "this took longer than ops.request_timeout\n")
+        );
+        // Others do not wait for it.
+        assert_eq!(get(&surface, "/healthz").await.0, StatusCode::OK);
+        drop(turn);
+        assert_eq!(get(&surface, "/debug/some").await.0, StatusCode::OK);
+    }
 
     #[test]
     fn only_addresses_and_localhost_name_this_machine() {

@@ -2,15 +2,16 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{Request, Response};
-use http_body_util::BodyExt;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -80,6 +81,32 @@ impl Drop for Open {
     }
 }
 
+/// The body of an answer, which is open until it is sent.
+struct Whole {
+    body: Body,
+    _open: Open,
+}
+
+impl HttpBody for Whole {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 async fn connection(
     stream: TcpStream,
     from: SocketAddr,
@@ -90,7 +117,7 @@ async fn connection(
 ) {
     let (open, begun) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (opened, count) = (Arc::clone(&open), Arc::clone(&begun));
-    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+    let service = service_fn(move |request: Request<Incoming>| {
         opened.fetch_add(1, Ordering::AcqRel);
         count.fetch_add(1, Ordering::AcqRel);
         let routes = routes.clone();
@@ -99,13 +126,7 @@ async fn connection(
         request.extensions_mut().insert(Peer(from.ip()));
         async move {
             let answer: Response<Body> = routes.oneshot(request).await?;
-            let whole = answer.map(|body| {
-                Body::new(body.map_frame(move |frame| {
-                    let _open = &open;
-                    frame
-                }))
-            });
-            Ok::<_, Infallible>(whole)
+            Ok::<_, Infallible>(answer.map(|body| Whole { body, _open: open }))
         }
     });
     let mut builder = Builder::new(TokioExecutor::new());

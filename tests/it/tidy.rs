@@ -69,9 +69,9 @@ const BEHIND: &[(&str, &[&str])] = &[
     ("jsonwebtoken", &["auth"]),
     // The configuration checks keys that are given as text.
     ("base64", &["auth", "config", "privacy"]),
-    ("hyper", &["auth", "grpc"]),
+    ("hyper", &["auth", "grpc", "ops"]),
     ("hyper_util", &["auth", "grpc", "ops"]),
-    ("http_body_util", &["auth", "ops"]),
+    ("http_body_util", &["auth"]),
     ("rustls_native_certs", &["auth"]),
     ("redis", &["limits"]),
     ("ractor", &["actor"]),
