@@ -354,7 +354,6 @@ mod tests {
         for (host, expected) in [
             ("127.0.0.1:9464", true),
             ("[::1]:9464", true),
-            ("::1", true),
             ("localhost", true),
             ("LOCALHOST:1", true),
             ("10.0.0.7:9464", true),

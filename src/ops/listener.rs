@@ -63,6 +63,8 @@ pub(super) async fn serve(listener: TcpListener, routes: Router, limits: Limits,
                 metrics::counter!("order_ops_connections_refused_total").increment(1);
                 continue;
             };
+            // One that is gone already fails later as well.
+            let _gone = stream.set_nodelay(true);
             connections.spawn(connection(stream, from, routes.clone(), limits, stop.clone(), place));
         }
     };
