@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
@@ -172,12 +172,13 @@ async fn run(listener: TcpListener, surface: Arc<Surface>, stop: CancellationTok
         if let Some(notifier) = &surface.parts.notifier {
             notifier.run(&health, &stop).await;
         }
-        std::future::pending().await
     };
+    // Both end when it is stopped, each in its own way.
+    let serving =
+        async { tokio::join!(listener::serve(listener, routes(&surface), limits, stop.clone()), notifying) };
     tokio::select! {
-        () = listener::serve(listener, routes(&surface), limits, stop.clone()) => {}
+        ((), ()) = serving => {}
         () = health.watch() => {}
-        () = notifying => {}
     }
 }
 
@@ -194,7 +195,7 @@ fn routes(surface: &Arc<Surface>) -> Router {
         .route("/debug/{name}", get(pages::debug))
         .route("/drain", get(drain::look).post(drain::begin).delete(drain::take_back))
         .route("/order.admin.v1.OrderAdminService/{method}", any(admin))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "there is no such page; / lists them all\n") })
+        .fallback(unknown)
         .layer(from_fn_with_state(Arc::clone(surface), guard))
         .with_state(Arc::clone(surface))
 }
@@ -262,24 +263,44 @@ fn names_this_machine(headers: &HeaderMap) -> bool {
 /// Calls of operators run where the orders do.
 async fn admin(State(surface): State<Arc<Surface>>, request: Request) -> Response {
     let Some(attached) = surface.attached.get() else {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the node has not started yet\n").into_response();
+        return refusal(UNAVAILABLE, "the node has not started yet");
     };
     let Some(routes) = surface.admin.get().cloned() else {
-        return (StatusCode::NOT_FOUND, "no repairs are taken here, since ops.repairs is none\n")
-            .into_response();
+        return refusal(UNIMPLEMENTED, "no repairs are taken here, since ops.repairs is none");
     };
     // It ends with whoever asked.
     match AbortOnDropHandle::new(attached.main.spawn(routes.oneshot(request))).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(never)) => match never {},
-        Err(_stopped) => (StatusCode::SERVICE_UNAVAILABLE, "the node is stopping\n").into_response(),
+        Err(_stopped) => refusal(UNAVAILABLE, "the node is stopping"),
+    }
+}
+
+/// The codes of gRPC that are answered here.
+const UNIMPLEMENTED: &str = "12";
+const UNAVAILABLE: &str = "14";
+
+/// How gRPC is told that a call was not even begun.
+fn refusal(code: &'static str, why: &'static str) -> Response {
+    let told = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")),
+        (HeaderName::from_static("grpc-status"), HeaderValue::from_static(code)),
+        (HeaderName::from_static("grpc-message"), HeaderValue::from_static(why)),
+    ];
+    (StatusCode::OK, told).into_response()
+}
+
+async fn unknown(headers: HeaderMap) -> Response {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    match kind.starts_with(b"application/grpc") {
+        true => refusal(UNIMPLEMENTED, "this listener serves order.admin.v1 alone"),
+        false => (StatusCode::NOT_FOUND, "there is no such page; / lists them all\n").into_response(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use axum::body::{Body, to_bytes};
-    use axum::http::HeaderValue;
 
     use super::*;
     use crate::config::Config;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::observed::Sources;
 use crate::actor::LiveOrder;
 use crate::cluster::{Cluster, Standing};
-use crate::config::Config;
+use crate::config::{Config, Setting};
 use crate::domain::membership::Member;
 use crate::ops::{Health, Page};
 use crate::ports::usage::{Backlog, PoolUsage};
@@ -20,8 +20,10 @@ const NODES: usize = 200;
 
 /// The settings in force and where they come from.
 pub(super) fn config(config: &Config) -> Value {
-    let setting = |setting: &crate::config::Setting| {
-        (setting.key.clone(), json!({ "value": setting.value, "from": setting.origin.to_string() }))
+    let setting = |setting: &Setting| {
+        // Texts are shown in quotes.
+        let value = serde_json::from_str(&setting.value).unwrap_or_else(|_| json!(setting.value));
+        (setting.key.clone(), json!({ "value": value, "from": setting.origin.to_string() }))
     };
     Value::Object(config.shown.iter().map(setting).collect::<Map<_, _>>())
 }

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
+use order_service::clients::sim::catalogue::load_user;
 use order_service::proto::order as pb;
 use order_service::telemetry::catalog::{self, Kind, Of, Values};
 
@@ -183,10 +184,12 @@ async fn nodes_of_a_cluster_tell_the_metrics_of_the_catalog_and_no_others() {
     let mut cluster = Cluster::start(Plan { settings: by_default(), ..Plan::of(2) }).await;
     cluster.balanced(&[0, 1]).await;
     // Each node has an order in a currency once every order is asked of one and owned by any.
+    let mut user = 0;
     for number in 0..2 {
         let ops = address_of(&cluster.ops_url(number));
         eventually("an order of this node's own", async || {
-            let user_id = uuid::Uuid::new_v4().to_string();
+            user += 1;
+            let user_id = load_user(user).0.to_string();
             let request = pb::CreateOrderRequest { user_id, coupon_code: String::new(), ..sample_order() };
             cluster.client(number).create_order(request).await.unwrap();
             Told::by(ops).await.value("order_value_count", &[]).filter(|count| *count > 0.0)

@@ -61,6 +61,7 @@ async fn settings_are_shown_with_their_source_and_without_secrets() {
     let config = answer.json();
     assert_eq!(config["actor.max_live"]["value"], "777", "{config}");
     assert_eq!(config["actor.max_live"]["from"], "ORDER__ACTOR__MAX_LIVE");
+    assert_eq!(config["grpc.max_watchers"]["value"].as_u64(), Some(10_000), "{config}");
     assert_eq!(config["ids.key"]["value"], "***");
     assert_eq!(config["ops.debug"]["from"], "default");
     assert!(!answer.body.contains(secret));
