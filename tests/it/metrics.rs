@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use order_service::clients::sim::catalogue::load_user;
@@ -291,4 +292,42 @@ async fn what_happens_to_orders_is_counted() {
             .then_some(())
     })
     .await;
+}
+
+/// All source files but the catalog, as one text.
+fn sources(folder: &Path) -> String {
+    let mut all = String::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.ends_with("telemetry/catalog") {
+            continue;
+        }
+        if path.is_dir() {
+            all.push_str(&sources(&path));
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            // What tests count is no metric of a node.
+            all.push_str(text.split("#[cfg(test)]\nmod tests {").next().unwrap());
+        }
+    }
+    all
+}
+
+/// Also those that are counted seldom: a node tells them only once they are.
+#[test]
+fn what_is_counted_is_in_the_catalog_and_what_is_in_the_catalog_is_counted() {
+    let text = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let known: BTreeSet<&str> = catalog::all().map(|metric| metric.name).collect();
+    let mut counted = BTreeSet::new();
+    for what in ["counter!(", "gauge!(", "histogram!("] {
+        for rest in text.split(what).skip(1) {
+            let name = rest.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next());
+            counted.extend(name);
+        }
+    }
+    let unknown: Vec<_> = counted.iter().filter(|name| !known.contains(**name)).collect();
+    assert!(unknown.is_empty() && counted.len() > 40, "not in the catalog: {unknown:?}");
+    // Some are counted by way of a constant or a function.
+    let never: Vec<_> = known.iter().filter(|name| !text.contains(&format!("\"{name}\""))).collect();
+    assert!(never.is_empty(), "never counted: {never:?}");
 }
