@@ -168,7 +168,7 @@ async fn the_listener_has_limits() {
     let node = TestNode::start_with(&[
         ("ORDER__OPS__MAX_CONNECTIONS", "3"),
         ("ORDER__OPS__REQUEST_TIMEOUT", "300ms"),
-        ("ORDER__OPS__IDLE_TIMEOUT", "600ms"),
+        ("ORDER__OPS__IDLE_TIMEOUT", "2s"),
         ("ORDER__OPS__MAX_HEADER_BYTES", "8192"),
     ])
     .await;
@@ -192,7 +192,8 @@ async fn the_listener_has_limits() {
         assert_eq!(&start, b"HTTP/1.1 200");
         held.push(stream);
     }
-    assert_eq!(until_closed(connect().await, b"").await, "");
+    let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    assert_eq!(until_closed(connect().await, request).await, "", "there is no place for a fourth");
     held.clear();
     eventually("a place", async || {
         let answered = tokio::time::timeout(Duration::from_secs(5), async {
