@@ -13,6 +13,7 @@ pub mod members;
 pub mod payment;
 pub mod placement;
 pub mod product;
+pub mod seen;
 pub mod shipping;
 pub mod store;
 pub mod user;

@@ -18,6 +18,7 @@ use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
 use crate::domain::sealed::PersonalData;
+use crate::ports::seen::{Glance, Mark, Seen};
 use crate::ports::store::{
     ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
     StoreError, Stored, Trailed, Unfinished,
@@ -191,11 +192,27 @@ impl OrderStore for Protected {
         }
     }
 
-    async fn load_stale(&self, id: OrderId) -> Result<Option<Stored>, StoreError> {
+    async fn load_stale(&self, id: OrderId) -> Result<Option<Seen<Stored>>, StoreError> {
         match self.inner.load_stale(id).await? {
-            Some(stored) => self.open(stored).await.map(Some),
+            Some(Seen { what, age }) => Ok(Some(Seen { what: self.open(what).await?, age })),
             None => Ok(None),
         }
+    }
+
+    async fn glance(&self, id: OrderId) -> Result<Option<Seen<Glance>>, StoreError> {
+        self.inner.glance(id).await
+    }
+
+    async fn mark(&self, id: OrderId) -> Result<Option<Mark>, StoreError> {
+        self.inner.mark(id).await
+    }
+
+    async fn marks(&self, query: &ListQuery) -> Result<Option<Vec<(OrderId, Mark)>>, StoreError> {
+        self.inner.marks(query).await
+    }
+
+    fn has_replica(&self) -> bool {
+        self.inner.has_replica()
     }
 
     async fn find_by_number(&self, number: &OrderNumber) -> Result<Option<OrderId>, StoreError> {

@@ -12,6 +12,7 @@ mod grants;
 mod keeper;
 mod keys;
 mod link;
+mod listing;
 mod loader;
 mod members;
 mod open;
@@ -42,6 +43,7 @@ use crate::domain::chain::EventHash;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
+use crate::ports::seen::{Mark, Seen};
 use crate::ports::store::{
     ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
     StoreError, Stored, Trailed, Unfinished,
@@ -211,8 +213,29 @@ impl OrderStore for PostgresStore {
         loaded
     }
 
-    async fn load_stale(&self, id: OrderId) -> Result<Option<Stored>, StoreError> {
-        self.late_reader().load(id).await
+    async fn load_stale(&self, id: OrderId) -> Result<Option<Seen<Stored>>, StoreError> {
+        // How far behind a replica is, is not known.
+        let age = self.replica.is_none().then_some(Duration::ZERO);
+        Ok(self.late_reader().load(id).await?.map(|what| Seen { what, age }))
+    }
+
+    async fn mark(&self, id: OrderId) -> Result<Option<Mark>, StoreError> {
+        self.reader.mark(id).await
+    }
+
+    async fn marks(&self, query: &ListQuery) -> Result<Option<Vec<(OrderId, Mark)>>, StoreError> {
+        let (reader, query) = (self.late_reader(), query.clone());
+        self.read(async move { reader.marks(&query).await }).await
+    }
+
+    async fn page(&self, query: &ListQuery) -> Result<Option<Vec<Stored>>, StoreError> {
+        let (reader, query, reported) = (self.late_reader(), query.clone(), self.reported.clone());
+        let page = async move { reader.list(&query, |order, what| report(&reported, order, what)).await };
+        self.read(page).await.map(Some)
+    }
+
+    fn has_replica(&self) -> bool {
+        self.replica.is_some()
     }
 
     async fn find_by_number(&self, number: &OrderNumber) -> Result<Option<OrderId>, StoreError> {
@@ -221,9 +244,8 @@ impl OrderStore for PostgresStore {
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Order>>, StoreError> {
-        let (reader, query, reported) = (self.late_reader(), query.clone(), self.reported.clone());
-        self.read(async move { reader.list(&query, |order, what| report(&reported, order, what)).await })
-            .await
+        let page = self.page(query).await?.unwrap_or_default();
+        Ok(page.into_iter().map(|stored| stored.order).collect())
     }
 
     async fn events(

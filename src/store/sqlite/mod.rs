@@ -34,6 +34,7 @@ use crate::domain::chain::EventHash;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
+use crate::ports::seen::Mark;
 use crate::ports::store::{
     ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
     StoreError, Stored, Trailed, Unfinished,
@@ -153,6 +154,11 @@ impl OrderStore for SqliteStore {
             report(&self.reported, *order, what);
         }
         loaded
+    }
+
+    async fn mark(&self, id: OrderId) -> Result<Option<Mark>, StoreError> {
+        let pool = self.readers.clone();
+        self.read(async move { read::mark(&pool, id).await }).await
     }
 
     async fn find_by_number(&self, number: &OrderNumber) -> Result<Option<OrderId>, StoreError> {
