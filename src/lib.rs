@@ -19,6 +19,7 @@ pub mod ops;
 pub mod ports;
 pub mod privacy;
 pub mod proto;
+pub mod redis_link;
 pub mod steps;
 pub mod store;
 pub mod telemetry;

@@ -1,5 +1,6 @@
 //! What a node lets in: limits of callers, and of their connections.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ pub(super) fn gate(config: &Config) -> anyhow::Result<Gate> {
         RateStore::Redis(url) => {
             let redis = RedisConfig {
                 url: url.expose().to_owned(),
+                tls_ca: authorities(rates.tls_ca.as_deref(), "rate_limits.tls_ca")?,
                 patience: rates.timeout,
                 retry_every: rates.retry_every,
                 max_keys: rates.max_keys,
@@ -43,6 +45,14 @@ pub(super) fn gate(config: &Config) -> anyhow::Result<Gate> {
         exempt: rates.exempt_roles.clone(),
     };
     Ok(Gate::new(limiter, quotas))
+}
+
+/// The authorities that a Redis is checked by.
+pub(super) fn authorities(path: Option<&Path>, key: &str) -> anyhow::Result<Option<Vec<u8>>> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|error| anyhow!("cannot read {} ({error}); check {key}", path.display()))
+    };
+    path.map(read).transpose()
 }
 
 fn per_second(rate: RateConfig) -> Option<Quota> {

@@ -3,6 +3,7 @@
 //! `config/default.yaml` is the manual and the schema: a key that does not stand there does not exist.
 
 mod auth;
+mod cache;
 mod cluster;
 mod load;
 mod mask;
@@ -21,6 +22,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 pub use auth::{AuthConfig, AuthMode, IssuerConfig, KeysAt, ListenerTls, PublicAlgorithm, TrustConfig};
+pub use cache::{CacheConfig, CacheUrl};
 pub use cluster::{ClusterConfig, PeerConfig, PeerTls};
 pub use load::{Merged, Origin, Setting};
 pub use postgres::{PostgresUrl, SslIdentity, SslMode};
@@ -28,10 +30,10 @@ pub use pricing::price_book;
 pub use privacy::{PrivacyConfig, PrivacyMode, SecretBytes};
 pub use rate_limits::{RateConfig, RateLimitsConfig, RateStore};
 pub use sections::{
-    ActorConfig, CacheConfig, CacheUrl, CollaboratorUrl, CollaboratorsConfig, Config, CreateConfig,
-    GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat, OpsConfig, Pooler, PricingConfig, Profile,
-    Repairs, RiskConfig, SagaConfig, Secret, SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl,
-    TestingConfig, UnsafeSetting, WatchConfig,
+    ActorConfig, CollaboratorUrl, CollaboratorsConfig, Config, CreateConfig, GrpcConfig, IdsConfig,
+    LimitsConfig, LogConfig, LogFormat, OpsConfig, Pooler, PricingConfig, Profile, Repairs, RiskConfig,
+    SagaConfig, Secret, SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl, TestingConfig,
+    UnsafeSetting, WatchConfig,
 };
 pub use transport::TransportConfig;
 pub use values::parse_duration;

@@ -8,18 +8,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::auth;
+use super::cache;
 use super::cluster;
 use super::load::{DEFAULTS, Entry, Merged, Origin, Scalar, all_or_errors, parse_yaml};
 use super::mask::shown;
 use super::privacy;
 use super::sections::{
-    ActorConfig, CacheConfig, CacheUrl, CollaboratorUrl, CollaboratorsConfig, Config, CreateConfig,
-    GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat, OpsConfig, Pooler, PricingConfig, Profile,
-    Repairs, RiskConfig, SagaConfig, Secret, SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl,
-    TestingConfig, WatchConfig,
+    ActorConfig, CollaboratorUrl, CollaboratorsConfig, Config, CreateConfig, GrpcConfig, IdsConfig,
+    LimitsConfig, LogConfig, LogFormat, OpsConfig, Pooler, PricingConfig, Profile, Repairs, RiskConfig,
+    SagaConfig, Secret, SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl, TestingConfig, WatchConfig,
 };
 use super::values::{
-    allow_unsafe, amounts, application_name, cache_url, collaborator_url, parse_duration, show_duration,
+    allow_unsafe, amounts, application_name, collaborator_url, parse_duration, show_duration,
     simulator_journal, store_url,
 };
 use super::{ConfigError, ConfigErrors, PostgresUrl, rate_limits, transport};
@@ -72,10 +72,7 @@ fn read(r: &mut Reader<'_>) -> Config {
             ),
         },
         store: read_store(r),
-        cache: CacheConfig {
-            url: r.parsed("cache.url", cache_url, || CacheUrl::None),
-            max_orders: r.number("cache.max_orders", 1..=10_000_000),
-        },
+        cache: cache::read(r),
         collaborators: CollaboratorsConfig {
             inventory: r.collaborator("collaborators.inventory"),
             product: r.collaborator("collaborators.product"),

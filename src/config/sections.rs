@@ -9,6 +9,7 @@ use std::time::Duration;
 use rust_decimal::Decimal;
 
 use super::auth::{AuthConfig, ListenerTls};
+use super::cache::CacheConfig;
 use super::cluster::{ClusterConfig, PeerConfig};
 use super::postgres::PostgresUrl;
 use super::privacy::PrivacyConfig;
@@ -210,24 +211,6 @@ pub struct StoreConfig {
     pub application_name: String,
     /// What production accepts although it loses commits.
     pub allow_unsafe: BTreeSet<UnsafeSetting>,
-}
-
-/// Which cache.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum CacheUrl {
-    /// In this process.
-    Memory,
-    /// None at all.
-    None,
-}
-
-/// `cache`: the disposable copy of orders.
-#[derive(Clone, Debug)]
-pub struct CacheConfig {
-    /// Which cache.
-    pub url: CacheUrl,
-    /// Orders kept in memory.
-    pub max_orders: u64,
 }
 
 /// Where a collaborator is.

@@ -39,7 +39,7 @@ fn the_defaults_are_the_contract() {
     assert_eq!(config.simulator.listen.to_string(), "127.0.0.1:50061");
     assert_eq!(config.simulator.journal, SimulatorJournal::Auto);
     assert_eq!(config.store.url, StoreUrl::Sqlite("./data/orders.db".into()));
-    assert_eq!(config.cache.url, CacheUrl::Memory);
+    assert!(matches!(config.cache.url, CacheUrl::Memory));
     assert_eq!(config.collaborators.payment, CollaboratorUrl::Simulated);
     assert_eq!(config.create.wait, Duration::from_secs(5));
     assert_eq!(config.saga.reservation_ttl, Duration::from_secs(1_800));
@@ -149,7 +149,10 @@ fn types_and_ranges_are_checked() {
         ("store: {pooler: session}", "use none or transaction"),
         ("store: {application_name: ''}", "1 to 63 printable ASCII"),
         ("store: {allow_unsafe: 'fsync,checksums'}", "use fsync, full_page_writes, synchronous_commit"),
-        ("cache: {url: 'redis://h'}", "not part of this version yet"),
+        ("cache: {url: 'memcached://h'}", "is not the URL of a cache"),
+        ("cache: {url: 'redis:'}", "redis+cluster://"),
+        ("cache: {prefix: 'a b'}", "1 to 64 letters"),
+        ("cache: {max_stale: 61s}", "use 0s to 1m"),
         ("auth: {mode: jwt}", "auth.issuer"),
         ("auth: {mode: off}", "use auto or dev or jwt"),
         ("auth: {issuer: i}", "auth.audience"),
