@@ -7,6 +7,7 @@ mod attempt;
 mod clock;
 mod crash;
 mod end;
+mod hot;
 mod inspect;
 mod message;
 mod moving;
@@ -20,6 +21,7 @@ mod skip;
 mod state;
 mod supervisor;
 mod sweeper;
+mod views;
 mod waiters;
 mod watch;
 

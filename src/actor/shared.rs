@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::clock::StoreClock;
 use super::crash::CrashPoint;
+use super::hot::Hot;
 use super::inspect::Failing;
 use super::registry::{Entry, Registry};
 use super::regression::Acknowledged;
@@ -55,6 +56,8 @@ pub struct ActorConfig {
     pub timers_batch: u32,
     /// Longest a caller waits for its command to be stored.
     pub max_wait: Duration,
+    /// Orders that others read here lately and that are loaded when their slots come here, at most; 0 = none.
+    pub warm_orders: usize,
     /// Batches of events kept for the slowest watcher of an order, at least 1.
     pub watch_buffer: usize,
 }
@@ -80,6 +83,10 @@ pub(super) struct Shared {
     pub(super) placement: Arc<dyn Placement>,
     /// Slots that have become this process's own, for the sweeper.
     pub(super) gained: Gained,
+    /// The same, for whoever loads what was read lately.
+    pub(super) to_warm: Gained,
+    /// What was read here lately and others own.
+    pub(super) hot: Hot,
     pub(super) crash_at: Option<CrashPoint>,
     pub(super) skip_undo: Option<SkippedUndo>,
     pub(super) registry: Registry,
@@ -111,6 +118,8 @@ impl Shared {
             config: parts.config,
             placement: parts.placement,
             gained: Gained::default(),
+            to_warm: Gained::default(),
+            hot: Hot::default(),
             crash_at: parts.crash_at,
             skip_undo: parts.skip_undo,
             registry: Registry::default(),

@@ -2,6 +2,7 @@
 //! machine's clock.
 
 mod audit;
+mod cache;
 mod callers;
 mod cluster;
 mod collaborators;

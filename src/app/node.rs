@@ -118,6 +118,7 @@ impl Node {
         let secured = callers::secured(&config, &stopping).await?;
         // The store first: whoever has it is named, and a file that is not ours keeps its folder clean.
         let mut opened = stores::open(&config).await?;
+        super::cache::put_before(&config, &mut opened, &clock)?;
         let custodian = privacy::protect(&config, &mut opened, &clock).await;
         let store = Arc::clone(&opened.store);
         let (collaborators, simulator) = collaborators(&config, &clock)?;

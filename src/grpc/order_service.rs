@@ -306,11 +306,17 @@ impl OrderService for OrderApi {
         let mut check = Checker::default();
         let key = validate::order_key(&mut check, request.get_ref());
         let may_be_stale = request.get_ref().allow_stale;
+        let mut age = None;
         let answer = match check.finish() {
-            Ok(()) => self.show(begun.reach, key, may_be_stale).await.map(answer::Order::Bytes),
+            Ok(()) => self.show(begun.reach, key, may_be_stale).await.map(|seen| {
+                age = seen.age.filter(|_| may_be_stale);
+                answer::Order::Bytes(seen.what)
+            }),
             Err(error) => Err(error),
         };
-        begun.end(answer)
+        let mut response = begun.end(answer)?;
+        reads::tell_age(&mut response, age);
+        Ok(response)
     }
 
     async fn get_order_status(
@@ -320,11 +326,17 @@ impl OrderService for OrderApi {
         let begun = self.begin("GetOrderStatus", request.metadata()).await?;
         let mut check = Checker::default();
         let key = validate::status_key(&mut check, request.get_ref());
+        let mut age = None;
         let answer = match check.finish() {
-            Ok(()) => self.look_up(begun.reach, key).await.map(|order| convert::order_status(&order)),
+            Ok(()) => self.glance(begun.reach, key).await.map(|seen| {
+                age = seen.age;
+                convert::order_status(&seen.what)
+            }),
             Err(error) => Err(error),
         };
-        begun.end(answer)
+        let mut response = begun.end(answer)?;
+        reads::tell_age(&mut response, age);
+        Ok(response)
     }
 
     async fn update_order_status(

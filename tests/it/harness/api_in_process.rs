@@ -223,6 +223,7 @@ impl Service {
                 resume_concurrency: 10,
                 timers_batch: 100,
                 max_wait: 30 * second,
+                warm_orders: 0,
                 watch_buffer: watch.buffer,
             },
             placement: Arc::new(Alone(Owner { epoch: 1, incarnation: 1 })),
