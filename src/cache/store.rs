@@ -125,7 +125,7 @@ impl CachedStore {
     /// Notes that a copy is the newest state still, unless that was done a moment ago.
     fn confirm(&self, details: &Details, at: i64) {
         let often = self.max_stale.checked_div(NOTED).unwrap_or_default();
-        if self.time.age(details.at).is_none_or(|age| age > often) {
+        if !self.max_stale.is_zero() && self.time.age(details.at).is_none_or(|age| age > often) {
             let glance = Glance::of(&details.order);
             self.shelf.put(Kept { mark: details.mark, at, glance, order: None }, false);
         }

@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use order_service::cache::{CachedStore, Found, NearShelf, RedisShelf, Shelf, ShelfConfig};
-use order_service::domain::ids::OrderId;
+use order_service::domain::ids::{OrderId, content_hash};
 use order_service::domain::order::Order;
 use order_service::domain::status::OrderStatus;
-use order_service::ports::store::{Commit, ListQuery, OrderStore, Regression, StoreError};
+use order_service::ports::store::{Commit, ListQuery, OrderStore, Regression, StoreError, Touched};
 use order_service::store::postgres::{PostgresConfig, PostgresStore, migrate};
 use tokio::time::Instant;
 
 use crate::harness::certificates::Certificates;
 use crate::harness::frames::Protocol;
 use crate::harness::node::MachineClock;
-use crate::harness::orders::{at, creation, id, key, order, update, user};
+use crate::harness::orders::{at, change_all, creation, id, key, order, update, user};
 use crate::harness::pg_store::config_of;
 use crate::harness::postgres::{query, shared_database};
 use crate::harness::proxy::Proxy;
@@ -23,6 +23,9 @@ use crate::harness::wait::eventually;
 
 /// Longer than any test waits: what goes away sooner does so for another reason.
 const MAX_STALE: Duration = Duration::from_secs(60);
+
+/// Of how an order is written in Redis.
+const FORM: [u8; 16] = [0; 16];
 
 /// A node's way to the store, and the shelf before it.
 struct Node {
@@ -77,13 +80,16 @@ impl Node {
     /// Reads an order until its copy is on the shelf.
     async fn has_copy(&self, id: OrderId, version: i64) {
         let look = async || {
-            self.load(id).await;
+            let loaded = self.load(id).await;
             match self.shelf.details(&[id]).await.pop() {
-                Some(Found::Here(details)) if details.mark.version == version && details.at > 0 => Some(()),
+                Some(Found::Here(details)) if details.mark.version == version && details.at > 0 => {
+                    Some((loaded, details))
+                }
                 _ => None,
             }
         };
-        eventually("a copy", look).await;
+        let (loaded, details) = eventually("a copy", look).await;
+        assert_eq!(loaded, *details.order, "to the last field");
     }
 
     async fn list(&self, query: &ListQuery) -> Vec<(OrderId, i64)> {
@@ -136,6 +142,26 @@ async fn a_copy_spares_the_store_and_is_believed_only_while_it_is_the_newest() {
         }
     }
     assert!(nodes[0].cached.load(id(2)).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn every_field_of_an_order_is_in_its_copy() {
+    let (database, redis) = (database().await, RedisServer::start().await);
+    let node = Node::start(&database, &redis.url()).await;
+    let created = resting(1);
+    node.cached.commit(created.clone()).await.unwrap();
+    let mut changed = update(&created.order, change_all);
+    changed.touched =
+        Touched { items: true, addresses: true, shipments: true, payments_from: 0, timer: true };
+    let stored = Arc::clone(&changed.order);
+    node.cached.commit(changed).await.unwrap();
+    assert_eq!(node.load(id(1)).await, *stored, "from the store");
+    node.has_copy(id(1), 2).await;
+    falsify(&database).await;
+    assert_eq!(node.load(id(1)).await, *stored, "from a copy");
+    // Whoever changes this form raises `cache::entry::FORM`, so that programs that write different ones do not meet.
+    let form = serde_json::to_string(&*stored).unwrap();
+    assert_eq!(content_hash("form of a copy", &[form.as_bytes()]), FORM, "{form}");
 }
 
 #[tokio::test]
