@@ -59,6 +59,10 @@ impl Shelf for NearShelf {
         }
     }
 
+    fn is_there(&self) -> bool {
+        true
+    }
+
     fn is_whole(&self) -> bool {
         true
     }

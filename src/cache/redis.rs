@@ -171,6 +171,10 @@ impl Shelf for RedisShelf {
         read().map_or(Found::Nothing, Found::Here)
     }
 
+    fn is_there(&self) -> bool {
+        self.shared.namespace.load(Ordering::Acquire) != 0 && self.shared.link.connection().is_some()
+    }
+
     fn is_whole(&self) -> bool {
         !self.shared.owes.load(Ordering::Acquire)
     }

@@ -52,6 +52,9 @@ pub trait Shelf: Send + Sync + std::fmt::Debug {
     /// Where an order stood at the time that comes with it.
     async fn glance(&self, id: OrderId) -> Found<(Glance, i64)>;
 
+    /// Whether it can be asked at the moment, as far as is known.
+    fn is_there(&self) -> bool;
+
     /// Whether all that was put here by this node lately is, or may be, here: if not, what is found may be older than it
     /// need be.
     fn is_whole(&self) -> bool;

@@ -138,6 +138,10 @@ impl CachedStore {
 
     /// A page out of copies; none when too few of them are on the shelf.
     async fn page_of_copies(&self, query: &ListQuery) -> Result<Option<Vec<Arc<Order>>>, StoreError> {
+        if !self.shelf.is_there() {
+            count("list", "error");
+            return Ok(None);
+        }
         let Some(marks) = self.inner.marks(query).await? else { return Ok(None) };
         let ids: Vec<OrderId> = marks.iter().map(|(id, _)| *id).collect();
         let copies = self.shelf.details(&ids).await;
