@@ -23,8 +23,7 @@ use crate::harness::redis::RedisServer;
 use crate::harness::wait::eventually;
 
 const ORDERS: u64 = 3;
-/// Changes of each order.
-const CHANGES: i64 = 150;
+const FAULTS: u32 = 14;
 const MAX_STALE: Duration = Duration::from_secs(2);
 
 /// What is known of one order outside.
@@ -60,7 +59,7 @@ impl World {
             node.commit(commit).await.unwrap();
             self.known(n).acknowledged.lock().unwrap().push(Instant::now());
             self.changes.fetch_add(1, Ordering::Relaxed);
-            if last.version >= CHANGES {
+            if self.is_over.load(Ordering::Relaxed) {
                 return;
             }
             commit = update(&last, |order| order.notes = format!("version {}", order.version));
@@ -106,6 +105,12 @@ impl World {
     }
 }
 
+/// Waits until this many more were counted.
+async fn more(what: &str, counter: &AtomicU64, count: u64) {
+    let goal = counter.load(Ordering::Relaxed) + count;
+    eventually(what, async || (counter.load(Ordering::Relaxed) >= goal).then_some(())).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_shown_less_than_was_told_and_ages_are_true_while_redis_fails() {
     let database = shared_database().await;
@@ -139,18 +144,17 @@ async fn nobody_is_shown_less_than_was_told_and_ages_are_true_while_redis_fails(
         copies: AtomicU64::new(0),
         late: AtomicU64::new(0),
     });
-    let (mut writers, mut readers) = (JoinSet::new(), JoinSet::new());
+    let mut tasks = JoinSet::new();
     for n in 1..=ORDERS {
         let world = Arc::clone(&world);
-        writers.spawn(async move { world.write(n, Chance::new(n)).await });
+        tasks.spawn(async move { world.write(n, Chance::new(n)).await });
     }
     for n in 0..4 {
         let world = Arc::clone(&world);
-        readers.spawn(async move { world.read(Chance::new(100 + n)).await });
+        tasks.spawn(async move { world.read(Chance::new(100 + n)).await });
     }
     let mut chance = Chance::new(7);
-    let mut fault = 0;
-    while writers.len() > 0 {
+    for fault in 0..FAULTS {
         let proxy = &proxies[usize::from(chance.percent(50))];
         match fault % 7 {
             0 => proxy.hang(true),
@@ -164,26 +168,19 @@ async fn nobody_is_shown_less_than_was_told_and_ages_are_true_while_redis_fails(
                 redis.start_again().await;
             }
         }
-        fault += 1;
-        let goal = world.changes.load(Ordering::Relaxed) + 5;
-        let on = async || {
-            while writers.try_join_next().is_some_and(|ended| ended.is_ok()) {}
-            (writers.is_empty() || world.changes.load(Ordering::Relaxed) >= goal).then_some(())
-        };
-        eventually("changes", on).await;
+        more("changes", &world.changes, 10).await;
         for proxy in &proxies {
             proxy.hang(false);
             proxy.delay(Duration::ZERO);
         }
+        more("answers from copies", &world.copies, 10).await;
     }
     world.is_over.store(true, Ordering::Relaxed);
-    while let Some(ended) = readers.join_next().await {
+    while let Some(ended) = tasks.join_next().await {
         ended.unwrap();
     }
     let (copies, late) = (world.copies.load(Ordering::Relaxed), world.late.load(Ordering::Relaxed));
-    println!("{fault} faults; {copies} answers from copies, {late} of them out of date");
-    assert!(copies > 0, "copies were used");
-    for known in &world.known {
-        assert_eq!(known.acknowledged.lock().unwrap().len(), usize::try_from(CHANGES).unwrap());
-    }
+    let changes = world.changes.load(Ordering::Relaxed);
+    println!("{FAULTS} faults, {changes} changes; {copies} answers from copies, {late} of them out of date");
+    assert!(late > 0, "a copy that is out of date was shown, and said so");
 }
