@@ -15,9 +15,9 @@ const FORM: &str = "is not the URL of a Redis; write redis://USER:PASSWORD@HOST:
 /// Whom to connect to.
 pub(super) enum Way {
     /// A server.
-    Server(Client),
+    Server(Box<Client>),
     /// The servers of a cluster, some of which are named.
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
 }
 
 impl Way {
@@ -30,9 +30,10 @@ impl Way {
             // Its text may hold what stands in the URL.
             _ => FORM.to_owned(),
         };
+        let server = |client| Self::Server(Box::new(client));
         match scheme {
-            "redis" => Client::open(url).map(Self::Server).map_err(refused),
-            "rediss" => Client::build_with_tls(url, certificates).map(Self::Server).map_err(refused),
+            "redis" => Client::open(url).map(server).map_err(refused),
+            "rediss" => Client::build_with_tls(url, certificates).map(server).map_err(refused),
             "redis+cluster" | "rediss+cluster" => {
                 let is_tls = scheme.starts_with("rediss");
                 let mut builder = ClusterClient::builder(servers(is_tls, place)?)
@@ -43,7 +44,7 @@ impl Way {
                 if is_tls {
                     builder = builder.certs(certificates);
                 }
-                builder.build().map(Self::Cluster).map_err(refused)
+                builder.build().map(|client| Self::Cluster(Box::new(client))).map_err(refused)
             }
             _ => Err(FORM.to_owned()),
         }
