@@ -30,6 +30,8 @@ const FORM: [u8; 16] = [133, 233, 39, 220, 218, 117, 17, 119, 31, 48, 59, 174, 1
 /// A node's way to the store, and the shelf before it.
 struct Node {
     cached: CachedStore,
+    /// Past the cache.
+    store: Arc<PostgresStore>,
     shelf: Arc<dyn Shelf>,
 }
 
@@ -64,8 +66,9 @@ impl Node {
         let config = PostgresConfig { exclusive: false, ..config_of(database) };
         let store = PostgresStore::open(config).await.unwrap();
         let clock = Arc::new(MachineClock::default());
-        let cached = CachedStore::new(store, Arc::clone(&shelf), clock, MAX_STALE);
-        Self { cached, shelf }
+        let inner = Arc::clone(&store) as Arc<dyn OrderStore>;
+        let cached = CachedStore::new(inner, Arc::clone(&shelf), clock, MAX_STALE);
+        Self { cached, store, shelf }
     }
 
     /// The newest state, and how long that took.
@@ -140,6 +143,13 @@ async fn a_copy_spares_the_store_and_is_believed_only_while_it_is_the_newest() {
         for node in &nodes {
             assert_eq!(node.load(id(1)).await, last);
         }
+    }
+    // Nor does it matter whether it is told at all.
+    nodes[0].has_copy(id(1), last.version).await;
+    let untold = update(&last, |order| order.notes = "nobody was told".to_owned());
+    nodes[0].store.commit(untold.clone()).await.unwrap();
+    for node in &nodes {
+        assert_eq!(node.load(id(1)).await, *untold.order);
     }
     assert!(nodes[0].cached.load(id(2)).await.unwrap().is_none());
 }
@@ -390,6 +400,20 @@ async fn pages_are_put_together_from_copies_and_are_of_one_moment() {
     for node in &nodes {
         assert_eq!(node.list(&all).await, expected(&orders));
         assert_eq!(node.list(&query_of(vec![OrderStatus::Pending])).await, expected(&pending));
+    }
+    // Changes that the cache was not told of, so that it has copies of what they replaced.
+    for order in &mut orders {
+        nodes[0].has_copy(order.id, order.version).await;
+        let untold = update(order, |order| order.notes = "nobody was told".to_owned());
+        *order = Order::clone(&untold.order);
+        nodes[0].store.commit(untold).await.unwrap();
+        for node in &nodes {
+            let page = node.list(&all).await;
+            assert!(page.contains(&(order.id, order.version)), "{page:?}");
+        }
+    }
+    for node in &nodes {
+        assert_eq!(node.list(&all).await, expected(&orders));
     }
     redis.kill9();
     for node in &nodes {
