@@ -15,7 +15,7 @@
     clippy::disallowed_methods
 )]
 
-#[allow(dead_code, unused_imports)]
+#[allow(dead_code, unused_imports, unreachable_pub)]
 #[path = "compare/figures.rs"]
 mod figures;
 mod support;

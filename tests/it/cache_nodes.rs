@@ -58,7 +58,7 @@ async fn orders_of(cluster: &Cluster) -> [String; 2] {
             ..sample_order()
         };
         let order = cluster.client(0).create_order(request).await.unwrap().into_inner();
-        let owner = cluster.owners(&[order.id.clone()]).await.pop().unwrap().unwrap();
+        let owner = cluster.owners(std::slice::from_ref(&order.id)).await.pop().unwrap().unwrap();
         found[owner].get_or_insert(order.id);
         if let [Some(first), Some(second)] = &found {
             return [first.clone(), second.clone()];
