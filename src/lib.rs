@@ -23,4 +23,5 @@ pub mod steps;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod trace;
 pub mod verify;

@@ -1,6 +1,8 @@
 //! The listener for operators: health, readiness, version and metrics over HTTP, and the service for operators over gRPC on
 //! the same port. Loopback unless configured otherwise.
 
+mod log;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,6 +41,7 @@ pub async fn serve(
     readiness: Readiness,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), String> {
+    let levels = telemetry.clone();
     let routes = Router::new()
         // Liveness never asks the store: a restart would not mend it.
         .route("/healthz", get(|| async { "ok\n" }))
@@ -46,6 +49,7 @@ pub async fn serve(
         .route("/version", get(|| async { concat!(env!("CARGO_PKG_VERSION"), "\n") }))
         .route("/metrics", get(|State(ops): State<Ops>| async move { ops.telemetry.render() }))
         .with_state(Ops { store, telemetry, readiness });
+    let routes = routes.merge(log::routes(&levels));
     let routes = match admin {
         // Without its answer to what it does not know: to HTTP that would be a success.
         Some(admin) => routes

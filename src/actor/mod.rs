@@ -20,6 +20,7 @@ mod skip;
 mod state;
 mod supervisor;
 mod sweeper;
+mod traced;
 mod waiters;
 mod watch;
 

@@ -14,6 +14,7 @@ use super::registry::Permit;
 use super::regression;
 use super::shared::Shared;
 use super::state::State;
+use super::traced;
 use super::waiters::{Want, answer};
 use crate::domain::command::{Ask, OrderCommand};
 use crate::domain::error::OrderError;
@@ -25,6 +26,7 @@ use crate::domain::text::{Violation, ViolationReason};
 use crate::ports::store::{
     Chain, ClaimError, Commit, CommitError, CouponMove, Owner, StoreError, WriteGuard,
 };
+use crate::trace;
 
 /// Numbers tried for a new order before it is refused: 38 bits are seldom taken twice, never eight times.
 const NUMBER_ATTEMPTS: u32 = 8;
@@ -58,10 +60,14 @@ impl Actor for OrderActor {
         if state.left {
             return Ok(());
         }
+        let current = state.works_for(&message);
+        let handling = async {
+            if let Err(end) = self.on(&myself, message, state).await {
+                self.leave(&myself, state, end).await;
+            }
+        };
         // Boxed, so that an idle actor does not carry the space of a busy one.
-        if let Err(end) = Box::pin(self.on(&myself, message, state)).await {
-            self.leave(&myself, state, end).await;
-        }
+        Box::pin(trace::within(current, handling)).await;
         Ok(())
     }
 }
@@ -84,7 +90,10 @@ impl OrderActor {
                     reply.send(Err(error));
                     return Err(end);
                 }
-                self.ask(myself, state, *ask, reply, permit).await?;
+                let (ask, _span) = traced::command(state, *ask);
+                let asked = self.ask(myself, state, ask, reply, permit).await;
+                state.asked = None;
+                asked?;
             }
             Message::StepDone { ticket, call, result } => {
                 if ticket != state.ticket || !state.calling {
@@ -188,6 +197,7 @@ impl OrderActor {
                 state.order = Some(stored.order);
                 state.event_head = stored.head;
                 state.saga = stored.saga.map(Box::new);
+                state.note_resumed();
                 Ok(())
             }
             Err(ClaimError::Deposed) => {
@@ -402,7 +412,9 @@ impl OrderActor {
         if let Some(entry) = &state.entry {
             entry.set_committing(true);
         }
+        let span = traced::commit(state, &commit);
         let stored = self.0.store.append(commit).await;
+        traced::committed(span, &stored);
         if let (Some(entry), Err(error)) = (&state.entry, &stored)
             && !matches!(error, CommitError::Unknown(_))
         {
@@ -453,7 +465,9 @@ impl OrderActor {
                 };
                 if let (Some(order), (_, Some(saga))) = (order, state.head()) {
                     let slow_after = state.ahead.as_ref().map(|_| self.runs_ahead_for(saga));
-                    attempt::start(&self.0, myself.clone(), state.ticket, order, saga, call, slow_after);
+                    let trace = state.trace_of(saga);
+                    let try_of = attempt::Try { ticket: state.ticket, order, saga, call, slow_after, trace };
+                    attempt::start(&self.0, myself.clone(), try_of);
                 }
             }
             SagaMove::Wait(at) | SagaMove::Held(at) => {

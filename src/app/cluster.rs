@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
+use tokio::net::TcpListener;
 
 use super::stores::Opened;
 use crate::cluster::{Cluster, ClusterConfig, PeerTls};
@@ -57,6 +58,13 @@ pub(super) fn tls(config: &Config) -> anyhow::Result<Option<PeerTls>> {
         ca: read(&tls.ca, "peer.tls_ca")?,
         name: tls.name.clone(),
     }))
+}
+
+/// What the node is called, in its spans as well; one that is alone goes by its address for callers.
+pub(super) fn name(config: &Config, peers: Option<&TcpListener>, grpc: SocketAddr) -> String {
+    let address = peers.and_then(|peers| peers.local_addr().ok()).unwrap_or(grpc);
+    let advertised = config.peer.advertise.clone().filter(|_| peers.is_some());
+    config.cluster.name.clone().or(advertised).unwrap_or_else(|| address.to_string())
 }
 
 fn cluster_config(config: &Config, listens: SocketAddr) -> ClusterConfig {

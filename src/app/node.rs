@@ -24,7 +24,7 @@ use crate::ports::clock::Clock;
 use crate::ports::placement::Alone;
 use crate::ports::store::Owner;
 use crate::steps::StepLimits;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Exporter, Program, Telemetry};
 
 /// How often samples of histograms are moved into their buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -47,6 +47,7 @@ pub struct Node {
     upkeep: JoinHandle<()>,
     simulator: Option<Simulator>,
     grace: Duration,
+    spans: Option<Exporter>,
 }
 
 /// What a node of a cluster has besides.
@@ -113,6 +114,9 @@ impl Node {
             true => Some(bind(config.peer.listen, "peer.listen").await?),
             false => None,
         };
+        let name = cluster::name(&config, peer_listener.as_ref(), grpc_address);
+        let program = Program { service: "order-service", node: name };
+        let spans = Exporter::start(&config.tracing, program, Arc::clone(&clock)).await?;
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
         let verifier = callers::verifier(&config, &stopping).await?;
         let secured = callers::secured(&config, &stopping).await?;
@@ -252,6 +256,7 @@ impl Node {
             upkeep,
             simulator,
             grace,
+            spans,
         })
     }
 
@@ -377,6 +382,9 @@ impl Node {
         if let Some(simulator) = &self.simulator {
             // Delayed calls may keep it alive; the next node shall have its journal at once.
             simulator.close();
+        }
+        if let Some(spans) = self.spans.take() {
+            spans.end().await;
         }
         for ended in [served, ops].into_iter().flatten() {
             ended.context("a listener's task failed")?.map_err(|error| anyhow!(error))?;

@@ -14,6 +14,7 @@ mod read;
 mod sections;
 #[cfg(test)]
 mod tests;
+mod tracing;
 mod transport;
 mod values;
 
@@ -33,6 +34,7 @@ pub use sections::{
     Repairs, RiskConfig, SagaConfig, Secret, SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl,
     TestingConfig, UnsafeSetting, WatchConfig,
 };
+pub use tracing::{SpanLines, TracingConfig};
 pub use transport::TransportConfig;
 pub use values::parse_duration;
 

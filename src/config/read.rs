@@ -22,7 +22,7 @@ use super::values::{
     allow_unsafe, amounts, application_name, cache_url, collaborator_url, parse_duration, show_duration,
     simulator_journal, store_url,
 };
-use super::{ConfigError, ConfigErrors, PostgresUrl, rate_limits, transport};
+use super::{ConfigError, ConfigErrors, PostgresUrl, rate_limits, tracing, transport};
 
 const MS: Duration = Duration::from_millis(1);
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -115,6 +115,7 @@ fn read(r: &mut Reader<'_>) -> Config {
                 &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json), ("auto", LogFormat::Auto)],
             ),
         },
+        tracing: tracing::read(r),
         simulator: SimulatorConfig {
             listen: r.address("simulator.listen"),
             seed: r.number("simulator.seed", 0..=u64::MAX >> 1),

@@ -13,6 +13,7 @@ use super::cluster::{ClusterConfig, PeerConfig};
 use super::postgres::PostgresUrl;
 use super::privacy::PrivacyConfig;
 use super::rate_limits::RateLimitsConfig;
+use super::tracing::TracingConfig;
 use super::transport::TransportConfig;
 use crate::domain::money::Currency;
 
@@ -59,6 +60,8 @@ pub struct Config {
     pub ids: IdsConfig,
     /// Log lines.
     pub log: LogConfig,
+    /// Spans.
+    pub tracing: TracingConfig,
     /// The simulated collaborators.
     pub simulator: SimulatorConfig,
     /// For tests only.

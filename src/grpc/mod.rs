@@ -15,6 +15,7 @@ mod order_service;
 mod page;
 mod quota;
 mod routes;
+mod scope;
 mod server;
 mod shed;
 mod status;

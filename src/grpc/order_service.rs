@@ -21,7 +21,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-pub(super) use self::begun::{Begun, Origin};
+pub(super) use self::begun::{Begun, Origin, refused};
 pub use self::in_flight::InFlight;
 use super::auth::{self, Authenticator, Tokens};
 use super::forward::{self, Refusal, Routed};
@@ -32,7 +32,7 @@ use super::validate::{self, Checker, OrderKey, RequestLimits};
 use super::{access, convert, watch};
 use crate::actor::Orders;
 use crate::cluster::Cluster;
-use crate::domain::command::OrderCommand;
+use crate::domain::command::{OrderCommand, RequestContext};
 use crate::domain::error::OrderError;
 use crate::domain::ids::{IdKey, OrderId, content_hash};
 use crate::domain::pricing::Pricing;
@@ -45,6 +45,7 @@ use crate::proto::answer::{self, Answer};
 use crate::proto::order as pb;
 use crate::proto::served::order_service_server::OrderService;
 use crate::steps::prepare::prepare;
+use crate::trace::{Name, Span};
 
 /// An answer is given at least this long before the caller's deadline.
 pub(super) const MARGIN: Duration = Duration::from_millis(200);
@@ -179,6 +180,19 @@ impl OrderApi {
     }
 
     async fn begin(&self, method: &'static str, metadata: &MetadataMap) -> Result<Begun, Status> {
+        let (context, span) = auth::context(metadata, Name::Rpc("order.v1.OrderService", method));
+        match self.admitted(method, metadata, context).await {
+            Ok(begun) => Ok(Begun { span, ..begun }),
+            Err(status) => Err(refused(span, status)),
+        }
+    }
+
+    async fn admitted(
+        &self,
+        method: &'static str,
+        metadata: &MetadataMap,
+        context: RequestContext,
+    ) -> Result<Begun, Status> {
         // Whoever waits here for keys of a token takes no place of those who are known.
         let caller = self.authenticator.caller(metadata).await.map_err(|error| to_status(&error))?;
         let permit = Arc::clone(&self.requests).try_acquire_owned().map_err(|_full| {
@@ -193,11 +207,7 @@ impl OrderApi {
         let deadline = auth::deadline(metadata).unwrap_or(config.default_deadline).min(config.max_deadline);
         let started = Instant::now();
         Ok(Begun {
-            origin: Origin {
-                caller,
-                context: auth::context(metadata),
-                via: self.for_peers.then(|| forward::view_of(metadata)),
-            },
+            origin: Origin { caller, context, via: self.for_peers.then(|| forward::view_of(metadata)) },
             reach,
             wait: config.create_wait.min(deadline.saturating_sub(MARGIN)),
             started,
@@ -205,6 +215,7 @@ impl OrderApi {
             view: self.cluster.as_ref().filter(|_| self.for_peers).map(|cluster| cluster.view_version()),
             method,
             permit,
+            span: Span::none(),
         })
     }
 
@@ -269,7 +280,7 @@ impl OrderApi {
     fn call_context(&self, begun: &Begun) -> CallContext {
         CallContext {
             request_id: begun.origin.context.request_id.to_string(),
-            trace_parent: begun.origin.context.trace_parent.as_deref().map(str::to_owned),
+            trace: begun.origin.context.trace.clone(),
             caller: Some(begun.origin.caller.clone()),
             timeout: self.config.call_timeout,
         }

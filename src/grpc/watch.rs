@@ -185,7 +185,7 @@ async fn relay(
         Err(why) => return missed(Miss::Broken(why)),
     };
     let request = pb::WatchOrderRequest { order_id: watched.order.id.to_string(), after_sequence: *last };
-    let request = forward::mark(cluster, &watched.origin, request);
+    let request = forward::mark(cluster, &watched.origin, watched.origin.context.trace.as_ref(), request);
     let mut client = OrderServiceClient::new(channel).max_decoding_message_size(forward::ANSWER_BYTES);
     let gone = cluster.gone(member);
     tokio::pin!(gone);

@@ -1,6 +1,8 @@
 //! What a node tells of itself: log lines, and metrics in the text form of Prometheus.
 
+mod levels;
 mod logs;
+mod spans;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,7 +10,9 @@ use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandl
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::util::TryInitError;
 
-pub use self::logs::log_panics;
+pub use self::levels::{Changed, Levels};
+pub use self::logs::{fatal, log_panics};
+pub use self::spans::{Exporter, Line, Program};
 use crate::config::LogConfig;
 
 /// Upper bounds of the buckets of every histogram, in seconds: from a cached read to the longest deadline.
@@ -24,6 +28,15 @@ pub enum TelemetryError {
     /// The filter is malformed.
     #[error("log.level is not a log level ({0}); write it like info or info,order_service=debug")]
     Level(#[from] ParseError),
+    /// The filter is empty or too long.
+    #[error("a filter has 1 to 1024 bytes; write it like info or info,order_service=debug")]
+    NoLevel,
+    /// Nothing logs any more.
+    #[error("log lines are not written any more; start the node again")]
+    Gone,
+    /// Spans can go nowhere.
+    #[error("{0}")]
+    Spans(String),
     /// Somebody else set up logs first.
     #[error("logs cannot be set up ({0}); set them up once in a process")]
     Logs(#[from] TryInitError),
@@ -36,12 +49,18 @@ pub enum TelemetryError {
 #[derive(Clone)]
 pub struct Telemetry {
     metrics: PrometheusHandle,
+    levels: Levels,
 }
 
 impl Telemetry {
     /// All metrics in the text form of Prometheus.
     pub fn render(&self) -> String {
         self.metrics.render()
+    }
+
+    /// The filter of the log lines.
+    pub fn levels(&self) -> &Levels {
+        &self.levels
     }
 
     /// Moves fresh samples of histograms into their buckets. To be called every few seconds, lest samples pile up
@@ -60,9 +79,9 @@ pub fn init(log: &LogConfig) -> Result<Telemetry, TelemetryError> {
     if let Some(telemetry) = installed.as_ref() {
         return Ok(telemetry.clone());
     }
-    logs::init(log)?;
+    let levels = logs::init(log)?;
     let metrics = PrometheusBuilder::new().set_buckets(&BUCKETS)?.install_recorder()?;
-    let telemetry = Telemetry { metrics };
+    let telemetry = Telemetry { metrics, levels };
     *installed = Some(telemetry.clone());
     Ok(telemetry)
 }
@@ -83,5 +102,20 @@ mod tests {
         let text = first.render();
         assert!(text.contains("telemetry_test_total 2"), "{text}");
         assert!(text.contains("telemetry_test_seconds_bucket{le=\"0.005\"} 1"), "{text}");
+
+        let levels = first.levels();
+        let before = levels.filter();
+        assert!(!tracing::enabled!(target: "telemetry_test", tracing::Level::DEBUG));
+        let changed = levels.set("error,telemetry_test=debug").unwrap();
+        assert_eq!(changed.before, before);
+        assert!(tracing::enabled!(target: "telemetry_test", tracing::Level::DEBUG));
+        for bad in ["", " ", "telemetry_test=loud", &"a,".repeat(600)] {
+            assert!(levels.set(bad).is_err(), "{bad}");
+        }
+        assert_eq!(levels.filter(), "error,telemetry_test=debug");
+        let again = levels.set("error,telemetry_test=trace").unwrap();
+        assert!(!levels.set_back(&changed), "it was changed since");
+        assert!(levels.set_back(&again) && levels.filter() == "error,telemetry_test=debug");
+        levels.set(&before).unwrap();
     }
 }

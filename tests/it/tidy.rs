@@ -14,17 +14,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cache", &["ports", "domain"]),
     ("limits", &["ports"]),
     // `clients::orders` is the client of our own API, for the command line.
-    ("clients", &["ports", "domain", "proto", "file_lock"]),
+    ("clients", &["ports", "domain", "proto", "file_lock", "trace"]),
     ("steps", &["ports", "domain"]),
-    ("actor", &["steps", "ports", "domain"]),
+    ("actor", &["steps", "ports", "domain", "trace"]),
     ("cluster", &["actor", "ports", "domain", "proto"]),
     // Who a caller is, and what it is to prove that.
     ("auth", &["domain"]),
     ("tls", &[]),
-    ("grpc", &["auth", "tls", "cluster", "actor", "steps", "ports", "domain", "proto"]),
+    ("grpc", &["auth", "tls", "cluster", "actor", "steps", "ports", "domain", "proto", "trace"]),
     ("config", &["domain"]),
+    // Spans are opened where the work is; telemetry takes them from there.
+    ("trace", &["ports", "domain"]),
     // The domain knows what a card number looks like.
-    ("telemetry", &["config", "domain"]),
+    ("telemetry", &["config", "domain", "ports", "trace"]),
     // The service for operators is served there.
     ("ops", &["grpc", "ports", "telemetry"]),
     // Stands before a store and is one, so it knows no store.
@@ -62,7 +64,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 const BEHIND: &[(&str, &[&str])] = &[
     ("sqlx", &["store"]),
     ("backon", &["store"]),
-    ("tonic", &["grpc", "clients", "cluster", "proto"]),
+    // Telemetry sends spans by it.
+    ("tonic", &["grpc", "clients", "cluster", "proto", "telemetry"]),
     ("h2", &["cluster"]),
     ("tokio_rustls", &["cluster", "auth", "tls"]),
     ("webpki", &["tls"]),

@@ -5,6 +5,7 @@ mod encrypt_existing;
 mod erase_user;
 mod explain;
 mod export;
+mod log_level;
 mod resolve_payment;
 mod retry_step;
 mod rotate_keys;
@@ -12,6 +13,7 @@ pub(super) mod session;
 mod skip_step;
 mod stuck;
 pub(super) mod told;
+mod trace;
 mod unquarantine;
 mod verify;
 
@@ -51,6 +53,11 @@ enum OpsCommand {
     Export(export::ExportArgs),
     /// Check the invariants on the configured store, also while nodes use it.
     Verify(verify::VerifyArgs),
+    /// Show which log lines a node writes, or change that while it runs.
+    LogLevel(log_level::LogLevelArgs),
+    /// Print what one call brought about, on all nodes, from the files that tracing.print names.
+    #[command(arg_required_else_help = true)]
+    Trace(trace::TraceArgs),
     /// Follow the chain of hashes over every order's events, and note where it ends.
     #[command(arg_required_else_help = true)]
     Audit(audit::AuditArgs),
@@ -65,6 +72,8 @@ pub(super) fn run(files: &ConfigFiles, arguments: OpsArgs) -> Result<(), Failure
         OpsCommand::SkipStep(arguments) => skip_step::run(arguments),
         OpsCommand::ResolvePayment(arguments) => resolve_payment::run(arguments),
         OpsCommand::Unquarantine(arguments) => unquarantine::run(arguments),
+        OpsCommand::LogLevel(arguments) => log_level::run(&arguments),
+        OpsCommand::Trace(arguments) => trace::run(&arguments),
         OpsCommand::Audit(arguments) => audit::run(&files, &arguments),
         OpsCommand::EraseUser(arguments) => erase_user::run(arguments),
         OpsCommand::RotateKeys(arguments) => rotate_keys::run(&arguments),

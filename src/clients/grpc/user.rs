@@ -104,7 +104,7 @@ mod tests {
     use crate::domain::access::{Caller, Role};
 
     fn context(caller: Option<Caller>) -> CallContext {
-        CallContext { request_id: "r".into(), trace_parent: None, caller, timeout: Duration::from_secs(1) }
+        CallContext { request_id: "r".into(), trace: None, caller, timeout: Duration::from_secs(1) }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::domain::reach::Reach;
 use crate::grpc::auth;
 use crate::grpc::forward::{self, Refusal};
 use crate::grpc::view::{Viewed, Viewer};
+use crate::trace::{Key, Span};
 
 /// Where a call comes from.
 #[derive(Clone, Debug)]
@@ -36,6 +37,30 @@ pub(crate) struct Begun {
     pub(crate) view: Option<i64>,
     pub(crate) method: &'static str,
     pub(crate) permit: OwnedSemaphorePermit,
+    /// Recorded when the call ends, however it does.
+    pub(crate) span: Span,
+}
+
+/// Ends the span of a call that was refused before it began.
+pub(crate) fn refused(mut span: Span, status: Status) -> Status {
+    told(&mut span, status.code());
+    status
+}
+
+fn told(span: &mut Span, code: tonic::Code) {
+    span.word(Key::Code, code_name(code));
+    // What is the caller's own fault is no failure of this side.
+    if matches!(
+        code,
+        tonic::Code::Unknown
+            | tonic::Code::DeadlineExceeded
+            | tonic::Code::Unimplemented
+            | tonic::Code::Internal
+            | tonic::Code::Unavailable
+            | tonic::Code::DataLoss
+    ) {
+        span.fail();
+    }
 }
 
 impl Begun {
@@ -73,14 +98,21 @@ impl Begun {
     }
 
     /// Ends the call: counts it, and puts the whole answer or refusal on the wire.
-    pub(crate) fn end_whole<T>(self, answer: Result<T, impl Into<Refusal>>) -> Result<Response<T>, Status> {
+    pub(crate) fn end_whole<T>(
+        mut self,
+        answer: Result<T, impl Into<Refusal>>,
+    ) -> Result<Response<T>, Status> {
         drop(self.permit);
         let answer = answer.map_err(|refusal| refusal.into().into_status());
         let code = answer.as_ref().map_or_else(|status| status.code(), |_| tonic::Code::Ok);
         metrics::histogram!("order_grpc_seconds", "method" => self.method, "code" => code_name(code))
             .record(self.started.elapsed().as_secs_f64());
-        tracing::debug!(method = self.method, request_id = %self.origin.context.request_id, ?code, "answered");
+        told(&mut self.span, code);
+        tracing::debug!(method = self.method, ?code, "answered");
         let request_id = self.origin.context.request_id.parse().map(auth::once);
+        // Whoever looks at recorded traces is told where this call is in them.
+        let sampled = self.origin.context.trace.as_ref().filter(|trace| trace.sampled && self.view.is_none());
+        let trace = sampled.and_then(|trace| trace.parent().parse().ok()).map(auth::once);
         match answer {
             Ok(answer) => {
                 let mut response = Response::new(answer);
@@ -90,11 +122,17 @@ impl Begun {
                 {
                     response.metadata_mut().insert(auth::REQUEST_ID, request_id);
                 }
+                if let Some(trace) = trace {
+                    response.metadata_mut().insert(auth::TRACE_RESPONSE, trace);
+                }
                 Ok(response)
             }
             Err(mut status) => {
                 if let Ok(request_id) = request_id {
                     status.metadata_mut().insert(auth::REQUEST_ID, request_id);
+                }
+                if let Some(trace) = trace {
+                    status.metadata_mut().insert(auth::TRACE_RESPONSE, trace);
                 }
                 if let Some(view) = self.view {
                     forward::tell_view(status.metadata_mut(), view);
