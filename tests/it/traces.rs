@@ -99,6 +99,16 @@ async fn a_trace_goes_from_the_client_over_two_nodes_to_the_payment_call() {
         assert!(quiet.iter().any(|asked| asked.contains(&trace(number)) && !asked.contains(CLIENT)));
         assert!(collector.of(&trace(number)).is_empty());
     }
+    // What is undone says so.
+    let Call::Cancel(cancel) = Call::cancel(&order.id) else { unreachable!() };
+    let mut cancel = Request::new(cancel);
+    let parent = format!("00-{}-{CLIENT}-01", trace(0));
+    cancel.metadata_mut().insert("traceparent", parent.parse().unwrap());
+    cluster.client(0).cancel_order(cancel).await.unwrap();
+    let refund = collector.span(&trace(0), "saga refund", |_| true).await;
+    assert_eq!(refund.events, ["compensation"]);
+    assert_eq!(refund.attributes["order.direction"], "BACKWARD");
+    is_below(&refund, &collector.span(&trace(0), "actor cancel", |_| true).await);
     discreet(&collector.all(), &order);
 }
 

@@ -118,7 +118,7 @@ async fn a_trace_is_printed_as_a_tree() {
     let told = String::from_utf8(told.stdout).unwrap();
     println!("{told}");
     let lines: Vec<&str> = told.lines().collect();
-    assert!(lines[0].contains(" on 2 nodes, ") && lines[0].contains(&order.order_number), "{told}");
+    assert!(lines[0].contains(" of 2 processes, ") && lines[0].contains(&order.order_number), "{told}");
     let depth = |what: &str, kind: &str, service: &str| {
         let line = lines.iter().find(|line| {
             line.contains(&format!("{what} "))
@@ -126,7 +126,7 @@ async fn a_trace_is_printed_as_a_tree() {
                 && line.contains(&format!(" {service} "))
         });
         let line = line.unwrap_or_else(|| panic!("{what} {kind} {service}: {told}"));
-        (line.len() - line[25..].trim_start().len() - 25) / 2
+        (line[27..].len() - line[27..].trim_start().len()) / 2
     };
     assert_eq!(depth("order.v1.OrderService/CreateOrder", "server", "order-service"), 0);
     assert_eq!(depth("actor create", "internal", "order-service"), 1);

@@ -95,7 +95,7 @@ fn list(traces: &BTreeMap<String, Vec<Line>>) -> String {
             let first = spans.iter().min_by_key(|span| span.start)?;
             let count = spans.len();
             let line = format!(
-                "{id}  {}  {:>10}  {count:>4} spans  {}{}",
+                "{id}  {}  {:>12}  {count:>4} spans  {}{}",
                 moment(start(first)),
                 millis(end(spans).saturating_sub(start(first))),
                 first.name,
@@ -124,7 +124,7 @@ fn tree(spans: &[Line]) -> String {
     let id = spans.first().map(|span| span.trace_id.as_str()).unwrap_or_default();
     let lasted = millis(end(spans).saturating_sub(first));
     let mut text = format!(
-        "trace {id}: {} spans on {} nodes, {lasted}, from {}{}",
+        "trace {id}: {} spans of {} processes, {lasted}, from {}{}",
         spans.len(),
         nodes.len(),
         moment(first),
@@ -145,7 +145,7 @@ fn line(span: &Line, first: u64, depth: usize) -> String {
     let indent = "  ".repeat(depth.min(DEPTH));
     let name = format!("{indent}{}", span.name);
     let mut line = format!(
-        "{:>10} {:>10}  {name:<58} {:<8} {} {}",
+        "{:>12} {:>12}  {name:<58} {:<8} {} {}",
         millis(start(span).saturating_sub(first)),
         millis(span.duration_us),
         span.kind,
@@ -232,15 +232,15 @@ mod tests {
         let text = tree(&spans);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with(
-            "trace 0af7651916cd43dd8448eb211c80319c: 5 spans on 1 nodes, 1.540 ms, from 2025-11-27"
+            "trace 0af7651916cd43dd8448eb211c80319c: 5 spans of 1 processes, 1.540 ms, from 2025-11-27"
         ));
         assert!(lines[0].ends_with(", order o-1"), "{text}");
         let names: Vec<&str> =
-            lines[1..].iter().map(|line| line[23..].split("  int").next().unwrap().trim_end()).collect();
+            lines[1..].iter().map(|line| line[27..].split("  int").next().unwrap().trim_end()).collect();
         assert_eq!(names, ["served", "  first", "  second", "    deep"]);
         assert!(lines[1].contains("asked by a, which stands in none of these files"), "{text}");
         assert!(lines[4].ends_with("attempt=2, retry at 0.010 ms  goes on from c  FAILED"), "{text}");
-        assert!(lines[4].starts_with("  0.040 ms   1.500 ms"), "{text}");
+        assert!(lines[4].starts_with("    0.040 ms     1.500 ms"), "{text}");
     }
 
     #[test]
