@@ -41,9 +41,9 @@ pub(super) struct State {
     pub(super) place: Option<OwnedSemaphorePermit>,
     pub(super) left: bool,
     /// Where in its trace the saga goes on that somebody else had begun.
-    pub(super) resumed: Option<TraceContext>,
-    /// Where in its trace the command is that is being carried out.
-    pub(super) asked: Option<TraceContext>,
+    pub(super) resumed: Option<Box<TraceContext>>,
+    /// Where in its trace the command is that is being carried out, if that is recorded.
+    pub(super) asked: Option<Box<TraceContext>>,
 }
 
 impl State {

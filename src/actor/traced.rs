@@ -30,7 +30,7 @@ impl State {
     /// Where in its trace a saga goes on.
     pub(super) fn trace_of(&self, saga: &SagaProgress) -> Option<TraceContext> {
         let stored = TraceContext::parse(saga.trace_parent.as_deref()?)?;
-        let resumed = self.resumed.as_ref().filter(|resumed| resumed.trace == stored.trace);
+        let resumed = self.resumed.as_deref().filter(|resumed| resumed.trace == stored.trace);
         Some(resumed.cloned().unwrap_or(stored))
     }
 
@@ -44,7 +44,7 @@ impl State {
         if let Some(saga) = self.unsettled() {
             tell_saga(&mut span, saga);
         }
-        self.resumed = Some(resumed);
+        self.resumed = Some(Box::new(resumed));
     }
 }
 
@@ -54,7 +54,7 @@ pub(super) fn command(state: &mut State, mut ask: Ask) -> (Ask, Span) {
     let name = || Name::Of("actor", word(&ask.command));
     let (mut span, context) = trace::child(context, Kind::Internal, name);
     span.order(state.id);
-    state.asked = Some(context.clone());
+    state.asked = span.is_recorded().then(|| Box::new(context.clone()));
     ask.context.trace = Some(context);
     (ask, span)
 }
@@ -62,7 +62,7 @@ pub(super) fn command(state: &mut State, mut ask: Ask) -> (Ask, Span) {
 /// The span of a commit, below the command that is carried out, or where the saga is.
 pub(super) fn commit(state: &State, commit: &Commit) -> Span {
     let of_saga = || state.head().1.and_then(|saga| state.trace_of(saga));
-    let Some(parent) = state.asked.clone().or_else(of_saga) else { return Span::none() };
+    let Some(parent) = state.asked.as_deref().cloned().or_else(of_saga) else { return Span::none() };
     let (mut span, _) = trace::child(&parent, Kind::Internal, || Name::Word("store commit"));
     if span.is_recorded() {
         span.order(state.id);

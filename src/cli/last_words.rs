@@ -48,3 +48,19 @@ fn end(format: LogFormat, failure: Failure) -> Failure {
     telemetry::fatal(format, &why);
     Failure::Told
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_as_an_end() {
+        let work = |_: Config, _: Telemetry| poll_fn::<anyhow::Result<()>, _>(|_| panic!("on purpose"));
+        let ended = serve(&ConfigFiles::default(), |config| config.log.level = String::from("error"), work);
+        assert!(matches!(ended, Err(Failure::Told)), "{ended:?}");
+        let ended = serve(&ConfigFiles::default(), |_| {}, |_, _| async { Ok(()) });
+        assert!(ended.is_ok(), "{ended:?}");
+    }
+}
