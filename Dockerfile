@@ -15,7 +15,8 @@ RUN if [ -n "$CARGO_CONFIG" ]; then printf '%s\n' "$CARGO_CONFIG" >"$CARGO_HOME/
 
 # The dependencies, with nothing of ours but their list: this layer is made anew when that changes, and only then.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' | tee src/main.rs >build.rs && cargo fetch --locked
+RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' >src/main.rs && echo 'fn main() {}' >build.rs \
+    && cargo fetch --locked
 RUN cargo build --release --locked --offline --bin order-service
 
 # What the program is made of. The stand-ins from above are newer than these files, so what was built of them goes.

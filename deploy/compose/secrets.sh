@@ -27,5 +27,6 @@ openssl rand -hex 32 | keep ids-key
 echo "postgres://order_owner:$(cat owner-password)@postgres:5432/orders?sslmode=disable" | keep owner-url
 echo "postgres://order_node:$(cat node-password)@postgres:5432/orders?sslmode=disable" | keep node-url
 echo "redis://:$(cat redis-password)@redis:6379/0" | keep limits-url
+echo "redis://:$(cat redis-password)@redis:6379/1" | keep cache-url
 printf '%s\n' "requirepass $(cat redis-password)" 'save ""' "appendonly no" "maxmemory 256mb" \
     "maxmemory-policy allkeys-lru" | keep redis.conf
