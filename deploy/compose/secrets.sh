@@ -10,12 +10,14 @@ chmod 700 secrets
 cd secrets
 
 keep() { # FILE, with the content from standard input
-    if [ ! -e "$1" ]; then
-        (umask 022 && cat >"$1.new")
-        chmod 444 "$1.new"
-        mv "$1.new" "$1"
-        echo "made secrets/$1"
+    if [ -e "$1" ]; then
+        cat >/dev/null
+        return
     fi
+    cat >"$1.new"
+    chmod 444 "$1.new"
+    mv "$1.new" "$1"
+    echo "made secrets/$1"
 }
 random() { openssl rand -hex 24; }
 

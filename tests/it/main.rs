@@ -37,6 +37,7 @@ mod crash_points;
 mod create_order;
 mod create_repeat;
 mod database_role;
+mod deploy;
 mod edit_faults;
 mod edit_in_place;
 mod edit_order;
