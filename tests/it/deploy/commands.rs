@@ -27,7 +27,7 @@ fn code(page: &str) -> Vec<String> {
 
 /// The arguments of `order-service` in a command, where it is what is run.
 fn arguments(piece: &str) -> Option<&str> {
-    const BEFORE: [&str; 7] = ["", "-- ", "| ", "&& ", "exec node-1 ", "exec node-2 ", "exec node-3 "];
+    const BEFORE: [&str; 7] = ["", "-- ", "| ", "&& ", "node-1 ", "node-2 ", "node-3 "];
     let piece = piece.split(" #").next().unwrap_or_default();
     piece.match_indices("order-service ").find_map(|(at, name)| {
         let before = &piece[..at];
