@@ -286,12 +286,42 @@ fn production_refuses_what_is_for_development() {
 }
 
 #[test]
+fn the_profile_sets_what_nobody_else_does() {
+    let settings = |environment: &[(&str, &str)]| {
+        let owned = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Merged::collect(&[], owned).settings().collect::<Vec<_>>()
+    };
+    let production = ("ORDER__PROFILE", "production");
+    let (dev, all) = (settings(&[]), settings(&[production]));
+    assert!(!dev.iter().any(|setting| matches!(setting.origin, Origin::Profile(_))));
+    let keys = |all: &[Setting]| all.iter().map(|setting| setting.key.clone()).collect::<Vec<_>>();
+    assert_eq!(keys(&dev), keys(&all), "it has no keys of its own");
+    let of = |all: &[Setting], key: &str| {
+        let setting = all.iter().find(|setting| setting.key == key).unwrap();
+        format!("{} # {}", setting.value, setting.origin)
+    };
+    assert_eq!(of(&all, "grpc.reflection"), "false # profile production");
+    assert_eq!(of(&all, "privacy.mode"), "\"encrypt\" # profile production");
+    let limited = all.iter().filter(|one| one.key.starts_with("rate_limits.") && one.value == "0");
+    assert_eq!(limited.count(), 0, "every limit of callers is on");
+    // What is said wins, even where it says the default.
+    let said = settings(&[production, ("ORDER__GRPC__REFLECTION", "true"), ("ORDER__PRIVACY__MODE", "off")]);
+    assert_eq!(of(&said, "grpc.reflection"), "\"true\" # ORDER__GRPC__REFLECTION");
+    assert_eq!(of(&said, "privacy.mode"), "\"off\" # ORDER__PRIVACY__MODE");
+    let file = "profile: production\ngrpc: {reflection: true}\nids: {key: a secret of our own}\nauth: {issuer: i, audience: a, keys_file: k}";
+    let config = load(&[file], &[]).unwrap();
+    assert!(config.grpc.reflection);
+    assert_eq!((config.rate_limits.open_orders_per_user, config.privacy.mode), (10, PrivacyMode::Encrypt));
+}
+
+#[test]
 fn the_example_for_production_loads() {
     let example = include_str!("../../config/production.yaml");
     let key = ("ORDER__IDS__KEY", "a secret of our own");
     let config = load(&[example], &[key]).unwrap();
     assert_eq!(config.grpc.listen.to_string(), "0.0.0.0:50051");
-    assert!(!config.grpc.reflection);
+    assert!(!config.grpc.reflection && config.rate_limits.read.often > 0);
+    assert_eq!(config.privacy.mode, PrivacyMode::Encrypt);
     assert_eq!((config.profile, config.auth.mode), (Profile::Production, AuthMode::Jwt));
     let plain = ("ORDER__GRPC__TLS_CERT", "");
     let error = only_error(&[example], &[key, plain, ("ORDER__GRPC__TLS_KEY", "")]);
