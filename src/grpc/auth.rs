@@ -68,12 +68,19 @@ impl Authenticator {
             roles: Arc::from([Role::Admin]),
             user: None,
             reason: None,
+            until: None,
         })
     }
 
     /// For calls that other nodes forward.
     pub(super) fn peer() -> Self {
-        Self::Peer(Caller { principal: Arc::from("peer"), roles: Arc::from([]), user: None, reason: None })
+        Self::Peer(Caller {
+            principal: Arc::from("peer"),
+            roles: Arc::from([]),
+            user: None,
+            reason: None,
+            until: None,
+        })
     }
 
     /// Who a call comes from, and why they act for somebody else, if they say.
@@ -138,6 +145,7 @@ impl Tokens {
             roles: Arc::from([Role::Service]),
             user: None,
             reason: None,
+            until: None,
         })
     }
 }

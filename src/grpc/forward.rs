@@ -95,6 +95,8 @@ pub(super) fn caller_of(metadata: &MetadataMap) -> Option<Caller> {
         roles: roles.split(',').filter_map(Role::parse).collect(),
         user: metadata.get(USER).and_then(|user| user.to_str().ok()?.parse().ok()).map(UserId),
         reason: text(REASON).map(Arc::from),
+        // The node that they called looks after that.
+        until: None,
     })
 }
 

@@ -478,6 +478,7 @@ impl OrderService for OrderApi {
                 limits: self.config.watch,
                 viewer: begun.viewer(),
                 origin: begun.origin.clone(),
+                proven_for: begun.proven_for(self.clock.now()),
             };
             Ok(watch::stream(watched, permit, self.stop.clone()))
         });

@@ -114,6 +114,7 @@ mod tests {
             roles: Arc::from([Role::Customer, Role::Support]),
             user: Some(UserId(Uuid::from_u128(7))),
             reason: Some(Arc::from("not told")),
+            until: None,
         };
         let request = for_whom(&context(Some(caller)), Request::new(()));
         let told = request.metadata();

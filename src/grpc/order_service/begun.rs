@@ -6,6 +6,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tonic::{Response, Status};
 
+use crate::domain::Timestamp;
 use crate::domain::access::Caller;
 use crate::domain::command::{Ask, OrderCommand, Repeatable, RequestContext};
 use crate::domain::reach::Reach;
@@ -52,6 +53,11 @@ impl Begun {
     /// Who is answered, as far as that decides what is shown.
     pub(crate) fn viewer(&self) -> Viewer {
         Viewer::new(&self.origin.caller, self.reach)
+    }
+
+    /// How long what proved who the caller is is good after `now`; none = it does not end by itself.
+    pub(crate) fn proven_for(&self, now: Timestamp) -> Option<Duration> {
+        Some(self.origin.caller.until?.signed_duration_since(now).to_std().unwrap_or_default())
     }
 
     /// How long the caller may still be kept waiting for a saga.

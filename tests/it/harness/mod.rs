@@ -303,6 +303,7 @@ pub fn ask(command: OrderCommand, request: Option<(&str, u8)>, expected_version:
             roles: Arc::from([Role::Admin]),
             user: None,
             reason: None,
+            until: None,
         },
         reach: Reach::All,
         context: RequestContext { request_id: Arc::from(request_id), trace_parent: None },
