@@ -384,6 +384,7 @@ impl OrderActor {
             guard: WriteGuard {
                 version: state.order.as_ref().map_or(0, |order| order.version),
                 owner: state.owner,
+                key: None,
             },
             touched: touched(state.order.as_deref(), &order),
             order: Arc::clone(&order),

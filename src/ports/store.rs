@@ -14,6 +14,7 @@ use crate::domain::order::{Order, RequestRecord};
 use crate::domain::saga::SagaProgress;
 use crate::domain::status::OrderStatus;
 use crate::domain::verify::Entered;
+use crate::ports::vault::KeyId;
 
 /// How many of a user's orders are looked through for those that are open: what bounds that look.
 pub const OPEN_AMONG: u32 = 1_000;
@@ -34,6 +35,9 @@ pub struct WriteGuard {
     pub version: i64,
     /// The owner that claimed it.
     pub owner: Owner,
+    /// The key that a new order's texts are encrypted with: it is stored only while that key is not destroyed. None = they
+    /// are not encrypted, or the order is there already.
+    pub key: Option<KeyId>,
 }
 
 /// Which rows besides the order's own a commit writes. Everything for version 0.

@@ -47,6 +47,9 @@ impl Job {
     }
 }
 
+/// Why a new order is refused whose texts nobody could ever read.
+pub(super) const KEY_DESTROYED: &str = "the key of its personal data was destroyed meanwhile; try again";
+
 /// What became of a job.
 pub type JobResult = Result<Done, CommitError>;
 

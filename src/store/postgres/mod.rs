@@ -31,6 +31,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use self::claim::Doubts;
+use self::ear::Ear;
 use self::keeper::Keeper;
 use self::pool::Pool;
 use self::read::Reader;
@@ -75,6 +76,8 @@ pub struct PostgresStore {
     /// Counts how often a server was found again; never closed.
     reconnects: watch::Sender<u64>,
     reported: Arc<Mutex<HashSet<OrderId>>>,
+    /// Hears the server while keys are written, one statement at a time.
+    ear: Arc<tokio::sync::Mutex<Ear>>,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -102,6 +105,9 @@ impl PostgresStore {
             tracing::info!(name, value, "setting of the database server");
             metrics::gauge!("order_store_server_setting", "name" => name, "value" => value).set(1.0);
         }
+        if matches!(config.safety, Safety::Refuse { .. }) {
+            grants::look(&config).await?;
+        }
         let (reconnected, reconnects) = watch::channel(0);
         // A pooler that gives each transaction another session cannot hold a lock.
         let keeper = match config.pooler {
@@ -121,7 +127,8 @@ impl PostgresStore {
             .collect();
         let committer = Committer::start(writers, limits(&config));
         let (reconnects, reported) = (reconnected, Arc::default());
-        Ok(Arc::new(Self { committer, reader, replica, keeper, epoch, reconnects, reported }))
+        let ear = Arc::new(tokio::sync::Mutex::new(Ear::new()));
+        Ok(Arc::new(Self { committer, reader, replica, keeper, epoch, reconnects, reported, ear }))
     }
 
     /// Opens the database for reading only, beside the nodes that use it.
@@ -139,6 +146,7 @@ impl PostgresStore {
             epoch: None,
             reconnects,
             reported: Arc::default(),
+            ear: Arc::new(tokio::sync::Mutex::new(Ear::new())),
         }))
     }
 
