@@ -337,3 +337,24 @@ impl Keyring {
 fn no_kek() -> NoKey {
     NoKey::Locked(String::from("there is no key-encryption key; set privacy.kek"))
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_wrapped_key_is_bound_to_its_name_and_its_user() {
+        let row = |id, user| KeyRow {
+            id: KeyId(id),
+            user: UserId(Uuid::from_u128(user)),
+            wrapped: None,
+            created_at: crate::domain::Timestamp::UNIX_EPOCH,
+        };
+        let bound = context(&row(1, 7));
+        assert_eq!(bound, context(&row(1, 7)));
+        assert_ne!(bound, context(&row(2, 7)));
+        assert_ne!(bound, context(&row(1, 8)), "the key of one user is none of another");
+    }
+}

@@ -3,10 +3,12 @@
 use order_service::domain::access::Role;
 use order_service::proto::order as pb;
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::assert_out;
 use crate::harness::node::sample_order;
 use crate::harness::tokens::{Issuer, claims, now};
+use crate::harness::wait::PATIENCE;
 
 #[tokio::test]
 async fn a_stream_ends_with_its_token_and_goes_on_with_the_next() {
@@ -20,7 +22,7 @@ async fn a_stream_ends_with_its_token_and_goes_on_with_the_next() {
     let mut other = node.client_of(&lasting).watch_order(watch(0)).await.unwrap().into_inner();
     let mut last = 0;
     let ended = loop {
-        match stream.message().await {
+        match timeout(PATIENCE, stream.message()).await.expect("it ends with its token") {
             Ok(answer) => last = answer.expect("an event, or why it ends").event.unwrap().sequence,
             Err(status) => break status,
         }
