@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs};
 
 /// Messages that hold personal data or secrets: `src/proto.rs` writes their `Debug` by hand.
@@ -14,6 +15,7 @@ const PRIVATE_MESSAGES: [&str; 5] = [
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
+    tell_build();
     let root = Path::new("proto");
     println!("cargo:rerun-if-changed=build.rs");
     // Compiled in by a macro, which does not notice a new file.
@@ -41,6 +43,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         .out_dir(served)
         .compile_fds(files)?;
     Ok(())
+}
+
+/// What the program can tell of its build: nothing of the place or time where it was built.
+fn tell_build() {
+    let asked = env::var_os("RUSTC").and_then(|rustc| Command::new(rustc).arg("--version").output().ok());
+    let told = asked.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let version = told.split(' ').nth(1).unwrap_or("unknown");
+    println!("cargo:rustc-env=ORDER_SERVICE_RUSTC={version}");
+    for (name, from) in [("ORDER_SERVICE_TARGET", "TARGET"), ("ORDER_SERVICE_PROFILE", "PROFILE")] {
+        println!("cargo:rustc-env={name}={}", env::var(from).unwrap_or_default());
+    }
+    println!("cargo:rerun-if-env-changed=ORDER_SERVICE_BUILD");
 }
 
 /// Gathers the `.proto` files below `folder`; cargo watches folders too, so a new file is noticed.

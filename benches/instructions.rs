@@ -18,23 +18,33 @@
 mod support;
 
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use order_service::grpc::WatchLimits;
 use order_service::proto::order as pb;
 use order_service::proto::served::order_service_server::OrderService;
+use order_service::trace::{self, Sampling};
 use prost::Message;
 use support::harness::api_in_process::Service;
-use support::harness::node::sample_order;
+use support::harness::node::{MachineClock, sample_order};
 use tonic::Request;
 
 // As in the program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The paths, how many calls are made first, and how many more are counted.
-const PATHS: &[(&str, usize, usize)] =
-    &[("create", 50, 200), ("get", 200, 2_000), ("get-status", 200, 2_000)];
+/// The paths, how many calls are made first, and how many more are counted. Spans are recorded of all calls where a path ends
+/// with `+sampled`, and of none, though some might be, where it ends with `+unsampled`; elsewhere tracing is off.
+const PATHS: &[(&str, usize, usize)] = &[
+    ("create", 50, 200),
+    ("create+unsampled", 50, 200),
+    ("create+sampled", 50, 200),
+    ("get", 200, 2_000),
+    ("get+unsampled", 200, 2_000),
+    ("get+sampled", 200, 2_000),
+    ("get-status", 200, 2_000),
+];
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
@@ -45,7 +55,7 @@ fn main() {
     println!("instructions of a call, by callgrind");
     for (path, first, more) in PATHS {
         let each = (counted(path, first + more) - counted(path, *first)) / *more as f64;
-        println!("{path:<12} {each:>10.0}");
+        println!("{path:<18} {each:>10.0}");
     }
 }
 
@@ -62,7 +72,21 @@ fn counted(path: &str, calls: usize) -> f64 {
     line.1.trim().parse().unwrap()
 }
 
+/// Spans end where they would be exported: in a task beside the calls.
+fn record(ratio: f64) {
+    let (queue, mut spans) = tokio::sync::mpsc::channel(4_096);
+    assert!(trace::install(queue, Sampling::of(ratio), Arc::new(MachineClock::default())));
+    tokio::spawn(async move { while spans.recv().await.is_some() {} });
+}
+
 async fn run(path: &str, calls: usize) {
+    let (path, recorded) = path.split_once('+').unwrap_or((path, ""));
+    match recorded {
+        "" => {}
+        "unsampled" => record(0.0),
+        "sampled" => record(1.0),
+        other => panic!("{other}: neither sampled nor unsampled"),
+    }
     let limits = WatchLimits { buffer: 16, slow_after: Duration::from_secs(10) };
     let service = Service::start(1, limits).await;
     let order = service.api.create_order(Request::new(sample_order())).await.unwrap();

@@ -27,7 +27,8 @@ trap clean EXIT
 start() { # NAME ARGUMENTS...
     local name=$1 try
     shift
-    ORDER__LOG__FORMAT=json "$program" "$@" >"$folder/$name.log" 2>&1 &
+    : >"$folder/$name.log"
+    ORDER__LOG__FORMAT=json "$program" "$@" >>"$folder/$name.log" 2>&1 &
     pids+=($!)
     for try in $(seq 1 150); do
         address=$(sed -n 's/.*"grpc":"\([^"]*\)".*/\1/p' "$folder/$name.log" | head -1)

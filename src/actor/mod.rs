@@ -2,11 +2,14 @@
 //!
 //! The rest of the program sees [`Orders`]: ask, view, watch, stop.
 
+mod act;
 mod ahead;
 mod attempt;
 mod clock;
 mod crash;
+mod crowd;
 mod end;
+mod hot;
 mod inspect;
 mod message;
 mod moving;
@@ -20,10 +23,14 @@ mod skip;
 mod state;
 mod supervisor;
 mod sweeper;
+mod tally;
+mod traced;
+mod views;
 mod waiters;
 mod watch;
 
 pub use crash::{CrashPoint, Moment};
+pub use crowd::{Crowd, LiveOrder};
 pub use inspect::{Failing, Inspection, Stuck};
 pub use orders::{Orders, Parts};
 pub use registry::Counts;

@@ -56,9 +56,19 @@ impl Orders {
         self.shared().placement.owner(id.slot()).is_some()
     }
 
-    /// Takes up what is unfinished in slots that have become this process's own: soon, a few orders at a time.
+    /// Whether orders in this slot are this process's own, as far as it knows.
+    pub fn owns_slot(&self, slot: u16) -> bool {
+        self.shared().placement.owner(slot).is_some()
+    }
+
+    /// Takes up what is unfinished in slots that have become this process's own, and loads what was read lately: soon, a few
+    /// orders at a time.
     pub fn take_up(&self, slots: impl IntoIterator<Item = u16>) {
-        self.shared().gained.add(slots);
+        let slots: BTreeSet<u16> = slots.into_iter().collect();
+        self.shared().gained.add(slots.iter().copied());
+        if self.shared().config.warm_orders > 0 {
+            self.shared().to_warm.add(slots);
+        }
     }
 
     /// Tells what time it is by the store's clock, when somebody has asked it anyway; `took` is how long that took.

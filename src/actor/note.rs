@@ -1,17 +1,13 @@
-//! What a change writes, and what is counted and logged of it.
+//! What a change writes, and what is logged of it.
 
 use std::sync::Arc;
 
-use metrics::Counter;
-
 use crate::domain::command::OrderCommand;
-use crate::domain::event::{OrderEvent, RecordedEvent};
 use crate::domain::ids::OrderId;
 use crate::domain::order::Order;
 use crate::domain::react::Change;
 use crate::domain::saga::{SagaKind, StepCall, StepResult};
-use crate::domain::status::OrderStatus;
-use crate::ports::store::{Commit, Touched};
+use crate::ports::store::Touched;
 
 /// Which rows the change writes: what is shared between the two versions did not change.
 pub(super) fn touched(before: Option<&Order>, after: &Order) -> Touched {
@@ -44,34 +40,4 @@ pub(super) fn log_setback(order_id: OrderId, call: &StepCall, result: &StepResul
         _ => return,
     };
     tracing::warn!(%order_id, key = %call.key(), dependency, error, "a step's call did not succeed");
-}
-
-/// What operators count of a change, once it is stored.
-pub(super) fn counters(commit: &Commit) -> Vec<Counter> {
-    let counter = |recorded: &RecordedEvent| match &recorded.event {
-        OrderEvent::OrderCreated { .. } => Some(metrics::counter!("orders_created_total")),
-        OrderEvent::Charged { .. } if is_late(commit, recorded) => {
-            Some(metrics::counter!("order_late_charges_total"))
-        }
-        OrderEvent::AttentionNeeded { step, .. } => {
-            Some(metrics::counter!("orders_needing_attention_total", "step" => step.as_str()))
-        }
-        OrderEvent::Repaired { repair, .. } => {
-            Some(metrics::counter!("order_repairs_total", "repair" => repair.as_str()))
-        }
-        OrderEvent::StatusChanged { to, reason, .. } => {
-            let reason = reason.map_or("", |reason| reason.as_str());
-            Some(metrics::counter!("order_status_changes_total", "to" => to.as_str(), "reason" => reason))
-        }
-        _ => None,
-    };
-    commit.events.iter().filter_map(counter).collect()
-}
-
-/// Whether a charge succeeded after the end of its order was wanted: its saga gives the money back.
-fn is_late(commit: &Commit, charge: &RecordedEvent) -> bool {
-    let ends_later = commit.events.iter().any(|recorded| {
-        recorded.seq > charge.seq && matches!(&recorded.event, OrderEvent::StatusChanged { .. })
-    });
-    commit.order.status == OrderStatus::Cancelling && !ends_later
 }

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::attempt;
 use super::crash::{Moment, Points};
 use super::end::End;
 use super::message::{Message, Reply};
-use super::note::{counters, is_noted, log_setback, touched};
+use super::note::{is_noted, log_setback, touched};
 use super::registry::Permit;
 use super::regression;
 use super::shared::Shared;
 use super::state::State;
+use super::tally::Mark;
+use super::traced;
 use super::waiters::{Want, answer};
 use crate::domain::command::{Ask, OrderCommand};
 use crate::domain::error::OrderError;
@@ -25,6 +26,7 @@ use crate::domain::text::{Violation, ViolationReason};
 use crate::ports::store::{
     Chain, ClaimError, Commit, CommitError, CouponMove, Owner, StoreError, WriteGuard,
 };
+use crate::trace;
 
 /// Numbers tried for a new order before it is refused: 38 bits are seldom taken twice, never eight times.
 const NUMBER_ATTEMPTS: u32 = 8;
@@ -58,10 +60,14 @@ impl Actor for OrderActor {
         if state.left {
             return Ok(());
         }
+        let current = state.works_for(&message);
+        let handling = async {
+            if let Err(end) = self.on(&myself, message, state).await {
+                self.leave(&myself, state, end).await;
+            }
+        };
         // Boxed, so that an idle actor does not carry the space of a busy one.
-        if let Err(end) = Box::pin(self.on(&myself, message, state)).await {
-            self.leave(&myself, state, end).await;
-        }
+        Box::pin(trace::within(current, handling)).await;
         Ok(())
     }
 }
@@ -84,7 +90,10 @@ impl OrderActor {
                     reply.send(Err(error));
                     return Err(end);
                 }
-                self.ask(myself, state, *ask, reply, permit).await?;
+                let (ask, _span) = traced::command(state, *ask);
+                let asked = self.ask(myself, state, ask, reply, permit).await;
+                state.asked = None;
+                asked?;
             }
             Message::StepDone { ticket, call, result } => {
                 if ticket != state.ticket || !state.calling {
@@ -140,6 +149,7 @@ impl OrderActor {
                         self.0.cache.put(Arc::clone(order), state.owner.epoch).await;
                     }
                     if state.entry.as_ref().is_some_and(|entry| entry.close_if_idle()) {
+                        self.0.tally.passivations.increment(1);
                         return Err(End::Left);
                     }
                 }
@@ -188,9 +198,11 @@ impl OrderActor {
                 state.order = Some(stored.order);
                 state.event_head = stored.head;
                 state.saga = stored.saga.map(Box::new);
+                state.note_resumed();
                 Ok(())
             }
             Err(ClaimError::Deposed) => {
+                fence_refused();
                 Err((OrderError::NotOwner, failed("the order belongs to a newer owner".into(), false)))
             }
             Err(ClaimError::Store(error @ StoreError::Unavailable(_))) => {
@@ -370,6 +382,7 @@ impl OrderActor {
     ) -> Result<SagaMove, CommitError> {
         // Whoever has lost the order stops; the store would refuse it where somebody else has taken it.
         if !state.is_owned() {
+            fence_refused();
             return Err(CommitError::Conflict);
         }
         let points = Points::of(state, &change, finished);
@@ -384,6 +397,7 @@ impl OrderActor {
             guard: WriteGuard {
                 version: state.order.as_ref().map_or(0, |order| order.version),
                 owner: state.owner,
+                key: None,
             },
             touched: touched(state.order.as_deref(), &order),
             order: Arc::clone(&order),
@@ -398,20 +412,24 @@ impl OrderActor {
             }),
             chain: Chain::after(state.event_head),
         };
-        let counters = counters(&commit);
+        let marks = self.0.tally.marks(&commit);
         if let Some(entry) = &state.entry {
             entry.set_committing(true);
         }
+        let span = traced::commit(state, &commit);
         let stored = self.0.store.append(commit).await;
+        traced::committed(span, &stored);
         if let (Some(entry), Err(error)) = (&state.entry, &stored)
             && !matches!(error, CommitError::Unknown(_))
         {
             entry.set_committing(false);
         }
-        let event_head = stored?;
-        for counter in counters {
-            counter.increment(1);
+        // A creation that is there already meets no fence.
+        if matches!(&stored, Err(CommitError::Conflict)) && state.order.is_some() {
+            fence_refused();
         }
+        let event_head = stored?;
+        marks.into_iter().for_each(Mark::count);
         points.pass(self.0.crash_at, Moment::AfterOutcome, Moment::AfterIntent);
         state.loaded = true;
         // A settled one is history: idle orders do not carry it.
@@ -428,58 +446,9 @@ impl OrderActor {
         state.event_head = event_head;
         Ok(act)
     }
+}
 
-    fn act(&self, myself: &ActorRef<Message>, state: &mut State, act: SagaMove) {
-        if act != SagaMove::Keep {
-            state.held = matches!(act, SagaMove::Held(_));
-        }
-        if state.held
-            && let Some(order) = &state.order
-        {
-            state.waiters.settle(order);
-        }
-        match act {
-            SagaMove::Keep => {}
-            SagaMove::Run(call) => {
-                state.stop_timer();
-                state.ticket = state.ticket.wrapping_add(1);
-                state.calling = true;
-                if let Some(entry) = &state.entry {
-                    entry.set_running(Some(&call));
-                }
-                let order = match &state.ahead {
-                    Some(change) => Some(Arc::new(change.order.clone())),
-                    None => state.order.clone(),
-                };
-                if let (Some(order), (_, Some(saga))) = (order, state.head()) {
-                    let slow_after = state.ahead.as_ref().map(|_| self.runs_ahead_for(saga));
-                    attempt::start(&self.0, myself.clone(), state.ticket, order, saga, call, slow_after);
-                }
-            }
-            SagaMove::Wait(at) | SagaMove::Held(at) => {
-                state.stop_timer();
-                state.ticket = state.ticket.wrapping_add(1);
-                let (ticket, actor) = (state.ticket, myself.clone());
-                let pause = at.signed_duration_since(self.0.clock.now()).to_std().unwrap_or_default();
-                let timer = tokio::spawn(async move {
-                    tokio::time::sleep(pause).await;
-                    let _gone = actor.cast(Message::Due { ticket });
-                });
-                state.timer = Some(timer.abort_handle());
-            }
-            SagaMove::Settled => {
-                state.stop_timer();
-                if let Some(order) = &state.order {
-                    state.waiters.settle(order);
-                }
-            }
-        }
-        if let Some(entry) = &state.entry {
-            entry.set_busy(state.calling);
-            if !state.calling {
-                entry.set_running(None);
-            }
-            entry.set_settled(state.unsettled().is_none() || state.held);
-        }
-    }
+/// Counts what would have been stored for an order that is no longer this node's, or newer than it knew.
+fn fence_refused() {
+    metrics::counter!("order_store_fences_refused_total").increment(1);
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use ractor::{Actor, ActorCell, ActorRuntime};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
@@ -31,7 +30,7 @@ use crate::ports::Collaborators;
 use crate::ports::cache::OrderCache;
 use crate::ports::clock::Clock;
 use crate::ports::placement::Placement;
-use crate::ports::store::{ListQuery, OrderStore, Owner, StoreError};
+use crate::ports::store::{ListQuery, OrderStore, StoreError};
 use crate::steps::StepLimits;
 
 /// How often a command is given to a fresh actor after one ended under it.
@@ -68,14 +67,6 @@ pub struct Parts {
     pub crash_at: Option<CrashPoint>,
     /// What a test wants this process to leave undone.
     pub skip_undo: Option<SkippedUndo>,
-}
-
-/// Where the last committed state of an order is.
-enum Nearest {
-    /// In this actor.
-    Live(Arc<Entry>, Arc<Order>),
-    /// In the store; where this node may read its cache, perhaps there.
-    Resting(Option<Owner>),
 }
 
 /// The handle everyone uses: ask, view, watch, stop.
@@ -207,13 +198,6 @@ impl Orders {
         Err(OrderError::StorageUnavailable)
     }
 
-    /// Whether the order is live or was a short while ago: it costs nothing to find out.
-    pub async fn is_near(&self, id: OrderId) -> bool {
-        let Some(reader) = self.shared.placement.reader(id.slot()) else { return false };
-        let live = self.shared.registry.get(id).is_some_and(|entry| entry.owner() == reader);
-        live || self.shared.cache.get(id, reader.epoch).await.is_some()
-    }
-
     /// The answer to a creation that may have been stored before; none when it was not.
     ///
     /// # Errors
@@ -241,88 +225,6 @@ impl Orders {
             // The first creation is live but not stored yet, or was refused: the caller makes its own attempt.
             Err(OrderError::OrderNotFound { .. }) => Ok(None),
             other => other.map(Some),
-        }
-    }
-
-    /// The order as last committed; none when there is no such order. Starts no actor and waits for none.
-    ///
-    /// # Errors
-    /// When it is not in memory and the store cannot be read.
-    pub async fn view(&self, id: OrderId) -> Result<Option<Arc<Order>>, OrderError> {
-        match self.nearest(id) {
-            Nearest::Live(_, order) => Ok(Some(order)),
-            Nearest::Resting(reader) => self.view_resting(id, reader).await,
-        }
-    }
-
-    /// As [`Self::view`], as `encode` makes it: once for each state of a live order. One that the caller `may` not see is
-    /// none.
-    ///
-    /// # Errors
-    /// As of [`Self::view`].
-    pub async fn show(
-        &self,
-        id: OrderId,
-        may: impl Fn(&Order) -> bool,
-        encode: impl FnOnce(&Order) -> Bytes,
-    ) -> Result<Option<Bytes>, OrderError> {
-        match self.nearest(id) {
-            Nearest::Live(entry, order) => Ok(may(&order).then(|| entry.show(&order, encode))),
-            Nearest::Resting(reader) => {
-                let order = self.view_resting(id, reader).await?;
-                Ok(order.filter(|order| may(order)).map(|order| encode(&order)))
-            }
-        }
-    }
-
-    /// Where the last committed state of an order is to be read.
-    fn nearest(&self, id: OrderId) -> Nearest {
-        let Some(reader) = self.shared.placement.reader(id.slot()) else { return Nearest::Resting(None) };
-        let entry = self.shared.registry.get(id).filter(|entry| entry.owner() == reader);
-        let Some(entry) = entry else { return Nearest::Resting(Some(reader)) };
-        // Where others read the store, nobody may be shown less than the store has shown them; what is in the cache may be
-        // less, too, while a commit is under way.
-        let is_shared = self.shared.placement.is_shared();
-        match if is_shared { entry.newest() } else { entry.published() } {
-            Some(order) => Nearest::Live(entry, order),
-            None => Nearest::Resting((!is_shared).then_some(reader)),
-        }
-    }
-
-    /// As [`Self::view`], from the cache of `reader`, where there is one, or the store.
-    async fn view_resting(
-        &self,
-        id: OrderId,
-        reader: Option<Owner>,
-    ) -> Result<Option<Arc<Order>>, OrderError> {
-        if let Some(reader) = reader
-            && let Some(order) = self.shared.cache.get(id, reader.epoch).await
-        {
-            return Ok(Some(order));
-        }
-        let stored = self.shared.store.load(id).await.map_err(refuse_read)?;
-        let Some(stored) = stored else { return Ok(None) };
-        // Where others use the store, only what was claimed is surely not changed behind our back: an owner that was
-        // declared dead may still commit to what nobody has claimed.
-        if let Some(reader) = reader.filter(|_| !self.shared.placement.is_shared()) {
-            self.shared.cache.put(Arc::clone(&stored.order), reader.epoch).await;
-        }
-        Ok(Some(stored.order))
-    }
-
-    /// The order as it was committed a short while ago: from a replica, where there is one that has it.
-    ///
-    /// # Errors
-    /// As of [`Self::view`].
-    pub async fn view_stale(&self, id: OrderId) -> Result<Option<Arc<Order>>, OrderError> {
-        if self.is_near(id).await {
-            return self.view(id).await;
-        }
-        // Not kept near by: readers who want the newest state would find it there.
-        match self.shared.store.load_stale(id).await {
-            Ok(Some(stored)) => Ok(Some(stored.order)),
-            Ok(None) | Err(StoreError::Unavailable(_)) => self.view(id).await,
-            Err(error @ StoreError::Corrupt { .. }) => Err(refuse_read(error)),
         }
     }
 
@@ -383,6 +285,13 @@ impl Orders {
         Ok(())
     }
 
+    /// Has an order loaded that somebody may ask for soon.
+    pub(super) fn warm(&self, id: OrderId, place: OwnedSemaphorePermit) -> Result<(), OrderError> {
+        let entry = self.activate(id, self.shared.config.max_live)?;
+        let _gone = entry.actor().cast(Message::Wake { place });
+        Ok(())
+    }
+
     fn admit(&self, id: OrderId) -> Result<(Arc<Entry>, super::registry::Permit), OrderError> {
         if self.shared.is_stopping() {
             return Err(OrderError::ShuttingDown);
@@ -415,7 +324,10 @@ impl Orders {
             let behavior = OrderActor(Arc::clone(&self.shared));
             let supervisor = self.supervisor.clone();
             match ActorRuntime::spawn_linked_instant(None, behavior, (id, owner), supervisor) {
-                Ok((actor, _join)) => Some(Entry::new(actor, owner, self.shared.now_millis())),
+                Ok((actor, _join)) => {
+                    self.shared.tally.activations.increment(1);
+                    Some(Entry::new(actor, owner, self.shared.now_millis()))
+                }
                 Err(error) => {
                     tracing::error!(order_id = %id, %error, "an order's actor could not be spawned");
                     None
@@ -423,7 +335,10 @@ impl Orders {
             }
         };
         let entry = self.shared.registry.get_or_spawn(id, max_live, spawn);
-        entry.ok_or(OrderError::Overloaded { what: "this node has too many live orders" })
+        entry.ok_or_else(|| {
+            metrics::counter!("order_actors_refused_total").increment(1);
+            OrderError::Overloaded { what: "this node has too many live orders" }
+        })
     }
 
     /// Starts nothing of its own any more; commands are still taken.
@@ -458,7 +373,7 @@ impl Orders {
     }
 }
 
-fn refuse_read(error: StoreError) -> OrderError {
+pub(super) fn refuse_read(error: StoreError) -> OrderError {
     tracing::warn!(%error, "a read failed");
     match error {
         StoreError::Unavailable(_) => OrderError::StorageUnavailable,

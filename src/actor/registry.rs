@@ -129,6 +129,13 @@ impl Entry {
         self.running.store(call.map(|call| Arc::new(call.clone())));
     }
 
+    /// What operators see of it: commands in flight, when the last one came in milliseconds since the epoch, and whether it
+    /// is settled, busy, and being stored.
+    pub(super) fn look(&self) -> (u32, i64, [bool; 3]) {
+        let is = [&self.settled, &self.busy, &self.committing].map(|flag| flag.load(Ordering::Relaxed));
+        (self.gate.load(Ordering::Relaxed) & !CLOSED, self.touched_at.load(Ordering::Relaxed), is)
+    }
+
     /// Whether stopping now would interrupt something.
     pub(super) fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Acquire) || self.gate.load(Ordering::Acquire) & !CLOSED != 0

@@ -10,11 +10,13 @@ use tokio_util::task::TaskTracker;
 
 use super::clock::StoreClock;
 use super::crash::CrashPoint;
+use super::hot::Hot;
 use super::inspect::Failing;
 use super::registry::{Entry, Registry};
 use super::regression::Acknowledged;
 use super::skip::SkippedUndo;
 use super::sweeper::Gained;
+use super::tally::Tally;
 use super::watch::WatchHub;
 use crate::domain::Timestamp;
 use crate::domain::error::OrderError;
@@ -55,6 +57,8 @@ pub struct ActorConfig {
     pub timers_batch: u32,
     /// Longest a caller waits for its command to be stored.
     pub max_wait: Duration,
+    /// Orders that others read here lately and that are loaded when their slots come here, at most; 0 = none.
+    pub warm_orders: usize,
     /// Batches of events kept for the slowest watcher of an order, at least 1.
     pub watch_buffer: usize,
 }
@@ -80,6 +84,10 @@ pub(super) struct Shared {
     pub(super) placement: Arc<dyn Placement>,
     /// Slots that have become this process's own, for the sweeper.
     pub(super) gained: Gained,
+    /// The same, for whoever loads what was read lately.
+    pub(super) to_warm: Gained,
+    /// What was read here lately and others own.
+    pub(super) hot: Hot,
     pub(super) crash_at: Option<CrashPoint>,
     pub(super) skip_undo: Option<SkippedUndo>,
     pub(super) registry: Registry,
@@ -88,6 +96,7 @@ pub(super) struct Shared {
     /// Places for sagas that the sweeper resumes.
     pub(super) resuming: Arc<Semaphore>,
     pub(super) stopping: AtomicBool,
+    pub(super) tally: Tally,
     /// What was acknowledged last.
     pub(super) acknowledged: Acknowledged,
     /// Versions that actors which failed had stored; looked at when their order is loaded again.
@@ -111,6 +120,8 @@ impl Shared {
             config: parts.config,
             placement: parts.placement,
             gained: Gained::default(),
+            to_warm: Gained::default(),
+            hot: Hot::default(),
             crash_at: parts.crash_at,
             skip_undo: parts.skip_undo,
             registry: Registry::default(),
@@ -118,6 +129,7 @@ impl Shared {
             tasks: TaskTracker::new(),
             resuming: Arc::new(Semaphore::new(places)),
             stopping: AtomicBool::new(false),
+            tally: Tally::new(),
             acknowledged: Acknowledged::default(),
             left_at: DashMap::new(),
             orphans,
@@ -226,11 +238,5 @@ impl Shared {
     pub(super) fn leave(&self, id: OrderId, entry: &Entry) {
         entry.close();
         self.registry.remove(id, entry.actor());
-    }
-
-    /// Tells how many orders are live.
-    pub(super) fn count_live(&self) {
-        let live = u32::try_from(self.registry.counts().live).unwrap_or(u32::MAX);
-        metrics::gauge!("order_actors_live").set(f64::from(live));
     }
 }

@@ -13,6 +13,7 @@ use crate::domain::ids::OrderId;
 use crate::domain::order::Order;
 use crate::domain::react::Change;
 use crate::domain::saga::SagaProgress;
+use crate::domain::trace::TraceContext;
 use crate::ports::store::Owner;
 
 /// One order in memory: the last committed version and what runs.
@@ -39,6 +40,10 @@ pub(super) struct State {
     /// Held while the sweeper's resumption of this order makes calls.
     pub(super) place: Option<OwnedSemaphorePermit>,
     pub(super) left: bool,
+    /// Where in its trace the saga goes on that somebody else had begun.
+    pub(super) resumed: Option<Box<TraceContext>>,
+    /// Where in its trace the command is that is being carried out, if that is recorded.
+    pub(super) asked: Option<Box<TraceContext>>,
 }
 
 impl State {
@@ -60,6 +65,8 @@ impl State {
             held: false,
             place: None,
             left: false,
+            resumed: None,
+            asked: None,
         }
     }
 

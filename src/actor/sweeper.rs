@@ -8,6 +8,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::hot;
 use super::message::Message;
 use super::orders::Orders;
 use super::regression;
@@ -24,7 +25,7 @@ const PAGE: usize = 500;
 const FAR: chrono::Duration = chrono::Duration::days(365);
 
 /// How long further slots are waited for that come from other owners.
-const GATHER: Duration = Duration::from_millis(50);
+pub(super) const GATHER: Duration = Duration::from_millis(50);
 /// As soon as [`Pass::Due`] may find them.
 const SOON: chrono::Duration = chrono::Duration::seconds(5);
 
@@ -35,7 +36,7 @@ const REST: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(super) struct Gained {
     slots: Mutex<BTreeSet<u16>>,
-    some: Notify,
+    pub(super) some: Notify,
 }
 
 impl Gained {
@@ -44,7 +45,7 @@ impl Gained {
         self.some.notify_one();
     }
 
-    fn take(&self) -> BTreeSet<u16> {
+    pub(super) fn take(&self) -> BTreeSet<u16> {
         std::mem::take(&mut self.slots.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -62,13 +63,14 @@ enum Pass<'a> {
 
 /// Starts all; they end with `stop`.
 pub(super) fn start(orders: &Arc<Orders>, orphans: mpsc::Receiver<OrderId>, stop: &CancellationToken) {
-    let [one, two, three, four] = [(); 4].map(|()| Arc::clone(orders));
+    let [one, two, three, four, five] = [(); 5].map(|()| Arc::clone(orders));
     tokio::spawn(stop.clone().run_until_cancelled_owned(async move { passivate(&one).await }));
     tokio::spawn(stop.clone().run_until_cancelled_owned(async move { resume(&two).await }));
     tokio::spawn(stop.clone().run_until_cancelled_owned(async move { adopt(&three, orphans).await }));
     tokio::spawn(
         stop.clone().run_until_cancelled_owned(async move { regression::watch(four.shared()).await }),
     );
+    tokio::spawn(stop.clone().run_until_cancelled_owned(async move { hot::warm(&five).await }));
 }
 
 /// Wakes orders whose actor failed in the middle of a saga, once. Whoever fails again is found by [`resume`].
@@ -96,7 +98,6 @@ async fn passivate(orders: &Orders) {
     loop {
         tick.tick().await;
         shared.forget_troubles();
-        shared.count_live();
         let before = shared.now_millis().saturating_sub(idle);
         let mut leaving = Vec::new();
         shared.registry.each(|_, entry| {
@@ -151,6 +152,8 @@ async fn resume(orders: &Orders) {
             pass(orders, Pass::Gained(&gained)).await
         };
         if woken > 0 {
+            let count = u64::try_from(woken).unwrap_or(u64::MAX);
+            metrics::counter!("order_sagas_resumed_total").increment(count);
             tracing::info!(sagas = woken, "unfinished sagas resumed");
         }
         first = false;

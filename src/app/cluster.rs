@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
+use tokio::net::TcpListener;
 
 use super::stores::Opened;
 use crate::cluster::{Cluster, ClusterConfig, PeerTls};
@@ -12,7 +13,7 @@ use crate::config::Config;
 use crate::ports::members::MemberStore;
 
 /// Which build of the program this is, where whoever built it says so.
-const BUILD: &str = match option_env!("ORDER_SERVICE_BUILD") {
+pub(super) const BUILD: &str = match option_env!("ORDER_SERVICE_BUILD") {
     Some(build) => build,
     None => "local",
 };
@@ -57,6 +58,13 @@ pub(super) fn tls(config: &Config) -> anyhow::Result<Option<PeerTls>> {
         ca: read(&tls.ca, "peer.tls_ca")?,
         name: tls.name.clone(),
     }))
+}
+
+/// What the node is called, in its spans as well; one that is alone goes by its address for callers.
+pub(super) fn name(config: &Config, peers: Option<&TcpListener>, grpc: SocketAddr) -> String {
+    let address = peers.and_then(|peers| peers.local_addr().ok()).unwrap_or(grpc);
+    let advertised = config.peer.advertise.clone().filter(|_| peers.is_some());
+    config.cluster.name.clone().or(advertised).unwrap_or_else(|| address.to_string())
 }
 
 fn cluster_config(config: &Config, listens: SocketAddr) -> ClusterConfig {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::clients::grpc::{
     BreakerConfig, ClientConfig, InventoryClient, PaymentClient, ProductClient, ShippingClient, UserClient,
 };
+use crate::clients::measured;
 use crate::clients::sim::{SimConfig, SimError, Simulator};
 use crate::config::{CollaboratorUrl, Config, SimulatorJournal, StoreUrl};
 use crate::ports::Collaborators;
@@ -78,5 +79,5 @@ pub(super) fn collaborators(
     connect!(user, users, UserClient);
     connect!(payment, payments, PaymentClient);
     connect!(shipping, shipping, ShippingClient);
-    Ok((all, simulated.then_some(simulator)))
+    Ok((measured(all), simulated.then_some(simulator)))
 }

@@ -1,5 +1,6 @@
 //! What a node lets in: limits of callers, and of their connections.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ pub(super) fn gate(config: &Config) -> anyhow::Result<Gate> {
         RateStore::Redis(url) => {
             let redis = RedisConfig {
                 url: url.expose().to_owned(),
+                tls_ca: authorities(rates.tls_ca.as_deref(), "rate_limits.tls_ca")?,
                 patience: rates.timeout,
                 retry_every: rates.retry_every,
                 max_keys: rates.max_keys,
@@ -45,6 +47,14 @@ pub(super) fn gate(config: &Config) -> anyhow::Result<Gate> {
     Ok(Gate::new(limiter, quotas))
 }
 
+/// The authorities that a Redis is checked by.
+pub(super) fn authorities(path: Option<&Path>, key: &str) -> anyhow::Result<Option<Vec<u8>>> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|error| anyhow!("cannot read {} ({error}); check {key}", path.display()))
+    };
+    path.map(read).transpose()
+}
+
 fn per_second(rate: RateConfig) -> Option<Quota> {
     let every = Duration::from_secs(1).checked_div(rate.often)?;
     Some(Quota { every, burst: rate.burst })
@@ -63,6 +73,9 @@ pub(super) fn transport(config: &Config) -> TransportLimits {
         max_connections: transport.max_connections,
         max_connections_per_address: transport.max_connections_per_address,
         handshake_timeout: transport.handshake_timeout,
+        write_timeout: transport.write_timeout,
+        max_other_streams: transport.max_other_streams,
+        max_other_streams_per_connection: transport.max_other_streams_per_connection,
         idle_timeout: some(transport.idle_timeout),
         max_age: some(transport.max_connection_age),
         age_grace: transport.max_connection_age_grace,

@@ -2,12 +2,15 @@
 //! machine's clock.
 
 mod audit;
+mod cache;
 mod callers;
 mod cluster;
 mod collaborators;
 mod development;
 mod limits;
 mod node;
+mod observed;
+mod pages;
 mod privacy;
 mod settings;
 mod stores;
@@ -24,7 +27,7 @@ use crate::clients::sim;
 use crate::config::{Config, SimulatorJournal};
 use crate::domain::Timestamp;
 use crate::ports::clock::Clock;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Exporter, Program, Telemetry};
 use crate::verify::{self, Witness};
 
 pub use audit::{audit, event_heads};
@@ -74,10 +77,15 @@ pub async fn simulate(
         SimulatorJournal::Auto | SimulatorJournal::None => None,
     };
     let simulator = simulator(&config, &clock, journal)?;
+    let program = Program { service: "simulator", node: listener.local_addr()?.to_string() };
+    let spans = Exporter::start(&config.tracing, program, Arc::clone(&clock)).await?;
     tracing::info!(grpc = %listener.local_addr()?, "simulating inventory, product, user, payment and shipping");
     sim::server::serve(Arc::new(simulator), listener, shutdown)
         .await
         .context("the simulator's listener failed")?;
+    if let Some(spans) = spans {
+        spans.end().await;
+    }
     Ok(())
 }
 

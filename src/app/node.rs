@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::collaborators::collaborators;
+use super::observed::{Sources, Watched};
 use super::settings::{actor_config, api_config, cache, policy, risk};
 use super::{SystemClock, bind, callers, cluster, limits, privacy, stores};
 use crate::actor::{CrashPoint, Orders, Parts, SkippedUndo};
@@ -19,12 +20,11 @@ use crate::config::{Config, Repairs};
 use crate::domain::ids::IdKey;
 use crate::domain::pricing::Pricing;
 use crate::grpc::{self, AdminApi, GrpcConfig, InFlight, OrderApi, PeerServices, Tokens};
-use crate::ops;
 use crate::ports::clock::Clock;
 use crate::ports::placement::Alone;
 use crate::ports::store::Owner;
 use crate::steps::StepLimits;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Exporter, Program, Telemetry};
 
 /// How often samples of histograms are moved into their buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -40,13 +40,13 @@ pub struct Node {
     cluster: Option<Joined>,
     draining: CancellationToken,
     stopping: CancellationToken,
-    ops_stopping: CancellationToken,
     grpc: JoinHandle<Result<(), String>>,
     in_flight: InFlight,
-    ops: JoinHandle<Result<(), String>>,
+    watched: Watched,
     upkeep: JoinHandle<()>,
     simulator: Option<Simulator>,
     grace: Duration,
+    spans: Option<Exporter>,
 }
 
 /// What a node of a cluster has besides.
@@ -113,18 +113,27 @@ impl Node {
             true => Some(bind(config.peer.listen, "peer.listen").await?),
             false => None,
         };
+        let name = cluster::name(&config, peer_listener.as_ref(), grpc_address);
+        let program = Program { service: "order-service", node: name };
+        let spans = Exporter::start(&config.tracing, program, Arc::clone(&clock)).await?;
+        let watched = Watched::start(&config, ops_listener, &telemetry)?;
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
         let verifier = callers::verifier(&config, &stopping).await?;
         let secured = callers::secured(&config, &stopping).await?;
         // The store first: whoever has it is named, and a file that is not ours keeps its folder clean.
+        watched.begins("opening the store");
         let mut opened = stores::open(&config).await?;
+        super::cache::put_before(&config, &mut opened, &clock)?;
         let custodian = privacy::protect(&config, &mut opened, &clock).await;
         let store = Arc::clone(&opened.store);
+        watched.ask(&store);
+        watched.begins("joining the cluster");
         let (collaborators, simulator) = collaborators(&config, &clock)?;
         let cluster = match &peer_listener {
             Some(listener) => Some(cluster::join(&config, &opened, listener.local_addr()?).await?),
             None => None,
         };
+        watched.begins("starting the orders");
         let placement = match &cluster {
             Some(cluster) => cluster.placement(),
             // Its clock does not stand still between two lives.
@@ -214,21 +223,14 @@ impl Node {
             joined = Some(Joined { cluster, peers, served, peers_stopping, peers_in_flight, drain_timeout });
         }
         let (grpc_draining, grpc_stopping) = (draining.clone(), stopping.clone());
-        let ready = readiness(&draining, cluster.clone());
-        let serves = move || ready().is_ok();
+        let store_and_orders = (store, Arc::clone(&orders));
+        watched.has_started(&config, Sources::new(store_and_orders, cluster, in_flight.clone()), admin);
+        let health = watched.health();
+        let serves = move || health.is_ready();
         let grpc = tokio::spawn(async move {
             let (draining, stopping) = (grpc_draining.cancelled_owned(), grpc_stopping.cancelled_owned());
             grpc::serve(grpc_listener, api, &listener_config, secured, serves, draining, stopping).await
         });
-        let ops_stopping = CancellationToken::new();
-        let ops = tokio::spawn(ops::serve(
-            ops_listener,
-            store,
-            admin,
-            telemetry.clone(),
-            readiness(&draining, cluster),
-            ops_stopping.clone().cancelled_owned(),
-        ));
         let upkeep = tokio::spawn(async move {
             let mut tick = tokio::time::interval(UPKEEP);
             loop {
@@ -245,13 +247,13 @@ impl Node {
             cluster: joined,
             draining,
             stopping,
-            ops_stopping,
             grpc,
             in_flight,
-            ops,
+            watched,
             upkeep,
             simulator,
             grace,
+            spans,
         })
     }
 
@@ -324,7 +326,7 @@ impl Node {
         }
         self.draining.cancel();
         self.grpc.abort();
-        self.ops.abort();
+        self.watched.abort();
         self.upkeep.abort();
         if let Some(simulator) = &self.simulator {
             simulator.close();
@@ -338,6 +340,7 @@ impl Node {
     /// When a listener had failed.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         tracing::info!("stopping");
+        self.watched.health().stops();
         self.draining.cancel();
         if let Some(joined) = &self.cluster
             && !joined.cluster.leave(joined.drain_timeout).await
@@ -369,29 +372,20 @@ impl Node {
             let _served = tokio::time::timeout(LAST_WORDS, &mut *peers).await;
             peers.abort();
         }
-        self.ops_stopping.cancel();
-        let ops = tokio::time::timeout(LAST_WORDS, &mut self.ops).await.map_err(drop);
+        self.watched.stop(LAST_WORDS).await;
         self.grpc.abort();
-        self.ops.abort();
         self.upkeep.abort();
         if let Some(simulator) = &self.simulator {
             // Delayed calls may keep it alive; the next node shall have its journal at once.
             simulator.close();
         }
-        for ended in [served, ops].into_iter().flatten() {
+        if let Some(spans) = self.spans.take() {
+            spans.end().await;
+        }
+        if let Ok(ended) = served {
             ended.context("a listener's task failed")?.map_err(|error| anyhow!(error))?;
         }
         tracing::info!("stopped");
         Ok(())
     }
-}
-
-/// Whether the node should be sent calls, or why not.
-fn readiness(draining: &CancellationToken, cluster: Option<Arc<Cluster>>) -> ops::Readiness {
-    let draining = draining.clone();
-    Arc::new(move || match &cluster {
-        _ if draining.is_cancelled() => Err("stopping\n"),
-        Some(cluster) if !cluster.is_in() => Err("the node's lease in the cluster is over\n"),
-        _ => Ok(()),
-    })
 }

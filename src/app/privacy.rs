@@ -26,7 +26,7 @@ pub(super) async fn protect(
     let wrapper = keks(config).map(|keks| Arc::new(keks) as Arc<dyn KeyWrapper>);
     let limits = RingConfig { at_most: privacy.keep_users, keep_for: privacy.keep_for };
     let keys = Arc::clone(&opened.keys);
-    let ring = Arc::new(Keyring::new(keys, wrapper, Arc::clone(clock), limits));
+    let ring = Arc::new(Keyring::new(keys, wrapper, Arc::clone(clock), limits, opened.store.reconnects()));
     match ring.prove().await {
         Ok(()) => {}
         Err(error @ NoKey::Locked(_)) => {

@@ -12,7 +12,7 @@ use crate::ports::cache::OrderCache;
 
 pub(super) fn cache(config: &Config) -> Arc<dyn OrderCache> {
     match config.cache.url {
-        CacheUrl::Memory => Arc::new(MemoryCache::new(config.cache.max_orders)),
+        CacheUrl::Memory | CacheUrl::Redis(_) => Arc::new(MemoryCache::new(config.cache.max_orders)),
         CacheUrl::None => Arc::new(NoCache),
     }
 }
@@ -58,6 +58,10 @@ pub(super) fn actor_config(config: &Config) -> ActorConfig {
         resume_concurrency: saga.resume_concurrency,
         timers_batch: u32::try_from(saga.timers_batch).unwrap_or(u32::MAX),
         max_wait: config.grpc.max_deadline,
+        warm_orders: match config.cache.url {
+            CacheUrl::None => 0,
+            CacheUrl::Memory | CacheUrl::Redis(_) => config.cache.warm_orders,
+        },
         watch_buffer: config.watch.buffer,
     }
 }

@@ -57,6 +57,7 @@ pub(super) fn check(claims: &Map<String, Value>, rules: &Rules, now: Timestamp) 
         roles: roles_of(claims.get("roles"))?,
         user: text(&rules.user_claim).and_then(|user| Uuid::try_parse(user).ok()).map(UserId),
         reason: None,
+        until: Timestamp::from_timestamp(until, 0),
     };
     Ok(Verified { caller, until })
 }

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod config_check;
+mod last_words;
 mod migrate;
 mod ops;
 mod order;
@@ -198,6 +199,13 @@ fn explanation(failure: Failure) -> String {
     text
 }
 
+/// Prints a result.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
 /// Writes lines to standard error; when that fails there is nobody left to tell.
 fn tell(text: &str) {
     if !text.is_empty() {
@@ -221,15 +229,23 @@ fn run_logged<F>(config: Config, work: impl FnOnce(Config, Telemetry) -> F) -> R
 where
     F: Future<Output = anyhow::Result<()>>,
 {
+    run_on_runtime(config, work).map_err(|failure| match failure {
+        Failure::Sentence(sentence) if tracing::enabled!(tracing::Level::ERROR) => {
+            tracing::error!("{sentence}");
+            Failure::Told
+        }
+        failure => failure,
+    })
+}
+
+/// As [`run_logged`]; a failure is told by whoever called.
+fn run_on_runtime<F>(config: Config, work: impl FnOnce(Config, Telemetry) -> F) -> Result<(), Failure>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
     let telemetry = telemetry::init(&config.log).map_err(|error| Failure::Sentence(error.to_string()))?;
     let runtime = runtime(&mut tokio::runtime::Builder::new_multi_thread())?;
-    runtime.block_on(work(config, telemetry)).map_err(|error| {
-        if !tracing::enabled!(tracing::Level::ERROR) {
-            return Failure::Sentence(format!("{error:#}"));
-        }
-        tracing::error!("{error:#}");
-        Failure::Told
-    })
+    runtime.block_on(work(config, telemetry)).map_err(|error| Failure::Sentence(format!("{error:#}")))
 }
 
 fn runtime(builder: &mut tokio::runtime::Builder) -> Result<tokio::runtime::Runtime, Failure> {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{ConfigFiles, Failure, load_config, run_logged, stop_asked};
+use super::{ConfigFiles, Failure, last_words, stop_asked};
 use crate::app;
 
 // No arguments: a node is described by its configuration.
@@ -22,6 +22,5 @@ pub(super) struct ServeArgs {
 }
 
 pub(super) fn run(files: &ConfigFiles) -> Result<(), Failure> {
-    let config = load_config(files)?;
-    run_logged(config, |config, telemetry| app::serve(config, telemetry, stop_asked()))
+    last_words::serve(files, |_| {}, |config, telemetry| app::serve(config, telemetry, stop_asked()))
 }

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 
 use clap::{Args, Subcommand};
 
-use super::{ConfigFiles, Failure, load_config, run_logged, stop_asked};
+use super::{ConfigFiles, Failure, last_words, stop_asked};
 use crate::app;
+use crate::config::Config;
 
 #[derive(Args, Debug)]
 #[command(
@@ -39,9 +40,10 @@ pub(super) fn run(files: &ConfigFiles, arguments: &SimulateArgs) -> Result<(), F
     if let Some(SimulateCommand::Ledger(arguments)) = &arguments.command {
         return ledger::run(arguments);
     }
-    let mut config = load_config(files)?;
-    if let Some(listen) = arguments.listen {
-        config.simulator.listen = listen;
-    }
-    run_logged(config, |config, telemetry| app::simulate(config, telemetry, stop_asked()))
+    let adjust = |config: &mut Config| {
+        if let Some(listen) = arguments.listen {
+            config.simulator.listen = listen;
+        }
+    };
+    last_words::serve(files, adjust, |config, telemetry| app::simulate(config, telemetry, stop_asked()))
 }

@@ -3,9 +3,12 @@
 pub mod admin;
 pub mod books;
 pub mod grpc;
+mod measured;
 pub mod orders;
 pub mod sim;
 mod status;
 mod wire;
 
 pub use status::code_name;
+
+pub use measured::measured;

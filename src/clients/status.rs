@@ -117,7 +117,8 @@ fn read_details(status: &Status) -> Option<Refusal> {
     let shortages = shortages.unwrap_or_default().shortages;
     Some(Refusal {
         reason: masked(&reason).into_owned(),
-        message: masked(&shorten(status.message())).into_owned(),
+        // In this order: of a number that is cut the rest would not pass for one.
+        message: shorten(&masked(status.message())),
         shortages: shortages.iter().take(MAX_SHORTAGES).filter_map(wire::shortage).collect(),
     })
 }
@@ -286,6 +287,21 @@ mod tests {
             let refusal = Refusal { reason: reason.to_owned(), message: String::new(), shortages: vec![] };
             let status = rich_status(Code::FailedPrecondition, "", Collaborator::Payment, &refusal);
             assert!(matches!(effect(&status), CallError::Unknown(_)), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_keeps_no_card_number() {
+        let long = format!("{} 4111 1111 1111 1111", "x".repeat(MAX_MESSAGE_LEN - 16));
+        for message in ["5555 5555 5555 4444 was declined", &long] {
+            let reason = "CARD_4111111111111111".to_owned();
+            let refusal = Refusal { reason, message: message.to_owned(), shortages: vec![] };
+            let told = effect(&status_of(Collaborator::Payment, &CallError::Refused(refusal)));
+            let CallError::Refused(kept) = told else { panic!("{told:?}") };
+            assert!(!kept.reason.contains("1111") && kept.reason.starts_with("CARD_"), "{kept:?}");
+            let digits = kept.message.chars().filter(char::is_ascii_digit).count();
+            assert_eq!(digits, 0, "{kept:?}");
+            assert!(kept.message.contains("****"), "{kept:?}");
         }
     }
 

@@ -78,7 +78,57 @@ impl ClusterAdmin for Arc<Cluster> {
     }
 }
 
+/// How this node takes part.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// This life.
+    pub me: Incarnation,
+    /// For how long it may go on to serve without another renewal.
+    pub lease_left: Duration,
+    /// The newest view that it knows.
+    pub view: Arc<View>,
+}
+
+impl Standing {
+    /// Slots that nobody owns, or whose owner is gone.
+    pub fn unowned(&self) -> usize {
+        let is_live = |node: Incarnation| self.view.live(node).is_some();
+        self.view.slots.iter().filter(|slot| !slot.owner.is_some_and(is_live)).count()
+    }
+
+    /// Whether it is on its way out, and others stay.
+    pub fn is_leaving(&self) -> bool {
+        let is_active = self.view.members.get(&self.me).is_some_and(|node| node.state == NodeState::Active);
+        !is_active && self.view.all_active().next().is_some()
+    }
+
+    /// Slots that it has to hand over before it owns none that others could take.
+    pub fn left_to_hand_over(&self) -> usize {
+        match self.view.all_active().any(|node| node.incarnation != self.me) {
+            true => self.view.slots_of(self.me),
+            false => 0,
+        }
+    }
+}
+
 impl Cluster {
+    /// How this node takes part, by what it knows. Asks nobody.
+    pub fn standing(&self) -> Standing {
+        let view = Arc::clone(&self.table.known().view);
+        Standing { me: self.me(), lease_left: self.table.lease.left(), view }
+    }
+
+    /// Runs something where this node does what it does to be in its cluster.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        // It ends with that thread.
+        let _task = self.handle.spawn(work);
+    }
+
+    /// Begins to hand over everything that others can take, for good.
+    pub fn begin_drain(self: &Arc<Self>) {
+        self.begin_to_leave();
+    }
+
     /// Hands over everything that others can take, and tells how far that is until nothing is left or nobody is there to
     /// take it.
     pub(super) fn drain_here(self: &Arc<Self>) -> mpsc::Receiver<DrainProgress> {

@@ -64,6 +64,15 @@ impl Lease {
         self.is_within(self.read_for)
     }
 
+    /// For how long this node may still change what it owns; zero when it may not.
+    pub(super) fn left(&self) -> Duration {
+        let renewed = self.renewed.load(Ordering::Acquire);
+        if renewed == NEVER || self.is_dead() {
+            return Duration::ZERO;
+        }
+        self.serve_for.saturating_sub(BootTime::now().since(BootTime(renewed)))
+    }
+
     fn is_within(&self, time: Duration) -> bool {
         let renewed = self.renewed.load(Ordering::Acquire);
         renewed != NEVER && !self.is_dead() && BootTime::now().since(BootTime(renewed)) < time
@@ -85,8 +94,10 @@ mod tests {
         assert_eq!((lease.serves(), lease.reads()), (false, false));
         lease.renewed(ago(Duration::from_secs(501)));
         assert_eq!((lease.serves(), lease.reads()), (false, false));
+        assert_eq!(lease.left(), Duration::ZERO);
         lease.renewed(ago(Duration::from_secs(400)));
         assert_eq!((lease.serves(), lease.reads()), (true, false));
+        assert!((90..=100).contains(&lease.left().as_secs()), "{:?}", lease.left());
         lease.renewed(BootTime::now());
         assert_eq!((lease.serves(), lease.reads()), (true, true));
         // An answer that comes late says nothing new.

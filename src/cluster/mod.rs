@@ -36,6 +36,7 @@ use crate::domain::membership::{Change, Incarnation, NewMember, NodeState};
 use crate::ports::members::{ChangeError, MemberError, MemberStore};
 use crate::ports::placement::Placement;
 
+pub use self::admin::Standing;
 pub use self::config::ClusterConfig;
 pub use self::peers::{Failed, Outgoing, PeerApi, PeerRoutes, PeerTls, framed};
 pub use self::ring::Ring;
@@ -355,9 +356,6 @@ impl Cluster {
             lost = lost.len(),
             "new view"
         );
-        let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-        metrics::gauge!("order_cluster_slots").set(count(known.view.slots_of(self.me())));
-        metrics::gauge!("order_cluster_nodes").set(count(known.view.all_live().count()));
         let addresses: BTreeSet<&str> = known.view.all_live().map(|member| member.address.as_str()).collect();
         self.control.keep(&addresses);
         self.calls.keep(&addresses);

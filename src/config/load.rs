@@ -15,6 +15,10 @@ pub(super) const DEFAULTS: &str = include_str!("../../config/default.yaml");
 /// What every environment variable of ours begins with, in any case.
 const PREFIX: &str = "ORDER__";
 
+/// What `profile: production` sets where nothing else does: a layer right above the defaults.
+pub(super) const PRODUCTION: &str = include_str!("../../config/profile-production.yaml");
+const PRODUCTION_NAME: &str = "production";
+
 /// Largest secret or configuration file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1_048_576;
 
@@ -34,6 +38,8 @@ pub(super) enum Scalar {
 pub enum Origin {
     /// `config/default.yaml` as it was compiled in.
     Default,
+    /// What the named profile sets, as it was compiled in.
+    Profile(&'static str),
     /// A file given with `--config`.
     File(PathBuf),
     /// The named environment variable.
@@ -58,6 +64,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
+            Self::Profile(name) => write!(f, "profile {name}"),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Environment(variable) => f.write_str(variable),
             Self::SecretFile { variable, path } => write!(f, "{} by {variable}", path.display()),
@@ -109,6 +116,7 @@ impl Merged {
             merged.add_file(path);
         }
         merged.add_environment(environment);
+        merged.add_profile();
         merged
     }
 
@@ -125,6 +133,28 @@ impl Merged {
         match parse_yaml(DEFAULTS) {
             Ok(root) => self.add_table(root, &Origin::Default),
             Err(problem) => self.refuse(&Origin::Default, problem),
+        }
+    }
+
+    /// Which profile it is comes out last, so its values go where so far only the defaults have been.
+    fn add_profile(&mut self) {
+        let is_production =
+            |entry: &Entry| matches!(&entry.value, Scalar::Text(name) if name == PRODUCTION_NAME);
+        if !self.entries.get("profile").is_some_and(is_production) {
+            return;
+        }
+        let mut profile = Self { entries: self.entries.clone(), errors: Vec::new() };
+        let origin = Origin::Profile(PRODUCTION_NAME);
+        match parse_yaml(PRODUCTION) {
+            Ok(root) => profile.add_table(root, &origin),
+            Err(problem) => profile.refuse(&origin, problem),
+        }
+        self.errors.append(&mut profile.errors);
+        let set = profile.entries.into_iter().filter(|(_, entry)| entry.origin == origin);
+        for (key, entry) in set {
+            if self.entries.get(&key).is_some_and(|now| now.origin == Origin::Default) {
+                self.entries.insert(key, entry);
+            }
         }
     }
 

@@ -88,11 +88,19 @@ fn without_false_port(rest: &str) -> String {
     let end = behind.find(['/', '?', '#']).unwrap_or(behind.len());
     let (server, path) = behind.split_at(end);
     match server.split_once(':') {
-        Some((host, port)) if !port.bytes().all(|byte| byte.is_ascii_digit()) => {
+        Some((host, port)) if !port.bytes().all(|byte| byte.is_ascii_digit()) && !are_servers(server) => {
             format!("{address}{host}:***{path}")
         }
         _ => rest.to_owned(),
     }
+}
+
+/// Whether it is `HOST:PORT,HOST:PORT`: some servers of a cluster.
+fn are_servers(text: &str) -> bool {
+    text.split(',').all(|server| {
+        let port = server.split_once(':').map_or("", |(_, port)| port);
+        !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
+    })
 }
 
 /// What is no URL, but holds a password as a URL without `//` or a list of `password=…` would.
@@ -124,6 +132,9 @@ mod tests {
             ("postgres://user:pw@db/orders", "postgres://user:***@db/orders"),
             ("postgres://user:p@w/x@db/orders", "postgres://user:***@db/orders"),
             ("redis://:pw@cache", "redis://:***@cache"),
+            ("redis+cluster://u:pw@h:1,i:2", "redis+cluster://u:***@h:1,i:2"),
+            ("rediss+cluster://h:1,i:2", "rediss+cluster://h:1,i:2"),
+            ("redis+cluster://u:pw,1/h:1", "redis+cluster://u:***/h:1"),
             ("https://token@host", "https://***@host"),
             ("postgres://db/x?user=a&password=b", "postgres://db/x?user=a&password=***"),
             (

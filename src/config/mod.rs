@@ -3,9 +3,11 @@
 //! `config/default.yaml` is the manual and the schema: a key that does not stand there does not exist.
 
 mod auth;
+mod cache;
 mod cluster;
 mod load;
 mod mask;
+mod ops;
 mod postgres;
 mod pricing;
 mod privacy;
@@ -14,6 +16,7 @@ mod read;
 mod sections;
 #[cfg(test)]
 mod tests;
+mod tracing;
 mod transport;
 mod values;
 
@@ -21,18 +24,21 @@ use std::fmt;
 use std::path::PathBuf;
 
 pub use auth::{AuthConfig, AuthMode, IssuerConfig, KeysAt, ListenerTls, PublicAlgorithm, TrustConfig};
+pub use cache::{CacheConfig, CacheUrl};
 pub use cluster::{ClusterConfig, PeerConfig, PeerTls};
 pub use load::{Merged, Origin, Setting};
+pub use ops::{DebugFrom, OpsConfig};
 pub use postgres::{PostgresUrl, SslIdentity, SslMode};
 pub use pricing::price_book;
 pub use privacy::{PrivacyConfig, PrivacyMode, SecretBytes};
 pub use rate_limits::{RateConfig, RateLimitsConfig, RateStore};
 pub use sections::{
-    ActorConfig, CacheConfig, CacheUrl, CollaboratorUrl, CollaboratorsConfig, Config, CreateConfig,
-    GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat, OpsConfig, Pooler, PricingConfig, Profile,
-    Repairs, RiskConfig, SagaConfig, Secret, SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl,
-    TestingConfig, UnsafeSetting, WatchConfig,
+    ActorConfig, CollaboratorUrl, CollaboratorsConfig, Config, CreateConfig, GrpcConfig, IdsConfig,
+    LimitsConfig, LogConfig, LogFormat, Pooler, PricingConfig, Profile, Repairs, RiskConfig, SagaConfig,
+    Secret, SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl, TestingConfig, UnsafeSetting,
+    WatchConfig,
 };
+pub use tracing::{SpanLines, TracingConfig};
 pub use transport::TransportConfig;
 pub use values::parse_duration;
 

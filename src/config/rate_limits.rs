@@ -1,7 +1,9 @@
 //! `rate_limits`: how often callers may call, and how much one user may have under way.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use super::cache::is_redis;
 use super::read::{HOUR, Reader, SECOND, ms};
 use super::sections::Secret;
 use crate::domain::access::Role;
@@ -29,6 +31,8 @@ pub struct RateConfig {
 pub struct RateLimitsConfig {
     /// Where calls are counted.
     pub store: RateStore,
+    /// The authorities that Redis's certificate is checked by; none = those of the system.
+    pub tls_ca: Option<PathBuf>,
     /// Longest wait for Redis.
     pub timeout: Duration,
     /// How long a Redis that failed is left alone.
@@ -73,6 +77,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> RateLimitsConfig {
     );
     RateLimitsConfig {
         store: r.parsed("rate_limits.store", rate_store, || RateStore::Local),
+        tls_ca: r.optional("rate_limits.tls_ca", |path| Ok(PathBuf::from(path))),
         timeout: r.duration("rate_limits.timeout", ms(1)..=SECOND),
         retry_every: r.duration("rate_limits.retry_every", ms(10)..=HOUR),
         max_keys: r.number("rate_limits.max_keys", 1..=10_000_000),
@@ -91,10 +96,10 @@ pub(super) fn read(r: &mut Reader<'_>) -> RateLimitsConfig {
 fn rate_store(text: &str) -> Result<RateStore, String> {
     match text {
         "local" => Ok(RateStore::Local),
-        url if url.strip_prefix("redis://").is_some_and(|rest| !rest.is_empty()) => {
-            Ok(RateStore::Redis(Secret::new(url.to_owned())))
-        }
-        _ => Err("is neither local nor redis://USER:PASSWORD@HOST:PORT/DATABASE; write one".to_owned()),
+        url if is_redis(url) => Ok(RateStore::Redis(Secret::new(url.to_owned()))),
+        _ => Err("is neither local nor redis://USER:PASSWORD@HOST:PORT/DATABASE (rediss:// with TLS, \
+             redis+cluster://HOST:PORT,HOST:PORT for a cluster); write one"
+            .to_owned()),
     }
 }
 

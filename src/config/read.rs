@@ -8,21 +8,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::auth;
+use super::cache;
 use super::cluster;
 use super::load::{DEFAULTS, Entry, Merged, Origin, Scalar, all_or_errors, parse_yaml};
 use super::mask::shown;
 use super::privacy;
 use super::sections::{
-    ActorConfig, CacheConfig, CacheUrl, CollaboratorUrl, CollaboratorsConfig, Config, CreateConfig,
-    GrpcConfig, IdsConfig, LimitsConfig, LogConfig, LogFormat, OpsConfig, Pooler, PricingConfig, Profile,
-    Repairs, RiskConfig, SagaConfig, Secret, SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl,
-    TestingConfig, WatchConfig,
+    ActorConfig, CollaboratorUrl, CollaboratorsConfig, Config, CreateConfig, GrpcConfig, IdsConfig,
+    LimitsConfig, LogConfig, LogFormat, Pooler, PricingConfig, Profile, RiskConfig, SagaConfig, Secret,
+    SimulatorConfig, SimulatorJournal, StoreConfig, StoreUrl, TestingConfig, WatchConfig,
 };
 use super::values::{
-    allow_unsafe, amounts, application_name, cache_url, collaborator_url, parse_duration, show_duration,
+    allow_unsafe, amounts, application_name, collaborator_url, parse_duration, show_duration,
     simulator_journal, store_url,
 };
-use super::{ConfigError, ConfigErrors, PostgresUrl, rate_limits, transport};
+use super::{ConfigError, ConfigErrors, PostgresUrl, ops, rate_limits, tracing, transport};
 
 const MS: Duration = Duration::from_millis(1);
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -64,18 +64,9 @@ fn read(r: &mut Reader<'_>) -> Config {
         },
         peer: cluster::read_peer(r),
         cluster: cluster::read(r),
-        ops: OpsConfig {
-            listen: r.address("ops.listen"),
-            repairs: r.choice(
-                "ops.repairs",
-                &[("loopback", Repairs::Loopback), ("all", Repairs::All), ("none", Repairs::None)],
-            ),
-        },
+        ops: ops::read(r),
         store: read_store(r),
-        cache: CacheConfig {
-            url: r.parsed("cache.url", cache_url, || CacheUrl::None),
-            max_orders: r.number("cache.max_orders", 1..=10_000_000),
-        },
+        cache: cache::read(r),
         collaborators: CollaboratorsConfig {
             inventory: r.collaborator("collaborators.inventory"),
             product: r.collaborator("collaborators.product"),
@@ -115,6 +106,7 @@ fn read(r: &mut Reader<'_>) -> Config {
                 &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json), ("auto", LogFormat::Auto)],
             ),
         },
+        tracing: tracing::read(r),
         simulator: SimulatorConfig {
             listen: r.address("simulator.listen"),
             seed: r.number("simulator.seed", 0..=u64::MAX >> 1),
@@ -125,6 +117,7 @@ fn read(r: &mut Reader<'_>) -> Config {
             crash_at: r.optional("testing.crash_at", |name| Ok(name.to_owned())),
             skip_undo: r.optional("testing.skip_undo", |name| Ok(name.to_owned())),
         },
+        shown: r.merged.settings().collect(),
     }
 }
 
@@ -231,6 +224,7 @@ fn cross_check(config: &Config, r: &mut Reader<'_>) {
             "names a replica, but store.url is a SQLite file; remove it or use Postgres for both",
         );
     }
+    ops::cross_check(config, r);
     cluster::cross_check(config, r);
     auth::cross_check(config, r);
     if config.profile == Profile::Production {

@@ -4,15 +4,20 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rust_decimal::Decimal;
 
 use super::auth::{AuthConfig, ListenerTls};
+use super::cache::CacheConfig;
 use super::cluster::{ClusterConfig, PeerConfig};
+use super::load::Setting;
+use super::ops::OpsConfig;
 use super::postgres::PostgresUrl;
 use super::privacy::PrivacyConfig;
 use super::rate_limits::RateLimitsConfig;
+use super::tracing::TracingConfig;
 use super::transport::TransportConfig;
 use crate::domain::money::Currency;
 
@@ -59,10 +64,14 @@ pub struct Config {
     pub ids: IdsConfig,
     /// Log lines.
     pub log: LogConfig,
+    /// Spans.
+    pub tracing: TracingConfig,
     /// The simulated collaborators.
     pub simulator: SimulatorConfig,
     /// For tests only.
     pub testing: TestingConfig,
+    /// All of it as it may be shown, with where each value comes from.
+    pub shown: Arc<[Setting]>,
 }
 
 /// What a node is run for.
@@ -116,15 +125,6 @@ pub enum Repairs {
     All,
     /// From nowhere.
     None,
-}
-
-/// `ops`: the listener for operators.
-#[derive(Clone, Debug)]
-pub struct OpsConfig {
-    /// Where it listens; port 0 takes a free port.
-    pub listen: SocketAddr,
-    /// From where repairs are taken.
-    pub repairs: Repairs,
 }
 
 /// Which store, and where.
@@ -210,24 +210,6 @@ pub struct StoreConfig {
     pub application_name: String,
     /// What production accepts although it loses commits.
     pub allow_unsafe: BTreeSet<UnsafeSetting>,
-}
-
-/// Which cache.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum CacheUrl {
-    /// In this process.
-    Memory,
-    /// None at all.
-    None,
-}
-
-/// `cache`: the disposable copy of orders.
-#[derive(Clone, Debug)]
-pub struct CacheConfig {
-    /// Which cache.
-    pub url: CacheUrl,
-    /// Orders kept in memory.
-    pub max_orders: u64,
 }
 
 /// Where a collaborator is.

@@ -39,7 +39,7 @@ fn the_defaults_are_the_contract() {
     assert_eq!(config.simulator.listen.to_string(), "127.0.0.1:50061");
     assert_eq!(config.simulator.journal, SimulatorJournal::Auto);
     assert_eq!(config.store.url, StoreUrl::Sqlite("./data/orders.db".into()));
-    assert_eq!(config.cache.url, CacheUrl::Memory);
+    assert!(matches!(config.cache.url, CacheUrl::Memory));
     assert_eq!(config.collaborators.payment, CollaboratorUrl::Simulated);
     assert_eq!(config.create.wait, Duration::from_secs(5));
     assert_eq!(config.saga.reservation_ttl, Duration::from_secs(1_800));
@@ -149,7 +149,10 @@ fn types_and_ranges_are_checked() {
         ("store: {pooler: session}", "use none or transaction"),
         ("store: {application_name: ''}", "1 to 63 printable ASCII"),
         ("store: {allow_unsafe: 'fsync,checksums'}", "use fsync, full_page_writes, synchronous_commit"),
-        ("cache: {url: 'redis://h'}", "not part of this version yet"),
+        ("cache: {url: 'memcached://h'}", "is not the URL of a cache"),
+        ("cache: {url: 'redis:'}", "redis+cluster://"),
+        ("cache: {prefix: 'a b'}", "1 to 64 letters"),
+        ("cache: {max_stale: 61s}", "use 0s to 1m"),
         ("auth: {mode: jwt}", "auth.issuer"),
         ("auth: {mode: off}", "use auto or dev or jwt"),
         ("auth: {issuer: i}", "auth.audience"),
@@ -286,12 +289,42 @@ fn production_refuses_what_is_for_development() {
 }
 
 #[test]
+fn the_profile_sets_what_nobody_else_does() {
+    let settings = |environment: &[(&str, &str)]| {
+        let owned = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Merged::collect(&[], owned).settings().collect::<Vec<_>>()
+    };
+    let production = ("ORDER__PROFILE", "production");
+    let (dev, all) = (settings(&[]), settings(&[production]));
+    assert!(!dev.iter().any(|setting| matches!(setting.origin, Origin::Profile(_))));
+    let keys = |all: &[Setting]| all.iter().map(|setting| setting.key.clone()).collect::<Vec<_>>();
+    assert_eq!(keys(&dev), keys(&all), "it has no keys of its own");
+    let of = |all: &[Setting], key: &str| {
+        let setting = all.iter().find(|setting| setting.key == key).unwrap();
+        format!("{} # {}", setting.value, setting.origin)
+    };
+    assert_eq!(of(&all, "grpc.reflection"), "false # profile production");
+    assert_eq!(of(&all, "privacy.mode"), "\"encrypt\" # profile production");
+    let limited = all.iter().filter(|one| one.key.starts_with("rate_limits.") && one.value == "0");
+    assert_eq!(limited.count(), 0, "every limit of callers is on");
+    // What is said wins, even where it says the default.
+    let said = settings(&[production, ("ORDER__GRPC__REFLECTION", "true"), ("ORDER__PRIVACY__MODE", "off")]);
+    assert_eq!(of(&said, "grpc.reflection"), "\"true\" # ORDER__GRPC__REFLECTION");
+    assert_eq!(of(&said, "privacy.mode"), "\"off\" # ORDER__PRIVACY__MODE");
+    let file = "profile: production\ngrpc: {reflection: true}\nids: {key: a secret of our own}\nauth: {issuer: i, audience: a, keys_file: k}";
+    let config = load(&[file], &[]).unwrap();
+    assert!(config.grpc.reflection);
+    assert_eq!((config.rate_limits.open_orders_per_user, config.privacy.mode), (10, PrivacyMode::Encrypt));
+}
+
+#[test]
 fn the_example_for_production_loads() {
     let example = include_str!("../../config/production.yaml");
     let key = ("ORDER__IDS__KEY", "a secret of our own");
     let config = load(&[example], &[key]).unwrap();
     assert_eq!(config.grpc.listen.to_string(), "0.0.0.0:50051");
-    assert!(!config.grpc.reflection);
+    assert!(!config.grpc.reflection && config.rate_limits.read.often > 0);
+    assert_eq!(config.privacy.mode, PrivacyMode::Encrypt);
     assert_eq!((config.profile, config.auth.mode), (Profile::Production, AuthMode::Jwt));
     let plain = ("ORDER__GRPC__TLS_CERT", "");
     let error = only_error(&[example], &[key, plain, ("ORDER__GRPC__TLS_KEY", "")]);

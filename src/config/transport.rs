@@ -16,6 +16,12 @@ pub struct TransportConfig {
     pub max_connections_per_address: usize,
     /// Longest time until a connection says that it speaks HTTP/2, and for any frame or list of headers that was begun.
     pub handshake_timeout: Duration,
+    /// Longest time that a message of an answer may wait for its client to read it.
+    pub write_timeout: Duration,
+    /// Streams of health checks and reflection on this node.
+    pub max_other_streams: usize,
+    /// Streams of health checks and reflection on one connection.
+    pub max_other_streams_per_connection: usize,
     /// A connection without calls is ended after this; zero = never.
     pub idle_timeout: Duration,
     /// A connection takes no more calls after this, give or take a tenth; zero = never.
@@ -42,6 +48,9 @@ pub(super) fn read(r: &mut Reader<'_>) -> TransportConfig {
         max_connections: r.number("grpc.max_connections", 1..=1_000_000),
         max_connections_per_address: r.number("grpc.max_connections_per_address", 1..=1_000_000),
         handshake_timeout: r.duration("grpc.handshake_timeout", ms(100)..=minutes(2)),
+        write_timeout: r.duration("grpc.write_timeout", ms(100)..=minutes(10)),
+        max_other_streams: r.number("grpc.max_other_streams", 1..=1_000_000),
+        max_other_streams_per_connection: r.number("grpc.max_other_streams_per_connection", 1..=100_000),
         idle_timeout: r.duration("grpc.idle_timeout", Duration::ZERO..=HOUR.saturating_mul(24)),
         max_connection_age: r.duration("grpc.max_connection_age", Duration::ZERO..=HOUR.saturating_mul(168)),
         max_connection_age_grace: r.duration("grpc.max_connection_age_grace", SECOND..=HOUR),

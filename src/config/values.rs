@@ -7,7 +7,7 @@ use std::time::Duration;
 use rust_decimal::Decimal;
 
 use super::postgres::PostgresUrl;
-use super::sections::{CacheUrl, CollaboratorUrl, SimulatorJournal, StoreUrl, UnsafeSetting};
+use super::sections::{CollaboratorUrl, SimulatorJournal, StoreUrl, UnsafeSetting};
 use crate::domain::money::{Currency, parse_amount};
 
 /// Reads a duration: a whole number with a unit (`250ms`, `5s`, `2m`, `1h`), or a bare number of milliseconds.
@@ -101,18 +101,6 @@ pub(super) fn amounts(text: &str) -> Result<Vec<(Currency, Decimal)>, String> {
     Ok(amounts)
 }
 
-/// Reads `cache.url`.
-pub(super) fn cache_url(text: &str) -> Result<CacheUrl, String> {
-    match text {
-        "memory:" => Ok(CacheUrl::Memory),
-        "none:" => Ok(CacheUrl::None),
-        _ if text.starts_with("redis") => {
-            Err("names Redis, which is not part of this version yet; use memory: or none:".to_owned())
-        }
-        _ => Err("is not the URL of a cache; use memory: or none:".to_owned()),
-    }
-}
-
 /// Reads the URL of a collaborator.
 pub(super) fn collaborator_url(text: &str) -> Result<CollaboratorUrl, String> {
     const FORM: &str = "is not the URL of a collaborator; write sim:, http://HOST:PORT or https://HOST:PORT";
@@ -190,9 +178,6 @@ mod tests {
         for bad in ["", "sim", "h:1", "ftp://h", "http://u:p@h:1", "http://h/p", "http://", "http://h?x"] {
             assert!(collaborator_url(bad).is_err(), "{bad}");
         }
-        assert!(
-            cache_url("memory:").is_ok() && cache_url("none:").is_ok() && cache_url("redis://x").is_err()
-        );
         assert!(host_port("orders-1:50052").is_ok() && host_port("[::1]:1").is_ok());
         for bad in ["h", "h:0", "h:x", "u@h:1", "http://h:1"] {
             assert!(host_port(bad).is_err(), "{bad}");

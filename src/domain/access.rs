@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Timestamp;
 use super::ids::UserId;
 
 /// What a caller is to the service; what each may ask for stands in one table of `grpc`.
@@ -55,6 +56,8 @@ pub struct Caller {
     pub user: Option<UserId>,
     /// Why they act for somebody else, at most 200 characters; none = they did not say.
     pub reason: Option<Arc<str>>,
+    /// From when on what proved who they are is good no more; none = it does not end by itself.
+    pub until: Option<Timestamp>,
 }
 
 impl Caller {

@@ -17,14 +17,15 @@ use super::reach::Reach;
 use super::refund::Wish;
 use super::repair::RepairOrder;
 use super::status::OrderStatus;
+use super::trace::TraceContext;
 
 /// What a request carries besides its content.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RequestContext {
     /// Names this request in logs and in outward calls, at most 64 characters.
     pub request_id: Arc<str>,
-    /// W3C `traceparent`, passed on as it came.
-    pub trace_parent: Option<Arc<str>>,
+    /// Where in its trace it is executed; none where nobody traces it.
+    pub trace: Option<TraceContext>,
 }
 
 /// A repeatable request: the caller's id, and the hash of method and content that the id stands for.

@@ -142,11 +142,12 @@ fn reservation<'a>(order: &'a mut Order, of: Option<&CallKey>) -> &'a mut Reserv
     }
 }
 
-/// What two of the repairs do to names, addresses and notes. A new list of addresses is one that is written again.
+/// What two of the repairs do to names, addresses, notes and metadata. A new list of addresses is one that is written again.
 fn personal(order: &mut Order, repair: RepairKind) {
     match repair {
         RepairKind::ErasePersonalData => {
             order.notes = String::new();
+            order.metadata = Arc::default();
             order.addresses = Arc::new(order.addresses.iter().map(Address::erased).collect());
         }
         RepairKind::EncryptPersonalData => order.addresses = Arc::new(order.addresses.to_vec()),

@@ -34,6 +34,7 @@ pub mod sealed;
 pub mod status;
 pub mod stock;
 pub mod text;
+pub mod trace;
 pub mod verify;
 mod waiting;
 

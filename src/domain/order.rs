@@ -143,7 +143,7 @@ pub struct RequestRecord {
 }
 
 /// An order as of one committed version. Cheap to clone: what seldom changes is shared.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Order {
     /// Its id.
     pub id: OrderId,

@@ -15,6 +15,7 @@ use super::ids::CallKey;
 use super::order::{Order, RequestRecord};
 use super::pricing::CouponUse;
 use super::saga::{SagaKind, SagaMove, SagaProgress, StepCall, StepResult};
+use super::trace::TraceContext;
 use super::{Timestamp, advance, book, decide, waiting};
 
 /// How patient sagas are. All limits that pure code needs.
@@ -304,7 +305,7 @@ impl<'a> Work<'a> {
             role: ask.caller.role(),
             reason: ask.caller.reason.clone(),
             request_id: ask.context.request_id.to_string(),
-            trace_parent: ask.context.trace_parent.as_deref().map(str::to_owned),
+            trace_parent: ask.context.trace.as_ref().map(TraceContext::parent),
             token: None,
         });
     }

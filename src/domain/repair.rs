@@ -156,12 +156,23 @@ pub(super) fn decide(
     now: Timestamp,
     policy: &Policy,
 ) -> Result<Reaction, OrderError> {
-    if wanted.repair == Repair::ErasePersonalData && order.personal_data() == PersonalData::Erased {
+    if wanted.repair == Repair::ErasePersonalData && is_erased(order, saga) {
         return Ok(super::decide::unchanged(order, saga, ask, calling, now, policy));
     }
     let mut work = begin(order, saga, ask, now, policy);
     let act = apply(&mut work, wanted, calling)?;
     Ok(work.commit(record(ask, None), None, act))
+}
+
+/// Whether there is nothing left to take out.
+fn is_erased(order: &Order, saga: Option<&SagaProgress>) -> bool {
+    let is_quiet = |saga: &SagaProgress| {
+        saga.notes.is_empty() && saga.turn.as_ref().is_none_or(|turn| turn.notes.is_empty())
+    };
+    order.personal_data() == PersonalData::Erased
+        && order.notes.is_empty()
+        && order.metadata.is_empty()
+        && saga.is_none_or(is_quiet)
 }
 
 fn apply(work: &mut Work<'_>, wanted: &RepairOrder, calling: bool) -> Result<SagaMove, OrderError> {
@@ -174,9 +185,17 @@ fn apply(work: &mut Work<'_>, wanted: &RepairOrder, calling: bool) -> Result<Sag
         Repair::Settle { outcome, reference, key } => {
             settle(work, wanted, (*outcome, reference.as_deref(), key.as_ref()), calling)?;
         }
-        Repair::Unquarantine | Repair::ErasePersonalData | Repair::EncryptPersonalData => {
+        Repair::ErasePersonalData => {
             tell(work, wanted, None);
+            // Else what was noted would come back with the event that ends the saga.
+            if let Some(saga) = &mut work.saga {
+                saga.notes.clear();
+                if let Some(turn) = &mut saga.turn {
+                    turn.notes.clear();
+                }
+            }
         }
+        Repair::Unquarantine | Repair::EncryptPersonalData => tell(work, wanted, None),
     }
     Ok(match work.saga {
         None => SagaMove::Settled,

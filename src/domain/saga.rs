@@ -189,7 +189,8 @@ pub struct SagaProgress {
     pub reason: Option<Arc<str>>,
     /// The request that asked for it.
     pub request_id: String,
-    /// W3C trace context of that request.
+    /// `traceparent` of that request, as its order's actor took it: what the saga does, in whatever life of whatever node,
+    /// belongs to that trace.
     pub trace_parent: Option<String>,
     /// Secret; dropped as soon as the charge is settled.
     pub token: Option<PaymentToken>,

@@ -177,6 +177,7 @@ mod tests {
             roles: Arc::from(roles),
             user: Some(UserId(Uuid::from_u128(7))),
             reason: reason.map(Arc::from),
+            until: None,
         }
     }
 

@@ -2,10 +2,10 @@
 
 mod asked;
 mod cluster;
+mod peer;
 mod privacy;
 mod told;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use prost::Message;
@@ -14,16 +14,18 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use self::asked::{Named, named, older_than, seen};
+pub use self::peer::Peer;
 use super::access;
 use super::auth::{self, Authenticator, Tokens};
 use super::forward::{self, Refusal, Routed};
-use super::order_service::{Begun, MARGIN, OrderApiConfig, Origin};
+use super::order_service::{Begun, MARGIN, OrderApiConfig, Origin, refused};
 use super::page;
+use super::scope::Scoped;
 use super::status::{forbidden, to_status};
 use super::validate::Checker;
 use crate::actor::Orders;
 use crate::cluster::Cluster;
-use crate::domain::command::{OrderCommand, Repeatable};
+use crate::domain::command::{OrderCommand, Repeatable, RequestContext};
 use crate::domain::error::OrderError;
 use crate::domain::ids::{CallKey, IdKey, OrderId, content_hash};
 use crate::domain::repair::{BY_CHARS, Outcome, REASON_CHARS, REFERENCE_CHARS, Repair, RepairOrder};
@@ -31,6 +33,7 @@ use crate::ports::clock::Clock;
 use crate::ports::vault::Custodian;
 use crate::proto::admin as pb;
 use crate::proto::admin::order_admin_service_server::OrderAdminServiceServer;
+use crate::trace::{Name, Span};
 
 /// Calls of operators in flight on this node.
 const IN_FLIGHT: usize = 16;
@@ -39,16 +42,6 @@ const KEY_CHARS: usize = 200;
 
 /// The service as routes, for the listener that serves it.
 pub type AdminRoutes = tonic::service::Routes;
-
-/// From whom a request came, as the listener noted it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Peer(pub IpAddr);
-
-impl Peer {
-    fn is_here(self) -> bool {
-        self.0.to_canonical().is_loopback()
-    }
-}
 
 /// The service.
 #[derive(Clone)]
@@ -145,11 +138,25 @@ impl AdminApi {
     }
 
     /// The service; requests are at most so large.
-    pub(super) fn into_service(self, max_message_bytes: usize) -> OrderAdminServiceServer<Self> {
-        OrderAdminServiceServer::new(self).max_decoding_message_size(max_message_bytes)
+    pub(super) fn into_service(self, max_message_bytes: usize) -> Scoped<OrderAdminServiceServer<Self>> {
+        Scoped(OrderAdminServiceServer::new(self).max_decoding_message_size(max_message_bytes))
     }
 
     async fn begin<T>(&self, method: &'static str, request: &Request<T>) -> Result<Begun, Status> {
+        let name = Name::Rpc("order.admin.v1.OrderAdminService", method);
+        let (context, span) = auth::context(request.metadata(), name);
+        match self.admitted(method, request, context).await {
+            Ok(begun) => Ok(Begun { span, ..begun }),
+            Err(status) => Err(refused(span, status)),
+        }
+    }
+
+    async fn admitted<T>(
+        &self,
+        method: &'static str,
+        request: &Request<T>,
+        context: RequestContext,
+    ) -> Result<Begun, Status> {
         let is_here = request.extensions().get::<Peer>().is_some_and(|peer| peer.is_here());
         if self.only_here && !is_here {
             let what =
@@ -169,11 +176,7 @@ impl AdminApi {
         let deadline = auth::deadline(metadata).unwrap_or(config.default_deadline).min(config.max_deadline);
         let started = Instant::now();
         Ok(Begun {
-            origin: Origin {
-                caller,
-                context: auth::context(metadata),
-                via: self.for_peers.then(|| forward::view_of(metadata)),
-            },
+            origin: Origin { caller, context, via: self.for_peers.then(|| forward::view_of(metadata)) },
             reach,
             wait: deadline.saturating_sub(MARGIN),
             started,
@@ -181,6 +184,7 @@ impl AdminApi {
             view: self.cluster.as_ref().filter(|_| self.for_peers).map(|cluster| cluster.view_version()),
             method,
             permit,
+            span: Span::none(),
         })
     }
 

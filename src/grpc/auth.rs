@@ -14,7 +14,9 @@ use crate::domain::access::{Caller, Role};
 use crate::domain::command::RequestContext;
 use crate::domain::error::OrderError;
 use crate::domain::text::{FieldRule, clean_field, contains_card_number};
+use crate::domain::trace::TraceContext;
 use crate::ports::clock::Clock;
+use crate::trace::{self, Current, Name, Span};
 
 /// Header that names a request; taken over when it is well-formed, made up otherwise.
 pub(super) const REQUEST_ID: &str = "x-request-id";
@@ -22,9 +24,10 @@ pub(super) const REQUEST_ID: &str = "x-request-id";
 const REASON_CHARS: usize = 200;
 pub(super) const AUTHORIZATION: &str = "authorization";
 const TRACE_PARENT: &str = "traceparent";
+const TRACE_STATE: &str = "tracestate";
+/// Of an answer: the trace and the span of the call, in the form of a `traceparent`.
+pub(super) const TRACE_RESPONSE: &str = "traceresponse";
 const MAX_REQUEST_ID: usize = 64;
-/// Length of a W3C `traceparent` of version 00.
-const TRACE_PARENT_LEN: usize = 55;
 
 /// A value that no other call will have: a connection is not to remember it for the next one, which would cost both sides
 /// more than it saves.
@@ -68,12 +71,19 @@ impl Authenticator {
             roles: Arc::from([Role::Admin]),
             user: None,
             reason: None,
+            until: None,
         })
     }
 
     /// For calls that other nodes forward.
     pub(super) fn peer() -> Self {
-        Self::Peer(Caller { principal: Arc::from("peer"), roles: Arc::from([]), user: None, reason: None })
+        Self::Peer(Caller {
+            principal: Arc::from("peer"),
+            roles: Arc::from([]),
+            user: None,
+            reason: None,
+            until: None,
+        })
     }
 
     /// Who a call comes from, and why they act for somebody else, if they say.
@@ -138,6 +148,7 @@ impl Tokens {
             roles: Arc::from([Role::Service]),
             user: None,
             reason: None,
+            until: None,
         })
     }
 }
@@ -159,8 +170,8 @@ pub(super) fn roles_text(roles: &[Role]) -> String {
     roles.iter().map(|role| role.name()).collect::<Vec<_>>().join(",")
 }
 
-/// Request id and trace of a request.
-pub(super) fn context(metadata: &MetadataMap) -> RequestContext {
+/// Request id and place in its trace of a request, and the span of the call, which log lines belong to from here on.
+pub(super) fn context(metadata: &MetadataMap, name: Name) -> (RequestContext, Span) {
     let text = |name: &str| metadata.get(name).and_then(|value| value.to_str().ok());
     let plain = |text: &&str| {
         (1..=MAX_REQUEST_ID).contains(&text.len())
@@ -170,14 +181,34 @@ pub(super) fn context(metadata: &MetadataMap) -> RequestContext {
     };
     let request_id =
         text(REQUEST_ID).filter(plain).map_or_else(|| Arc::from(Uuid::now_v7().to_string()), Arc::from);
-    let trace_parent = text(TRACE_PARENT)
-        .filter(|trace| {
-            trace.len() == TRACE_PARENT_LEN
-                && trace.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
-                && !contains_card_number(trace)
-        })
-        .map(Arc::from);
-    RequestContext { request_id, trace_parent }
+    let mut parents = metadata.get_all(TRACE_PARENT).iter();
+    let caller = match (parents.next(), parents.next()) {
+        (Some(parent), None) => parent.to_str().ok().and_then(TraceContext::parse),
+        // Of several, none is believed.
+        _ => None,
+    };
+    let caller = caller.map(|caller| match text(TRACE_STATE) {
+        None => caller,
+        // Several headers are one list.
+        Some(_) => {
+            let all = metadata.get_all(TRACE_STATE).iter().map(|part| part.to_str().unwrap_or("?"));
+            caller.with_state(&all.collect::<Vec<_>>().join(","))
+        }
+    });
+    let (span, context) = trace::serve(caller, name);
+    trace::enter(Current::new(&request_id, Some(&context)));
+    (RequestContext { request_id, trace: Some(context) }, span)
+}
+
+/// Puts the place in a trace beside a call to somebody else, or nothing where nobody traces it.
+pub(super) fn pass_on(context: Option<&TraceContext>, metadata: &mut MetadataMap) {
+    let Some(context) = context else { return };
+    if let Ok(parent) = context.parent().parse() {
+        metadata.insert(TRACE_PARENT, once(parent));
+    }
+    if let Some(Ok(state)) = context.state.as_deref().map(str::parse) {
+        metadata.insert(TRACE_STATE, once(state));
+    }
 }
 
 /// The time the caller gives us (`grpc-timeout`), if it says so.

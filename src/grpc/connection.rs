@@ -1,6 +1,8 @@
 //! Serves connections, each for as long as it behaves: what the protocol's implementation does not limit is limited here.
 
 mod meter;
+mod others;
+mod unread;
 mod watched;
 
 use std::convert::Infallible;
@@ -8,10 +10,9 @@ use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::{Request, Response};
 use hyper::body::{Frame, Incoming, SizeHint};
@@ -28,6 +29,8 @@ use tonic::transport::server::Connected;
 use tower::{Service, ServiceExt};
 
 use self::meter::Meter;
+use self::others::{OtherStream, OtherStreams, OthersOfOne};
+use self::unread::{Piece, Unread};
 use self::watched::{OpenCall, Vitals, Watched};
 use super::auth;
 use super::server::GrpcConfig;
@@ -44,6 +47,12 @@ pub struct TransportLimits {
     pub max_connections_per_address: usize,
     /// Longest time for the beginning of a connection, for a frame, and for the headers of a call.
     pub handshake_timeout: Duration,
+    /// Longest time that a message of an answer may wait for its client to read it.
+    pub write_timeout: Duration,
+    /// Streams of services other than the one of orders: health and reflection, which ask for no token.
+    pub max_other_streams: usize,
+    /// Such streams of one connection.
+    pub max_other_streams_per_connection: usize,
     /// A connection without calls is told to go after this; none = never.
     pub idle_timeout: Option<Duration>,
     /// Every connection is told to go after this, give or take a tenth; none = never.
@@ -82,6 +91,7 @@ pub(super) async fn serve<S, I, IO>(
     // However this ends, the clients are told to go.
     let _ends = stop.clone().drop_guard();
     let config = Arc::new(config.clone());
+    let others = Arc::new(OtherStreams::new(&config.transport));
     {
         let (mut incoming, mut stopping) = (pin!(incoming), pin!(stopping));
         loop {
@@ -92,7 +102,8 @@ pub(super) async fn serve<S, I, IO>(
             match io {
                 Some(Ok(io)) => {
                     let told = stop.clone();
-                    connections.spawn(one(io, service.clone(), Arc::clone(&config), told));
+                    let others = OthersOfOne::new(&others);
+                    connections.spawn(one(io, service.clone(), Arc::clone(&config), others, told));
                 }
                 Some(Err(error)) => tracing::debug!(%error, "a connection failed at its beginning"),
                 None => break,
@@ -105,7 +116,7 @@ pub(super) async fn serve<S, I, IO>(
 }
 
 /// One connection.
-async fn one<S, IO>(io: IO, service: S, config: Arc<GrpcConfig>, stop: CancellationToken)
+async fn one<S, IO>(io: IO, service: S, config: Arc<GrpcConfig>, others: OthersOfOne, stop: CancellationToken)
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
@@ -117,14 +128,19 @@ where
     let meter = Meter::new(limits, config.max_streams_per_connection, Instant::now());
     let io = TokioIo::new(Watched::new(io, meter, Arc::clone(&vitals)));
     let (longest, calls) = (config.max_deadline.saturating_add(AFTERTHOUGHT), Arc::clone(&vitals));
+    let unread = Arc::new(Unread::default());
+    let waiting = Arc::clone(&unread);
     let answer = service_fn(move |request: Request<Incoming>| {
         let (service, call) = (service.clone(), OpenCall::begin(&calls));
+        let (unread, other) = (Arc::clone(&unread), others.take(request.uri().path()));
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(info.clone());
         async move {
-            Ok::<_, Infallible>(
-                answer(service, request, longest).await.map(|body| Open { body, _call: call }),
-            )
+            let (answer, other) = match other {
+                Ok(other) => (answer(service, request, longest).await, other),
+                Err(refused) => (refused.into_http(), None),
+            };
+            Ok::<_, Infallible>(answer.map(|body| Open { body, unread, _call: call, _other: other }))
         }
     });
     let mut builder = Builder::new(TokioExecutor::new());
@@ -155,7 +171,7 @@ where
                 is_stopping = true;
                 connection.as_mut().graceful_shutdown();
             }
-            _ = look.tick() => match life.verdict(&vitals, Instant::now()) {
+            _ = look.tick() => match life.verdict(&vitals, waiting.oldest(), Instant::now()) {
                 Verdict::GoOn => {}
                 Verdict::Go => connection.as_mut().graceful_shutdown(),
                 Verdict::Close(why) => {
@@ -190,18 +206,22 @@ where
 /// An answer on its way; its call is open until it is out.
 struct Open {
     body: Body,
+    unread: Arc<Unread>,
     _call: OpenCall,
+    _other: Option<OtherStream>,
 }
 
 impl hyper::body::Body for Open {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Status;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    ) -> Poll<Option<Result<Frame<Piece>, Status>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
+        Poll::Ready(frame.map(|read| read.map(|frame| frame.map_data(|data| this.unread.piece(data)))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -243,14 +263,19 @@ struct Life<'a> {
 impl Life<'_> {
     /// How often to look.
     fn look(&self) -> Duration {
-        let all = [Some(self.limits.handshake_timeout), self.limits.idle_timeout, self.max_age];
-        let shortest = all.into_iter().flatten().chain([self.limits.age_grace]).min().unwrap_or(LOOK);
+        let timeouts = [self.limits.handshake_timeout, self.limits.write_timeout].map(Some);
+        let all = timeouts.into_iter().chain([self.limits.idle_timeout, self.max_age]);
+        let shortest = all.flatten().chain([self.limits.age_grace]).min().unwrap_or(LOOK);
         shortest.checked_div(4).unwrap_or(LOOK).clamp(SHORTEST_LOOK, LOOK)
     }
 
-    fn verdict(&mut self, vitals: &Vitals, now: Instant) -> Verdict {
+    /// `unread` is since when the oldest message waits for its client; none = none waits.
+    fn verdict(&mut self, vitals: &Vitals, unread: Option<Instant>, now: Instant) -> Verdict {
         if vitals.stuck_for(now) > self.limits.handshake_timeout {
             return Verdict::Close("slow");
+        }
+        if unread.is_some_and(|since| now.saturating_duration_since(since) > self.limits.write_timeout) {
+            return Verdict::Close("slow_reader");
         }
         if let Some((since, grace)) = self.told_to_go {
             let passed = now.saturating_duration_since(since);
@@ -277,6 +302,9 @@ mod tests_support {
             max_connections: 1,
             max_connections_per_address: 1,
             handshake_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(30),
+            max_other_streams: 3,
+            max_other_streams_per_connection: 2,
             idle_timeout: Some(Duration::from_secs(60)),
             max_age: Some(Duration::from_secs(600)),
             age_grace: Duration::from_secs(30),
@@ -303,21 +331,26 @@ mod tests {
 
         let (mut idle, vitals) = (life(), Vitals::new(start));
         vitals.at_rest();
-        assert_eq!(idle.verdict(&vitals, after(60)), Verdict::GoOn);
-        assert_eq!(idle.verdict(&vitals, after(61)), Verdict::Go);
-        assert_eq!(idle.verdict(&vitals, after(91)), Verdict::GoOn);
-        assert_eq!(idle.verdict(&vitals, after(92)), Verdict::Close("told to go"));
+        assert_eq!(idle.verdict(&vitals, None, after(60)), Verdict::GoOn);
+        assert_eq!(idle.verdict(&vitals, None, after(61)), Verdict::Go);
+        assert_eq!(idle.verdict(&vitals, None, after(91)), Verdict::GoOn);
+        assert_eq!(idle.verdict(&vitals, None, after(92)), Verdict::Close("told to go"));
 
         let (mut busy, vitals) = (life(), Arc::new(Vitals::new(start)));
         vitals.at_rest();
         let _call = OpenCall::begin(&vitals);
-        assert_eq!(busy.verdict(&vitals, after(600)), Verdict::GoOn);
-        assert_eq!(busy.verdict(&vitals, after(601)), Verdict::Go);
-        assert_eq!(busy.verdict(&vitals, after(632)), Verdict::Close("told to go"));
+        assert_eq!(busy.verdict(&vitals, None, after(600)), Verdict::GoOn);
+        assert_eq!(busy.verdict(&vitals, None, after(601)), Verdict::Go);
+        assert_eq!(busy.verdict(&vitals, None, after(632)), Verdict::Close("told to go"));
 
         let (mut slow, vitals) = (life(), Vitals::new(start));
-        assert_eq!(slow.verdict(&vitals, after(10)), Verdict::GoOn);
-        assert_eq!(slow.verdict(&vitals, after(11)), Verdict::Close("slow"));
+        assert_eq!(slow.verdict(&vitals, None, after(10)), Verdict::GoOn);
+        assert_eq!(slow.verdict(&vitals, None, after(11)), Verdict::Close("slow"));
+
+        let (mut reader, vitals) = (life(), Vitals::new(start));
+        vitals.at_rest();
+        assert_eq!(reader.verdict(&vitals, Some(after(5)), after(35)), Verdict::GoOn);
+        assert_eq!(reader.verdict(&vitals, Some(after(5)), after(36)), Verdict::Close("slow_reader"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::domain::order::{Order, Shipment};
 use crate::domain::payment::{balance, stories};
 use crate::domain::sealed::{PersonalData, shown};
 use crate::domain::status::{OrderStatus, PaymentStatus};
+use crate::ports::seen::Glance;
 use crate::proto::order as pb;
 
 /// A time as a message.
@@ -209,7 +210,7 @@ pub(super) fn transactions(order: &Order) -> Vec<pb::PaymentTransaction> {
 }
 
 /// The short answer about an order.
-pub(super) fn order_status(order: &Order) -> pb::GetOrderStatusResponse {
+pub(super) fn order_status(order: &Glance) -> pb::GetOrderStatusResponse {
     pb::GetOrderStatusResponse {
         id: order.id.to_string(),
         order_number: order.order_number.to_string(),

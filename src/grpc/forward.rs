@@ -18,7 +18,9 @@ use crate::domain::access::{Caller, Role};
 use crate::domain::error::OrderError;
 use crate::domain::ids::{IdKey, UserId};
 use crate::domain::membership::Member;
+use crate::domain::trace::TraceContext;
 use crate::proto::answer::Answer;
+use crate::trace::{self, Key, Kind, Name, Span};
 
 /// The view of the node that forwards a call; its presence marks the call as forwarded. Looked at on the listener for other
 /// nodes only, as are those below.
@@ -28,7 +30,6 @@ const PRINCIPAL: &str = "x-order-principal-bin";
 const ROLES: &str = "x-order-roles";
 const USER: &str = "x-order-user";
 const REASON: &str = "x-order-reason-bin";
-const TRACE_PARENT: &str = "traceparent";
 const TIMEOUT: &str = "grpc-timeout";
 
 /// Misses in a row before a command waits for news.
@@ -95,6 +96,8 @@ pub(super) fn caller_of(metadata: &MetadataMap) -> Option<Caller> {
         roles: roles.split(',').filter_map(Role::parse).collect(),
         user: metadata.get(USER).and_then(|user| user.to_str().ok()?.parse().ok()).map(UserId),
         reason: text(REASON).map(Arc::from),
+        // The node that they called looks after that.
+        until: None,
     })
 }
 
@@ -227,7 +230,38 @@ async fn forward<R: Routed>(
     begun: &Begun,
     request: &R,
 ) -> Result<Answer<R::Answer>, Miss> {
-    let mut marked = mark(cluster, &begun.origin, ());
+    let name = || Name::path(R::PATH);
+    let context = begun.origin.context.trace.as_ref();
+    let (mut span, context) = match context {
+        Some(context) => {
+            let (span, context) = trace::child(context, Kind::Client, name);
+            (span, Some(context))
+        }
+        None => (Span::none(), None),
+    };
+    span.name(Key::Node, &member.name);
+    let answer = send(cluster, member, begun, context.as_ref(), request).await;
+    let outcome = match &answer {
+        Ok(_) => "answered",
+        Err(Miss::Refused(_)) => "refused",
+        Err(Miss::NotThere(_)) => "not the owner",
+        Err(Miss::Broken(_)) => "broken",
+    };
+    span.word(Key::Outcome, outcome);
+    if matches!(answer, Err(Miss::Broken(_))) {
+        span.fail();
+    }
+    answer
+}
+
+async fn send<R: Routed>(
+    cluster: &Cluster,
+    member: &Member,
+    begun: &Begun,
+    context: Option<&TraceContext>,
+    request: &R,
+) -> Result<Answer<R::Answer>, Miss> {
+    let mut marked = mark(cluster, &begun.origin, context, ());
     marked.set_timeout(begun.deadline.saturating_duration_since(Instant::now()));
     let (metadata, _extensions, ()) = marked.into_parts();
     let mut headers = metadata.into_headers();
@@ -250,7 +284,12 @@ async fn forward<R: Routed>(
 }
 
 /// A request with what the owner needs to know of its caller.
-pub(super) fn mark<T>(cluster: &Cluster, origin: &Origin, message: T) -> Request<T> {
+pub(super) fn mark<T>(
+    cluster: &Cluster,
+    origin: &Origin,
+    context: Option<&TraceContext>,
+    message: T,
+) -> Request<T> {
     let mut request = Request::new(message);
     let metadata = request.metadata_mut();
     tell_view(metadata, cluster.view_version());
@@ -267,8 +306,6 @@ pub(super) fn mark<T>(cluster: &Cluster, origin: &Origin, message: T) -> Request
     if let Ok(id) = origin.context.request_id.parse() {
         metadata.insert(auth::REQUEST_ID, auth::once(id));
     }
-    if let Some(Ok(trace)) = origin.context.trace_parent.as_deref().map(str::parse) {
-        metadata.insert(TRACE_PARENT, auth::once(trace));
-    }
+    auth::pass_on(context, metadata);
     request
 }

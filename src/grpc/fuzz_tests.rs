@@ -29,7 +29,9 @@ use crate::config::{PricingConfig, price_book};
 use crate::domain::ids::IdKey;
 use crate::domain::pricing::PriceBook;
 use crate::domain::text;
+use crate::domain::trace::{STATE_LEN, TraceContext};
 use crate::proto::order as pb;
+use crate::trace::Name;
 
 mod requests;
 mod samples;
@@ -163,10 +165,11 @@ fn mutate(bytes: &mut Vec<u8>, chance: &mut Chance) {
 
 /// The headers beside a request.
 fn headers(chance: &mut Chance) {
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 10] = [
         "grpc-timeout",
         "x-request-id",
         "traceparent",
+        "tracestate",
         "x-order-view",
         "x-order-principal-bin",
         "x-order-roles",
@@ -195,9 +198,12 @@ fn headers(chance: &mut Chance) {
     let _time = auth::deadline(&metadata);
     let _view = forward::view_of(&metadata);
     let _caller = forward::caller_of(&metadata);
-    let context = auth::context(&metadata);
+    let (context, _span) = auth::context(&metadata, Name::Word("fuzzed"));
     assert!((1..=64).contains(&context.request_id.len()) && context.request_id.is_ascii());
     assert!(!text::contains_card_number(&context.request_id));
+    let trace = context.trace.unwrap();
+    assert_eq!(TraceContext::parse(&trace.parent()).map(|read| read.span), Some(trace.span));
+    assert!(trace.state.is_none_or(|state| state.len() <= STATE_LEN));
 }
 
 /// One case, told by its number alone.

@@ -10,7 +10,7 @@ use tower::Service;
 use crate::tls::service_name;
 
 /// Under this name the authenticator finds it. What a caller sends by this name is always thrown away.
-pub(super) const SERVICE: HeaderName = HeaderName::from_static("x-order-service-certificate");
+pub const SERVICE: HeaderName = HeaderName::from_static("x-order-service-certificate");
 
 /// A service behind the public listener.
 #[derive(Clone, Debug)]

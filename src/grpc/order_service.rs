@@ -3,40 +3,39 @@
 mod admit;
 mod begun;
 mod changes;
+mod create;
 mod edits;
 mod in_flight;
 mod listing;
 mod reads;
 mod risk;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
-use uuid::Uuid;
 
-pub(super) use self::begun::{Begun, Origin};
+pub(super) use self::begun::{Begun, Origin, refused};
+#[cfg(test)]
+pub(super) use self::create::creation_hash;
 pub use self::in_flight::InFlight;
 use super::auth::{self, Authenticator, Tokens};
 use super::forward::{self, Refusal, Routed};
-use super::quota::{Gate, Underway};
+use super::quota::Gate;
 use super::shed::Shed;
 use super::status::to_status;
 use super::validate::{self, Checker, OrderKey, RequestLimits};
 use super::{access, convert, watch};
 use crate::actor::Orders;
 use crate::cluster::Cluster;
-use crate::domain::command::OrderCommand;
+use crate::domain::command::RequestContext;
 use crate::domain::error::OrderError;
-use crate::domain::ids::{IdKey, OrderId, content_hash};
+use crate::domain::ids::IdKey;
 use crate::domain::pricing::Pricing;
-use crate::domain::react;
 use crate::domain::risk::RiskCheck;
 use crate::ports::Collaborators;
 use crate::ports::call::CallContext;
@@ -44,7 +43,7 @@ use crate::ports::clock::Clock;
 use crate::proto::answer::{self, Answer};
 use crate::proto::order as pb;
 use crate::proto::served::order_service_server::OrderService;
-use crate::steps::prepare::prepare;
+use crate::trace::{Name, Span};
 
 /// An answer is given at least this long before the caller's deadline.
 pub(super) const MARGIN: Duration = Duration::from_millis(200);
@@ -175,10 +174,25 @@ impl OrderApi {
 
     /// The requests that are being answered, to wait for the last one.
     pub fn in_flight(&self) -> InFlight {
-        InFlight { requests: Arc::clone(&self.requests), all: self.config.max_concurrent_requests }
+        let (requests, watchers) = (Arc::clone(&self.requests), Arc::clone(&self.watchers));
+        let OrderApiConfig { max_concurrent_requests: all, max_watchers: all_watchers, .. } = self.config;
+        InFlight { requests, all, watchers, all_watchers }
     }
 
     async fn begin(&self, method: &'static str, metadata: &MetadataMap) -> Result<Begun, Status> {
+        let (context, span) = auth::context(metadata, Name::Rpc("order.v1.OrderService", method));
+        match self.admitted(method, metadata, context).await {
+            Ok(begun) => Ok(Begun { span, ..begun }),
+            Err(status) => Err(refused(span, status)),
+        }
+    }
+
+    async fn admitted(
+        &self,
+        method: &'static str,
+        metadata: &MetadataMap,
+        context: RequestContext,
+    ) -> Result<Begun, Status> {
         // Whoever waits here for keys of a token takes no place of those who are known.
         let caller = self.authenticator.caller(metadata).await.map_err(|error| to_status(&error))?;
         let permit = Arc::clone(&self.requests).try_acquire_owned().map_err(|_full| {
@@ -193,11 +207,7 @@ impl OrderApi {
         let deadline = auth::deadline(metadata).unwrap_or(config.default_deadline).min(config.max_deadline);
         let started = Instant::now();
         Ok(Begun {
-            origin: Origin {
-                caller,
-                context: auth::context(metadata),
-                via: self.for_peers.then(|| forward::view_of(metadata)),
-            },
+            origin: Origin { caller, context, via: self.for_peers.then(|| forward::view_of(metadata)) },
             reach,
             wait: config.create_wait.min(deadline.saturating_sub(MARGIN)),
             started,
@@ -205,86 +215,18 @@ impl OrderApi {
             view: self.cluster.as_ref().filter(|_| self.for_peers).map(|cluster| cluster.view_version()),
             method,
             permit,
+            span: Span::none(),
         })
-    }
-
-    async fn create(&self, begun: &Begun, request: pb::CreateOrderRequest) -> Result<pb::Order, OrderError> {
-        let now = self.clock.now();
-        let mut check = Checker::default();
-        let hash = creation_hash(&request);
-        let repeatable = check.repeatable(&request.request_id, hash);
-        let mut wish = validate::wish(&mut check, &request, &self.config.limits, &*self.pricing);
-        check.finish()?;
-        access::may_order_for(begun.reach, wish.user_id)?;
-        let random = Uuid::new_v4().as_u128() as u64;
-        let request_id = repeatable.as_ref().map(|repeatable| repeatable.request_id.as_str());
-        wish.id = OrderId::for_request(&self.key, wish.user_id, request_id, now, random);
-        wish.request_hash = hash;
-        let (id, user_id) = (wish.id, wish.user_id);
-        let may_repeat = repeatable.is_some() && !request.validate_only;
-        let rejoin = OrderCommand::Rejoin { user_id, request_hash: hash };
-        let rejoin = begun.ask(rejoin, None, None);
-        // A creation that is a repeat is refused by the store, so only what costs nothing is asked ahead.
-        if may_repeat
-            && self.orders.is_near(id).await
-            && let Some(order) = self.orders.rejoin(id, rejoin.clone(), begun.wait()).await?
-        {
-            return Ok(convert::order(&order));
-        }
-        let context = self.call_context(begun);
-        let prepared = async {
-            self.admit_coupon(begun, &wish).await?;
-            let prepared = prepare(&self.collaborators, &*self.pricing, &self.key, &context, wish, now);
-            let draft = prepared.await?;
-            let admitted = self.admit(begun, &draft, request.validate_only).await?;
-            Ok((draft, admitted))
-        };
-        let (mut draft, admitted) = match prepared.await {
-            Ok(admitted) => admitted,
-            // What was fine when it was asked for first may not be any more: its answer stays the same.
-            Err(error) if may_repeat => {
-                let wait = begun.wait();
-                let known = self.orders.rejoin(id, rejoin, wait).await?;
-                return known.map(|order| convert::order(&order)).ok_or(error);
-            }
-            Err(error) => return Err(error),
-        };
-        if request.validate_only {
-            return Ok(convert::order(&react::preview(&draft, now)));
-        }
-        draft.risk = match self.risk_of(&draft, now).await {
-            Ok(risk) => risk,
-            Err(error) => {
-                admitted.into_iter().for_each(Underway::answered);
-                return Err(error);
-            }
-        };
-        let ask = begun.ask(OrderCommand::Create(Box::new(draft)), None, repeatable);
-        let wait = begun.wait();
-        let answer = self.orders.ask(id, ask, wait, true).await;
-        admitted.into_iter().for_each(Underway::answered);
-        Ok(convert::order(&*answer?))
     }
 
     fn call_context(&self, begun: &Begun) -> CallContext {
         CallContext {
             request_id: begun.origin.context.request_id.to_string(),
-            trace_parent: begun.origin.context.trace_parent.as_deref().map(str::to_owned),
+            trace: begun.origin.context.trace.clone(),
             caller: Some(begun.origin.caller.clone()),
             timeout: self.config.call_timeout,
         }
     }
-}
-
-/// Hash of a creation's content: everything but the request id, metadata in a fixed order.
-pub(super) fn creation_hash(request: &pb::CreateOrderRequest) -> [u8; 16] {
-    let mut content = request.clone();
-    content.request_id.clear();
-    let metadata: BTreeMap<String, String> = content.metadata.drain().collect();
-    let mut parts = vec![content.encode_to_vec()];
-    parts.extend(metadata.into_iter().flat_map(|(key, value)| [key.into_bytes(), value.into_bytes()]));
-    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-    content_hash("CreateOrder", &parts)
 }
 
 #[tonic::async_trait]
@@ -306,11 +248,17 @@ impl OrderService for OrderApi {
         let mut check = Checker::default();
         let key = validate::order_key(&mut check, request.get_ref());
         let may_be_stale = request.get_ref().allow_stale;
+        let mut age = None;
         let answer = match check.finish() {
-            Ok(()) => self.show(begun.reach, key, may_be_stale).await.map(answer::Order::Bytes),
+            Ok(()) => self.show(begun.reach, key, may_be_stale).await.map(|seen| {
+                age = seen.age.filter(|_| may_be_stale);
+                answer::Order::Bytes(seen.what)
+            }),
             Err(error) => Err(error),
         };
-        begun.end(answer)
+        let mut response = begun.end(answer)?;
+        reads::tell_age(&mut response, age);
+        Ok(response)
     }
 
     async fn get_order_status(
@@ -320,11 +268,17 @@ impl OrderService for OrderApi {
         let begun = self.begin("GetOrderStatus", request.metadata()).await?;
         let mut check = Checker::default();
         let key = validate::status_key(&mut check, request.get_ref());
+        let mut age = None;
         let answer = match check.finish() {
-            Ok(()) => self.look_up(begun.reach, key).await.map(|order| convert::order_status(&order)),
+            Ok(()) => self.glance(begun.reach, key).await.map(|seen| {
+                age = seen.age;
+                convert::order_status(&seen.what)
+            }),
             Err(error) => Err(error),
         };
-        begun.end(answer)
+        let mut response = begun.end(answer)?;
+        reads::tell_age(&mut response, age);
+        Ok(response)
     }
 
     async fn update_order_status(
@@ -478,6 +432,7 @@ impl OrderService for OrderApi {
                 limits: self.config.watch,
                 viewer: begun.viewer(),
                 origin: begun.origin.clone(),
+                proven_for: begun.proven_for(self.clock.now()),
             };
             Ok(watch::stream(watched, permit, self.stop.clone()))
         });

@@ -16,6 +16,7 @@ use super::connection::TransportLimits;
 use super::front::Front;
 use super::known::Known;
 use super::order_service::OrderApi;
+use super::scope::Scoped;
 use super::{accept, connection};
 use crate::cluster::{Cluster, PeerApi, PeerTls};
 use crate::proto::served::order_service_server::OrderServiceServer;
@@ -76,7 +77,7 @@ pub async fn serve_peers(
     let failed = |error: tonic::transport::Error| format!("the listener for other nodes failed: {error}");
     // What callers may send, and a request id that the other node has added.
     let max_bytes = config.max_message_bytes.saturating_add(ADDED_BYTES);
-    let orders = OrderServiceServer::new(services.orders).max_decoding_message_size(max_bytes);
+    let orders = Scoped(OrderServiceServer::new(services.orders).max_decoding_message_size(max_bytes));
     let mut others = RoutesBuilder::default();
     others.add_service(PeerApi::routes(services.cluster, max_bytes));
     if let Some(admin) = services.admin {
@@ -142,7 +143,7 @@ pub async fn serve(
         // Many tools still ask by the older name.
         others.add_service(builder().build_v1alpha().map_err(failed)?);
     }
-    let orders = OrderServiceServer::new(api).max_decoding_message_size(config.max_message_bytes);
+    let orders = Scoped(OrderServiceServer::new(api).max_decoding_message_size(config.max_message_bytes));
     let stopping = async {
         let mut was_serving = true;
         let follow = async {

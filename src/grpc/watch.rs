@@ -1,6 +1,7 @@
 //! The stream of an order's events: what is stored first, then what comes. Where another node owns the order, it is that
 //! node's stream, begun anew whenever the owner changes.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,7 +48,14 @@ pub(super) struct Watched {
     /// Who reads, as far as that decides what is shown.
     pub(super) viewer: Viewer,
     pub(super) origin: Origin,
+    /// How long what proved who reads is good; none = it does not end by itself.
+    pub(super) proven_for: Option<Duration>,
 }
+
+/// What a reader is told whose token is over.
+const EXPIRED: OrderError = OrderError::Unauthenticated {
+    what: "the token has expired (exp); watch again with a new one, behind the last event",
+};
 
 type Answer = Result<pb::WatchOrderResponse, Status>;
 
@@ -66,7 +74,7 @@ enum End {
     Moved,
 }
 
-/// Streams the events of an order, until the reader hangs up or is too slow, or `stop`.
+/// Streams the events of an order, until the reader hangs up or is too slow, its token is over, or `stop`.
 pub(super) fn stream(watched: Watched, permit: OwnedSemaphorePermit, stop: CancellationToken) -> Stream {
     let (sender, receiver) = mpsc::channel(watched.limits.buffer.saturating_add(1));
     // Why it ends can be told also to a reader whose buffer is full.
@@ -76,6 +84,7 @@ pub(super) fn stream(watched: Watched, permit: OwnedSemaphorePermit, stop: Cance
         let ended = tokio::select! {
             () = sender.closed() => return,
             () = stop.cancelled() => End::For(OrderError::ShuttingDown),
+            () = over(watched.proven_for) => End::For(EXPIRED),
             ended = follow(&watched, &sender) => ended,
         };
         if matches!(ended, End::For(OrderError::SlowWatcher { .. })) {
@@ -95,6 +104,14 @@ pub(super) fn stream(watched: Watched, permit: OwnedSemaphorePermit, stop: Cance
         }
     });
     ReceiverStream::new(receiver)
+}
+
+/// Ends when that time is over; never where there is none.
+async fn over(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => pending().await,
+    }
 }
 
 /// Follows the order from owner to owner.
@@ -185,7 +202,7 @@ async fn relay(
         Err(why) => return missed(Miss::Broken(why)),
     };
     let request = pb::WatchOrderRequest { order_id: watched.order.id.to_string(), after_sequence: *last };
-    let request = forward::mark(cluster, &watched.origin, request);
+    let request = forward::mark(cluster, &watched.origin, watched.origin.context.trace.as_ref(), request);
     let mut client = OrderServiceClient::new(channel).max_decoding_message_size(forward::ANSWER_BYTES);
     let gone = cluster.gone(member);
     tokio::pin!(gone);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::domain::access::Caller;
 use crate::domain::item::Shortage;
+use crate::domain::trace::TraceContext;
 
 /// Reasons of refusals that any collaborator may give.
 pub mod reason {
@@ -26,8 +27,8 @@ pub const MAX_MESSAGE_LEN: usize = 256;
 pub struct CallContext {
     /// Ties log lines of all services to one request; sent as `x-request-id`.
     pub request_id: String,
-    /// W3C trace context; sent as `traceparent`.
-    pub trace_parent: Option<String>,
+    /// Where in a trace it is asked; sent as `traceparent`, with the call's own span in it, and `tracestate`.
+    pub trace: Option<TraceContext>,
     /// For whom it is, where a person or service waits for it; none for what an order does by itself. Told to the user
     /// service alone: no other one decides by it.
     pub caller: Option<Caller>,

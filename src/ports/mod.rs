@@ -13,8 +13,10 @@ pub mod members;
 pub mod payment;
 pub mod placement;
 pub mod product;
+pub mod seen;
 pub mod shipping;
 pub mod store;
+pub mod usage;
 pub mod user;
 pub mod vault;
 

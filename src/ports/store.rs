@@ -14,6 +14,9 @@ use crate::domain::order::{Order, RequestRecord};
 use crate::domain::saga::SagaProgress;
 use crate::domain::status::OrderStatus;
 use crate::domain::verify::Entered;
+use crate::ports::seen::{Glance, Mark, Seen};
+use crate::ports::usage::{Backlog, StoreUsage};
+use crate::ports::vault::KeyId;
 
 /// How many of a user's orders are looked through for those that are open: what bounds that look.
 pub const OPEN_AMONG: u32 = 1_000;
@@ -34,6 +37,9 @@ pub struct WriteGuard {
     pub version: i64,
     /// The owner that claimed it.
     pub owner: Owner,
+    /// The key that a new order's texts are encrypted with: it is stored only while that key is not destroyed. None = they
+    /// are not encrypted, or the order is there already.
+    pub key: Option<KeyId>,
 }
 
 /// Which rows besides the order's own a commit writes. Everything for version 0.
@@ -290,9 +296,35 @@ pub trait OrderStore: Send + Sync + std::fmt::Debug {
     /// The order as last committed.
     async fn load(&self, id: OrderId) -> Result<Option<Stored>, StoreError>;
 
-    /// The order as it was committed, perhaps a little while ago: a replica may answer. Nothing is decided on it.
-    async fn load_stale(&self, id: OrderId) -> Result<Option<Stored>, StoreError> {
-        self.load(id).await
+    /// The order as it was committed, perhaps a little while ago: a replica or a cache may answer. Nothing is decided on it.
+    async fn load_stale(&self, id: OrderId) -> Result<Option<Seen<Stored>>, StoreError> {
+        Ok(self.load(id).await?.map(Seen::now))
+    }
+
+    /// Where the order stands, or stood a little while ago: a cache may answer.
+    async fn glance(&self, id: OrderId) -> Result<Option<Seen<Glance>>, StoreError> {
+        Ok(self.load(id).await?.map(|stored| Seen::now(Glance::of(&stored.order))))
+    }
+
+    /// The mark of the order as last committed. Fails where [`Self::load`] would because the order is quarantined.
+    async fn mark(&self, id: OrderId) -> Result<Option<Mark>, StoreError> {
+        Ok(self.load(id).await?.as_ref().map(Mark::of))
+    }
+
+    /// The marks of what [`Self::list`] answers, in its order, as of one moment; none = there is no way to them that is
+    /// cheaper than the list, or an order of the page is quarantined.
+    async fn marks(&self, _query: &ListQuery) -> Result<Option<Vec<(OrderId, Mark)>>, StoreError> {
+        Ok(None)
+    }
+
+    /// As [`Self::list`], with all that is stored of the orders; none = the store does not tell.
+    async fn page(&self, _query: &ListQuery) -> Result<Option<Vec<Stored>>, StoreError> {
+        Ok(None)
+    }
+
+    /// Whether lists, and what may be a little late, come from a replica.
+    fn has_replica(&self) -> bool {
+        false
     }
 
     /// The order with this number.
@@ -330,6 +362,17 @@ pub trait OrderStore: Send + Sync + std::fmt::Debug {
     /// How long the change that has waited longest to be written has waited by now; zero when none waits.
     fn oldest_wait(&self) -> Duration {
         Duration::ZERO
+    }
+
+    /// How much of the store's means is in use now. Costs no more than a look at memory.
+    fn usage(&self) -> StoreUsage {
+        StoreUsage::default()
+    }
+
+    /// How much is unfinished; each number counted up to `at_most`, which bounds what this costs. Sagas that began before
+    /// `started_before` count as stuck.
+    async fn backlog(&self, _started_before: Timestamp, _at_most: u32) -> Result<Backlog, StoreError> {
+        Ok(Backlog::default())
     }
 
     /// What time it is by the store's own clock, to the microsecond; none where the machine's clock is the only one.

@@ -94,6 +94,10 @@ pub trait KeyStore: Send + Sync + fmt::Debug {
     /// Destroys all keys of a user and records it, in one transaction; returns which. To repeat it records it again.
     async fn destroy(&self, erasure: Erasure) -> Result<Vec<KeyId>, StoreError>;
 
+    /// Takes out of an order what is plain and stands beside what its changes write: its metadata, and what was noted with
+    /// sagas that have ended. To repeat it does nothing.
+    async fn take_out(&self, order: OrderId) -> Result<(), StoreError>;
+
     /// Keys that are not destroyed and wrapped by another KEK than this one, by id, behind `after`, at most `limit`.
     async fn keys_to_rewrap(
         &self,
@@ -160,6 +164,8 @@ pub struct Attempt {
     pub opened: u64,
     /// Texts that are not encrypted: stored before encryption was on.
     pub plain: u64,
+    /// Those of them that stand in the history, which no node may change.
+    pub plain_history: u64,
 }
 
 /// A page of keys that got another wrapping.
@@ -196,6 +202,9 @@ pub trait Custodian: Send + Sync + fmt::Debug {
     /// Tries to decrypt every text that is stored of an order, by what the store says of the keys at this moment; none when
     /// there is no such order.
     async fn attempt(&self, order: OrderId) -> Result<Option<Attempt>, StoreError>;
+
+    /// As [`KeyStore::take_out`].
+    async fn take_out(&self, order: OrderId) -> Result<(), StoreError>;
 
     /// Wraps a page of keys by the current KEK.
     async fn rotate(&self, after: Option<KeyId>, limit: u32) -> Result<Rotated, StoreError>;

@@ -58,11 +58,21 @@ impl Custodian for Keeper {
         let keys = self.ring.fetch(ids.into_iter().collect()).await?;
         let mut opening = Opening::by(&keys);
         opening.events(order, &mut evidence.events);
+        let plain_history = opening.plain;
         if let Some(saga) = &mut evidence.stored.saga {
             opening.saga(saga, evidence.stored.order.user_id);
         }
         opening.order(&mut evidence.stored.order);
-        Ok(Some(Attempt { sealed: opening.sealed, opened: opening.opened, plain: opening.plain }))
+        Ok(Some(Attempt {
+            sealed: opening.sealed,
+            opened: opening.opened,
+            plain: opening.plain,
+            plain_history,
+        }))
+    }
+
+    async fn take_out(&self, order: OrderId) -> Result<(), StoreError> {
+        self.ring.store().take_out(order).await
     }
 
     async fn rotate(&self, after: Option<KeyId>, limit: u32) -> Result<Rotated, StoreError> {

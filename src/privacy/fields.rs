@@ -61,6 +61,8 @@ fn writes_addresses(commit: &Commit) -> bool {
 pub(super) struct Needs {
     /// The order's own notes or addresses: there is no storing it without.
     pub(super) order: bool,
+    /// Only its notes, which a change writes again as they are.
+    pub(super) only_notes: bool,
     /// A text that comes with this change.
     pub(super) note: bool,
 }
@@ -77,9 +79,11 @@ pub(super) fn needs(commit: &Commit) -> Needs {
     let in_saga = commit.saga.as_ref().is_some_and(|saga| {
         is_plain(&saga.notes) || saga.turn.as_ref().is_some_and(|turn| is_plain(&turn.notes))
     });
+    let addresses = writes_addresses(commit) && order.addresses.iter().any(address_is_plain);
+    let notes = is_plain(&order.notes);
     Needs {
-        order: is_plain(&order.notes)
-            || (writes_addresses(commit) && order.addresses.iter().any(address_is_plain)),
+        order: notes || addresses,
+        only_notes: notes && !addresses && commit.guard.version > 0,
         note: in_saga || commit.events.iter().any(|event| event.event.note().is_some_and(is_plain)),
     }
 }
@@ -88,6 +92,9 @@ pub(super) fn needs(commit: &Commit) -> Needs {
 pub(super) fn seal(commit: &mut Commit, key: &DataKey) -> Result<(), NoRandomness> {
     let id = commit.order.id;
     let all = writes_addresses(commit);
+    if commit.guard.version == 0 {
+        commit.guard.key = Some(key.id());
+    }
     if needs(commit).order {
         let order = Arc::make_mut(&mut commit.order);
         seal_text(&mut order.notes, &notes_of(id), key)?;

@@ -4,12 +4,13 @@
 //! [`RingConfig::keep_for`] at most.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::rand;
 use moka::sync::Cache;
-use tokio::sync::{OnceCell, oneshot};
+use tokio::sync::{oneshot, watch};
 
 use super::seal::DataKey;
 use crate::domain::ids::UserId;
@@ -67,8 +68,13 @@ pub struct Keyring {
     clock: Arc<dyn Clock>,
     by_id: Cache<KeyId, Held>,
     by_user: Cache<UserId, Arc<DataKey>>,
-    /// Whether the KEK is the one that others of its name have.
-    proven: OnceCell<bool>,
+    /// Whether the KEK is the one that others of its name have, as the store said when it had been found so many times.
+    proven: Mutex<Option<(u64, bool)>>,
+    /// Counts how often the store found its database again. That may be another one, which has lost keys or has those again
+    /// that were destroyed: what is at hand from before is dropped.
+    reconnects: watch::Receiver<u64>,
+    /// The count at which all that is at hand came.
+    generation: AtomicU64,
     /// Who waits for the key of a user.
     waiting: Mutex<Vec<Asked>>,
     turn: tokio::sync::Mutex<()>,
@@ -93,21 +99,25 @@ fn no_wrap(error: WrapError) -> NoKey {
 }
 
 impl Keyring {
-    /// An empty one. Without a `wrapper` it opens nothing and makes no keys.
+    /// An empty one. Without a `wrapper` it opens nothing and makes no keys. `reconnects` are those of the store.
     pub fn new(
         store: Arc<dyn KeyStore>,
         wrapper: Option<Arc<dyn KeyWrapper>>,
         clock: Arc<dyn Clock>,
         config: RingConfig,
+        reconnects: watch::Receiver<u64>,
     ) -> Self {
         let (at_most, keep_for) = (config.at_most, config.keep_for);
+        let generation = AtomicU64::new(*reconnects.borrow());
         Self {
             store,
             wrapper,
             clock,
             by_id: Cache::builder().max_capacity(at_most).time_to_live(keep_for).build(),
             by_user: Cache::builder().max_capacity(at_most).time_to_live(keep_for).build(),
-            proven: OnceCell::new(),
+            proven: Mutex::default(),
+            generation,
+            reconnects,
             waiting: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         }
@@ -123,11 +133,22 @@ impl Keyring {
         self.wrapper.as_ref()
     }
 
+    /// How often the store found its database; drops what is at hand from before the last time.
+    fn generation(&self) -> u64 {
+        let now = *self.reconnects.borrow();
+        if self.generation.swap(now, Ordering::AcqRel) != now {
+            self.by_id.invalidate_all();
+            self.by_user.invalidate_all();
+        }
+        now
+    }
+
     /// What there is of each of these keys. Those that are not at hand are fetched by one statement.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn by_ids(&self, ids: &HashSet<KeyId>) -> Result<HashMap<KeyId, Held>, StoreError> {
+        let generation = self.generation();
         let mut found = HashMap::with_capacity(ids.len());
         let mut missing = Vec::new();
         for id in ids {
@@ -142,7 +163,9 @@ impl Keyring {
             return Ok(found);
         }
         for (id, held) in self.fetch(missing).await? {
-            self.by_id.insert(id, held.clone());
+            if self.generation() == generation {
+                self.by_id.insert(id, held.clone());
+            }
             found.insert(id, held);
         }
         Ok(found)
@@ -178,6 +201,7 @@ impl Keyring {
 
     /// The key of a user, where nothing has to be fetched for it.
     pub fn at_hand(&self, user: UserId) -> Option<Arc<DataKey>> {
+        self.generation();
         self.by_user.get(&user)
     }
 
@@ -189,10 +213,11 @@ impl Keyring {
         if let Some(key) = self.at_hand(user) {
             return Ok(key);
         }
+        let generation = self.generation();
         if !make {
             let rows = self.store.keys_of(vec![user]).await.map_err(|error| unreachable(&error))?;
             let row = rows.into_iter().find(|row| row.user == user).ok_or(NoKey::None)?;
-            return self.keep(&row).await;
+            return self.keep(&row, generation).await;
         }
         self.prove().await?;
         let (answer, answered) = oneshot::channel();
@@ -232,6 +257,7 @@ impl Keyring {
         &self,
         mut users: HashSet<UserId>,
     ) -> Result<HashMap<UserId, Result<Arc<DataKey>, NoKey>>, NoKey> {
+        let generation = self.generation();
         let mut keys = HashMap::with_capacity(users.len());
         for _ in 0..TRIES {
             if users.is_empty() {
@@ -243,7 +269,7 @@ impl Keyring {
             }
             for row in self.store.add_keys(new).await.map_err(|error| unreachable(&error))? {
                 if users.remove(&row.user) {
-                    keys.insert(row.user, self.keep(&row).await);
+                    keys.insert(row.user, self.keep(&row, generation).await);
                 }
             }
         }
@@ -262,26 +288,36 @@ impl Keyring {
         Ok(KeyRow { wrapped: Some(wrapped), ..row })
     }
 
-    async fn keep(&self, row: &KeyRow) -> Result<Arc<DataKey>, NoKey> {
+    /// Keeps a key that came at this count of the store's connections.
+    async fn keep(&self, row: &KeyRow, generation: u64) -> Result<Arc<DataKey>, NoKey> {
         let key = self.unwrap(row).await?;
-        self.by_id.insert(row.id, Held::Ready(Arc::clone(&key)));
-        self.by_user.insert(row.user, Arc::clone(&key));
+        if self.generation() == generation {
+            self.by_id.insert(row.id, Held::Ready(Arc::clone(&key)));
+            self.by_user.insert(row.user, Arc::clone(&key));
+        }
         Ok(key)
     }
 
-    /// Makes sure, once, that the current KEK is the one that this store has met under its name: by a wrong one nothing may
+    /// Makes sure, once for each time that the store found its database, that the current KEK is the one that this store has met under its name: by a wrong one nothing may
     /// be encrypted.
     ///
     /// # Errors
     /// [`NoKey::Locked`] when it is another one or there is none.
     pub async fn prove(&self) -> Result<(), NoKey> {
         let wrapper = self.wrapper.as_ref().ok_or_else(no_kek)?;
-        let proven = self.proven.get_or_try_init(|| async {
-            let proof = wrapper.proof().await.map_err(no_wrap)?;
-            let told = self.store.prove(wrapper.current().to_owned(), proof, self.clock.now()).await;
-            told.map_err(|error| unreachable(&error))
-        });
-        match proven.await? {
+        let generation = self.generation();
+        let known = *self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        let proven = match known.filter(|(count, _)| *count == generation) {
+            Some((_, proven)) => proven,
+            None => {
+                let proof = wrapper.proof().await.map_err(no_wrap)?;
+                let told = self.store.prove(wrapper.current().to_owned(), proof, self.clock.now()).await;
+                let proven = told.map_err(|error| unreachable(&error))?;
+                *self.proven.lock().unwrap_or_else(PoisonError::into_inner) = Some((generation, proven));
+                proven
+            }
+        };
+        match proven {
             true => Ok(()),
             false => Err(no_wrap(WrapError::DoesNotFit(wrapper.current().to_owned()))),
         }
@@ -300,4 +336,25 @@ impl Keyring {
 
 fn no_kek() -> NoKey {
     NoKey::Locked(String::from("there is no key-encryption key; set privacy.kek"))
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_wrapped_key_is_bound_to_its_name_and_its_user() {
+        let row = |id, user| KeyRow {
+            id: KeyId(id),
+            user: UserId(Uuid::from_u128(user)),
+            wrapped: None,
+            created_at: crate::domain::Timestamp::UNIX_EPOCH,
+        };
+        let bound = context(&row(1, 7));
+        assert_eq!(bound, context(&row(1, 7)));
+        assert_ne!(bound, context(&row(2, 7)));
+        assert_ne!(bound, context(&row(1, 8)), "the key of one user is none of another");
+    }
 }

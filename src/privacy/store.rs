@@ -18,10 +18,12 @@ use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
 use crate::domain::sealed::PersonalData;
+use crate::ports::seen::{Glance, Mark, Seen};
 use crate::ports::store::{
     ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
     StoreError, Stored, Trailed, Unfinished,
 };
+use crate::ports::usage::{Backlog, StoreUsage};
 use crate::ports::vault::KeyId;
 
 /// Queues of changes that wait for a key: an order is always in the same one.
@@ -83,34 +85,67 @@ impl Protected {
     }
 }
 
+/// By whose key a new order was encrypted, if it was.
+struct Sealed(Option<UserId>);
+
+impl Sealed {
+    fn of(commit: &Commit) -> Self {
+        Self(commit.guard.key.map(|_| commit.order.user_id))
+    }
+
+    /// The store refuses a new order whose key was destroyed through another node. Whoever tries again gets another key.
+    fn note<T>(&self, ring: &Keyring, committed: Result<T, CommitError>) -> Result<T, CommitError> {
+        if let (Some(user), Err(CommitError::NotCommitted(_))) = (self.0, &committed) {
+            ring.forget(user);
+        }
+        committed
+    }
+}
+
 fn not_committed(error: impl ToString) -> CommitError {
     CommitError::NotCommitted(error.to_string())
 }
 
+fn no_key(error: impl ToString) -> CommitError {
+    metrics::counter!("order_personal_data_refused_total", "reason" => "no_key").increment(1);
+    not_committed(error)
+}
+
 /// Encrypts what of the commit is personal data, by a key that may have to be fetched or made.
-async fn seal(ring: &Keyring, commit: &mut Commit) -> Result<(), CommitError> {
-    let needs = fields::needs(commit);
-    if !needs.any() {
+async fn seal(inner: &dyn OrderStore, ring: &Keyring, commit: &mut Commit) -> Result<(), CommitError> {
+    if !fields::needs(commit).any() {
         return Ok(());
     }
     let is_new = commit.guard.version == 0;
     match ring.of_user(commit.order.user_id, is_new).await {
         Ok(key) => fields::seal(commit, &key).map_err(not_committed),
-        // Nothing is stored in plain: not the order, but what was noted with a change can be done without.
-        Err(NoKey::Locked(_)) if !needs.order => {
-            fields::drop_notes(commit);
-            Ok(())
-        }
-        Err(NoKey::None) if !is_new => seal_unowned(ring, commit).await,
-        Err(error) => {
-            metrics::counter!("order_personal_data_refused_total", "reason" => "no_key").increment(1);
-            Err(not_committed(error))
-        }
+        Err(error @ NoKey::Locked(_)) => do_without(inner, commit, &error).await,
+        Err(NoKey::None) if !is_new => seal_unowned(inner, ring, commit).await,
+        Err(error) => Err(no_key(error)),
     }
 }
 
+/// What is done while there is no right KEK: nothing is stored in plain that is not stored so already. What was noted with
+/// a change can be done without, the order's own texts cannot.
+async fn do_without(inner: &dyn OrderStore, commit: &mut Commit, error: &NoKey) -> Result<(), CommitError> {
+    let needs = fields::needs(commit);
+    if needs.order {
+        // Notes in memory may have been decrypted while there was a KEK; only the store knows how they are stored.
+        let stored = if needs.only_notes { inner.load(commit.order.id).await.map_err(no_key)? } else { None };
+        if stored.is_none_or(|stored| stored.order.notes != commit.order.notes) {
+            return Err(no_key(error));
+        }
+    }
+    fields::drop_notes(commit);
+    Ok(())
+}
+
 /// An order whose user has no key: erased, or stored before there were keys.
-async fn seal_unowned(ring: &Keyring, commit: &mut Commit) -> Result<(), CommitError> {
+async fn seal_unowned(
+    inner: &dyn OrderStore,
+    ring: &Keyring,
+    commit: &mut Commit,
+) -> Result<(), CommitError> {
     let user = commit.order.user_id;
     if ring.store().was_erased(user).await.map_err(not_committed)? {
         fields::drop_notes(commit);
@@ -119,11 +154,8 @@ async fn seal_unowned(ring: &Keyring, commit: &mut Commit) -> Result<(), CommitE
     }
     match ring.of_user(user, true).await {
         Ok(key) => fields::seal(commit, &key).map_err(not_committed),
-        Err(NoKey::Locked(_)) if !fields::needs(commit).order => {
-            fields::drop_notes(commit);
-            Ok(())
-        }
-        Err(error) => Err(not_committed(error)),
+        Err(error @ NoKey::Locked(_)) => do_without(inner, commit, &error).await,
+        Err(error) => Err(no_key(error)),
     }
 }
 
@@ -158,7 +190,8 @@ impl OrderStore for Protected {
             && self.seal_at_once(&mut commit)?
         {
             drop(turn);
-            return self.inner.append(commit).await;
+            let sealed = Sealed::of(&commit);
+            return sealed.note(&self.ring, self.inner.append(commit).await);
         }
         // A key is waited for, here or by a change ahead of this one. It is done in a task of its own, since whoever asks
         // may go away, and its place in the queue is taken now.
@@ -170,15 +203,17 @@ impl OrderStore for Protected {
                 Poll::Ready(turn) => turn,
                 Poll::Pending => turn.await,
             };
-            seal(&ring, &mut commit).await?;
+            seal(&*inner, &ring, &mut commit).await?;
+            let sealed = Sealed::of(&commit);
             // With the first look the store has it in a queue of its own.
             let mut committing = Box::pin(inner.append(commit));
             let committed = poll!(committing.as_mut());
             drop(turn);
-            match committed {
+            let committed = match committed {
                 Poll::Ready(committed) => committed,
                 Poll::Pending => committing.await,
-            }
+            };
+            sealed.note(&ring, committed)
         };
         let ended = self.waiting.spawn(work).await;
         ended.unwrap_or_else(|_| Err(CommitError::Unknown(String::from("the commit was cut short"))))
@@ -191,11 +226,27 @@ impl OrderStore for Protected {
         }
     }
 
-    async fn load_stale(&self, id: OrderId) -> Result<Option<Stored>, StoreError> {
+    async fn load_stale(&self, id: OrderId) -> Result<Option<Seen<Stored>>, StoreError> {
         match self.inner.load_stale(id).await? {
-            Some(stored) => self.open(stored).await.map(Some),
+            Some(Seen { what, age }) => Ok(Some(Seen { what: self.open(what).await?, age })),
             None => Ok(None),
         }
+    }
+
+    async fn glance(&self, id: OrderId) -> Result<Option<Seen<Glance>>, StoreError> {
+        self.inner.glance(id).await
+    }
+
+    async fn mark(&self, id: OrderId) -> Result<Option<Mark>, StoreError> {
+        self.inner.mark(id).await
+    }
+
+    async fn marks(&self, query: &ListQuery) -> Result<Option<Vec<(OrderId, Mark)>>, StoreError> {
+        self.inner.marks(query).await
+    }
+
+    fn has_replica(&self) -> bool {
+        self.inner.has_replica()
     }
 
     async fn find_by_number(&self, number: &OrderNumber) -> Result<Option<OrderId>, StoreError> {
@@ -265,6 +316,14 @@ impl OrderStore for Protected {
 
     fn oldest_wait(&self) -> Duration {
         self.inner.oldest_wait()
+    }
+
+    fn usage(&self) -> StoreUsage {
+        self.inner.usage()
+    }
+
+    async fn backlog(&self, started_before: Timestamp, at_most: u32) -> Result<Backlog, StoreError> {
+        self.inner.backlog(started_before, at_most).await
     }
 
     async fn now(&self) -> Result<Option<Timestamp>, StoreError> {

@@ -9,6 +9,7 @@
 //! request's own future.
 
 mod queue;
+mod tally;
 
 use std::fmt;
 use std::future::Future;
@@ -20,6 +21,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use self::queue::{Place, Queue, Queued, Shut};
+use self::tally::Tally;
 use crate::domain::ids::OrderId;
 use crate::ports::store::{Commit, CommitError, Owner};
 
@@ -46,6 +48,9 @@ impl Job {
         }
     }
 }
+
+/// Why a new order is refused whose texts nobody could ever read.
+pub(super) const KEY_DESTROYED: &str = "the key of its personal data was destroyed meanwhile; try again";
 
 /// What became of a job.
 pub type JobResult = Result<Done, CommitError>;
@@ -123,7 +128,7 @@ impl Committer {
         let lanes = TaskTracker::new();
         let queue = Arc::new(Queue::new(writers.len(), limits.queue_max, limits.lane_jobs));
         for (number, writer) in writers.into_iter().enumerate() {
-            let lane = Lane { writer, limits, last: 0 };
+            let lane = Lane { writer, limits, last: 0, tally: Tally::new() };
             // Also where the lane cannot be started its place is given up, and the queue is closed with the last one.
             start_lane(&lanes, number, lane.run(Place::at(Arc::clone(&queue))));
         }
@@ -136,7 +141,10 @@ impl Committer {
         let (answer, answered) = oneshot::channel();
         let since = Instant::now();
         self.queue.push(Queued { job, answer, since }).map_err(|shut| match shut {
-            Shut::Full => CommitError::QueueFull,
+            Shut::Full => {
+                metrics::counter!("order_store_jobs_total", "outcome" => "queue_full").increment(1);
+                CommitError::QueueFull
+            }
             Shut::Closed => CommitError::NotCommitted(String::from("the store is closed")),
         })?;
         // The lane answers every job it took; without an answer it died while it had this one.
@@ -146,6 +154,11 @@ impl Committer {
     /// How long the job that has waited longest has waited by now; zero when none waits.
     pub fn oldest_wait(&self) -> Duration {
         self.queue.oldest_wait(Instant::now())
+    }
+
+    /// How many jobs wait, how many may, how many lanes write, and how many there are.
+    pub fn usage(&self) -> (usize, usize, usize, usize) {
+        self.queue.usage()
     }
 
     /// Whether all lanes are there to write.
@@ -200,6 +213,7 @@ struct Lane {
     limits: Limits,
     /// How many jobs the last batch had.
     last: usize,
+    tally: Tally,
 }
 
 impl Lane {
@@ -210,7 +224,6 @@ impl Lane {
                 gather(&place, self.last, self.limits.gather).await;
             }
             let batch = place.take(self.limits.batch_max.max(1));
-            metrics::gauge!("order_store_queue_depth").set(place.waiting() as f64);
             self.last = batch.len();
             if !batch.is_empty() {
                 let answers = self.serve(batch).await;
@@ -228,11 +241,11 @@ impl Lane {
         let started = Instant::now();
         let (jobs, answers): (Vec<Job>, Vec<_>) =
             batch.into_iter().map(|queued| (queued.job, queued.answer)).unzip();
-        metrics::histogram!("order_store_batch_size").record(jobs.len() as f64);
+        self.tally.size.record(jobs.len() as f64);
         let results = self.write(&jobs).await;
-        metrics::histogram!("order_store_batch_seconds").record(started.elapsed().as_secs_f64());
+        self.tally.seconds.record(started.elapsed().as_secs_f64());
         for result in &results {
-            metrics::counter!("order_store_jobs_total", "outcome" => outcome(result)).increment(1);
+            self.tally.ended(result);
         }
         answers.into_iter().zip(results).collect()
     }
@@ -275,19 +288,4 @@ impl From<BatchError> for CommitError {
 
 fn unanswered() -> CommitError {
     CommitError::Unknown(String::from("the writer gave no result"))
-}
-
-fn outcome(result: &JobResult) -> &'static str {
-    match result {
-        Ok(Done::Committed) => "committed",
-        Ok(Done::Claimed) => "claimed",
-        Ok(Done::NoSuchOrder) => "no_such_order",
-        Err(CommitError::Conflict) => "conflict",
-        Err(CommitError::NumberTaken) => "number_taken",
-        Err(CommitError::CouponExhausted) => "coupon_exhausted",
-        Err(CommitError::QueueFull) => "queue_full",
-        Err(CommitError::Quarantined) => "quarantined",
-        Err(CommitError::NotCommitted(_)) => "not_committed",
-        Err(CommitError::Unknown(_)) => "unknown",
-    }
 }

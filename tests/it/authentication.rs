@@ -1,5 +1,8 @@
 //! Who gets in: by which tokens, for how long, and as whom.
 
+mod operators;
+mod streams;
+
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 

@@ -394,7 +394,11 @@ async fn no_card_number_is_kept_or_told(kind: StoreKind) {
     };
     let simulate = Simulate::start().await;
     let leaky = leak(simulate.url()).await;
+    let spans = tempfile::tempdir().unwrap();
+    let printed = spans.path().join("spans.jsonl").display().to_string();
     let settings = [
+        ("ORDER__TRACING__PRINT", printed.as_str()),
+        ("ORDER__TRACING__SAMPLE_RATIO", "1"),
         ("ORDER__COLLABORATORS__PAYMENT", leaky.as_str()),
         ("ORDER__COLLABORATORS__PRODUCT", leaky.as_str()),
         ("ORDER__COLLABORATORS__SHIPPING", leaky.as_str()),
@@ -462,6 +466,12 @@ async fn no_card_number_is_kept_or_told(kind: StoreKind) {
     for line in log.lines() {
         assert!(is_told(line).is_none(), "{:?}: {line}", is_told(line));
         assert!(!line.contains(TOKEN), "the token: {line}");
+    }
+    let spans = fs::read_to_string(printed).unwrap();
+    assert!(spans.lines().count() > 300, "{} spans", spans.lines().count());
+    for line in spans.lines() {
+        assert!(is_told(line).is_none() && !line.contains(TOKEN), "{:?}: {line}", is_told(line));
+        assert!(!line.contains("John") && !line.contains("Main St"), "{line}");
     }
     let folder = match &server {
         Some(server) => server.data_dir(),

@@ -10,6 +10,8 @@ use uuid::Uuid;
 use crate::harness::edits::{added, quantity, removed};
 use crate::harness::node::TestNode;
 use crate::harness::postgres::{USER, query, shared, shared_database};
+use crate::harness::process::{NodeProcess, Simulate};
+use crate::harness::tokens::Issuer;
 
 /// What `migrate --grant-to ROLE` says; none when it did it.
 fn grant(url: &str, role: &str) -> Option<String> {
@@ -41,6 +43,27 @@ async fn a_node_serves_as_a_role_that_cannot_change_events() {
     query(&owned, &format!("ALTER TABLE order_events OWNER TO {owner}")).await.unwrap();
     let said = grant(&owned, &member).unwrap();
     assert!(said.contains("owns the tables, or is a member of their owner"), "{said}");
+
+    // By whatever way a role comes to it.
+    let mighty = format!("mighty_{}", Uuid::now_v7().simple());
+    shared().await.admin(&format!("CREATE ROLE {mighty} SUPERUSER")).await;
+    for (right, how) in [
+        ("pg_write_all_data", "is a member of pg_write_all_data, which may change or delete".to_owned()),
+        (mighty.as_str(), format!("is a member of {mighty}, which is a superuser")),
+    ] {
+        let other = shared_database().await;
+        let member = format!("member_{}", Uuid::now_v7().simple());
+        shared().await.admin(&format!("CREATE ROLE {member} LOGIN NOINHERIT IN ROLE {right}")).await;
+        let said = grant(&other, &member).unwrap();
+        assert!(said.contains(&how), "{said}");
+        let as_member = other.replace(&format!("//{USER}@"), &format!("//{member}@"));
+        assert!(query(&as_member, "SELECT * FROM orders").await.is_err(), "nothing was granted");
+    }
+    let open = shared_database().await;
+    assert_eq!(grant(&open, &role), None);
+    query(&open, "GRANT UPDATE (payload) ON order_events TO PUBLIC").await.unwrap();
+    let said = grant(&open, &role).unwrap();
+    assert!(said.contains("may change or delete what happened"), "{said}");
 
     let name = role.replace(' ', "%20");
     let as_node = url.replace(&format!("//{USER}@"), &format!("//{name}@"));
@@ -104,4 +127,22 @@ async fn a_node_serves_as_a_role_that_cannot_change_events() {
     first.stop().await;
     second.order_at(Delivered).await;
     second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_in_production_says_when_its_role_could_change_the_history() {
+    let (simulate, issuer) = (Simulate::start().await, Issuer::new());
+    let mut settings = issuer.settings();
+    settings.extend(
+        [
+            ("ORDER__PROFILE", "production"),
+            ("ORDER__IDS__KEY", "a secret of our own"),
+            ("ORDER__STORE__ALLOW_UNSAFE", "fsync, full_page_writes, synchronous_commit"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned())),
+    );
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let mut node = NodeProcess::start_on(Some(shared_database().await), &simulate, &settings, &[]).await;
+    let log = node.process().log();
+    assert!(log.contains("could change the history") && log.contains("is a superuser"), "{log}");
 }

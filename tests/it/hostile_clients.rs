@@ -16,7 +16,7 @@ use crate::harness::fleet::Fleet;
 use crate::harness::node::{TestNode, sample_order};
 use crate::harness::raw_http2::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, Raw, SETTINGS, Said,
-    call_headers, frame, header,
+    WINDOW_UPDATE, call_headers, frame, header,
 };
 
 /// The deadline of every call that means well.
@@ -278,5 +278,91 @@ async fn old_and_idle_connections_are_told_to_go_and_no_call_fails() {
     let mut idle = Raw::connect(node.node().grpc_address()).await;
     let goes = idle.hears("that it should go", |said| !said.goaways().is_empty()).await;
     assert_eq!(goes.goaways()[0], 0, "without an error");
+    node.stop().await;
+}
+
+/// A call with a request that is empty.
+fn ask(path: &str, stream: u32) -> Vec<u8> {
+    let headers = frame(HEADERS, END_HEADERS, stream, &call_headers(path));
+    [headers, frame(DATA, END_STREAM, stream, &[0; 5])].concat()
+}
+
+/// Says that answers may have so many bytes until more are allowed.
+fn window(bytes: u32) -> Vec<u8> {
+    frame(SETTINGS, 0, 0, &[&[0, 4], bytes.to_be_bytes().as_slice()].concat())
+}
+
+const LIST: &str = "/order.v1.OrderService/ListOrders";
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_reads() {
+    let node = TestNode::start_with(&[SWIFT, &[("ORDER__GRPC__WRITE_TIMEOUT", "700ms")]].concat()).await;
+    let server = node.node().grpc_address();
+    let good = Good::start(channel(&node).await);
+    let mut slow = Vec::new();
+    for (path, bytes) in [(LIST, 0), (LIST, 1), (CHECK, 0), (WATCH, 3)] {
+        let mut raw = Raw::connect(server).await;
+        raw.send(&window(bytes)).await;
+        raw.send(&ask(path, 1)).await;
+        slow.push(raw);
+    }
+    // Many at once, and one that reads a little now and then: the next answer it begins does not pay for the last.
+    let mut many = Raw::connect(server).await;
+    many.send(&window(0)).await;
+    many.send(&(0..60).flat_map(|call| ask(LIST, call * 2 + 1)).collect::<Vec<u8>>()).await;
+    slow.push(many);
+    let mut drops = Raw::connect(server).await;
+    drops.send(&[window(0), ask(LIST, 1)].concat()).await;
+    let (began, mut tick) = (Instant::now(), interval(Duration::from_millis(100)));
+    for call in 1.. {
+        let update = frame(WINDOW_UPDATE, 0, call * 2 + 1, &64_000u32.to_be_bytes());
+        if !drops.send(&[ask(LIST, call * 2 + 1), update].concat()).await || drops.said().closed {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "it goes on and on");
+        tick.tick().await;
+    }
+    for raw in &mut slow {
+        raw.closed().await;
+    }
+    good.stop("answers that nobody reads").await;
+    // One that reads what it asked for, and then nothing for long, stays; so does a stream with nothing to say.
+    let mut idle = Raw::connect(server).await;
+    idle.send(&[ask(LIST, 1), ask(WATCH, 3)].concat()).await;
+    idle.hears("an answer", |said| said.frames().iter().filter(|(kind, _)| *kind == DATA).count() >= 2).await;
+    let closed = timeout(Duration::from_millis(1_500), idle.closed_within(Duration::from_secs(60))).await;
+    assert!(closed.is_err(), "whoever has read all is no slow reader");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_need_no_token_are_few_and_checks_are_answered_beside_them() {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+
+    let caps =
+        [("ORDER__GRPC__MAX_OTHER_STREAMS", "6"), ("ORDER__GRPC__MAX_OTHER_STREAMS_PER_CONNECTION", "4")];
+    let node = TestNode::start_with(&caps).await;
+    let (mut one, mut other) =
+        (HealthClient::new(channel(&node).await), HealthClient::new(channel(&node).await));
+    let asked = HealthCheckRequest::default;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(one.watch(asked()).await.unwrap().into_inner());
+    }
+    assert_eq!(one.watch(asked()).await.unwrap_err().code(), tonic::Code::ResourceExhausted);
+    one.check(asked()).await.unwrap();
+    for _ in 0..2 {
+        open.push(other.watch(asked()).await.unwrap().into_inner());
+    }
+    let refused = other.watch(asked()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "six in all");
+    other.check(asked()).await.unwrap();
+    let mut orders = OrderServiceClient::new(channel(&node).await);
+    orders.create_order(sample_order()).await.unwrap();
+    open.pop();
+    eventually("there is room again", async || other.watch(asked()).await.ok().map(drop)).await;
     node.stop().await;
 }

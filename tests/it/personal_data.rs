@@ -1,9 +1,10 @@
 //! Names, address lines, telephone numbers, email addresses and notes: who can read them, and where they are not.
 
+mod erasing;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use order_service::clients::sim::catalogue::load_user;
 use order_service::proto::order as pb;
 use order_service::proto::order::OrderStatus::{Cancelled, Delivered, Processing, Shipped};
 use order_service::proto::order::PersonalData;
@@ -16,9 +17,8 @@ use tokio::task::block_in_place;
 use tonic::Code;
 
 use crate::harness::api::{by_id, refused};
-use crate::harness::cluster::{Cluster, Plan};
 use crate::harness::node::sample_order;
-use crate::harness::postgres::{PgServer, Shutdown, query};
+use crate::harness::postgres::{PgServer, Shutdown};
 use crate::harness::process::{NodeProcess, Simulate};
 use crate::harness::stores::verified;
 
@@ -339,91 +339,36 @@ async fn another_key_takes_over_while_orders_go_on() {
     assert_eq!(get(&node, &order.id).await.addresses[0].first_name, NAMES[0]);
 }
 
-async fn erased(url: Option<String>) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_key_orders_from_before_encryption_go_on() {
     let simulate = Simulate::start().await;
-    let node = NodeProcess::start_on(url, &simulate, &with(&[]), &[]).await;
-    let [one, other] = live(&node).await;
-    let before = get(&node, &one).await;
-    let neighbor = pb::CreateOrderRequest { user_id: load_user(1).0.to_string(), ..wish() };
-    let neighbor = node.client().create_order(neighbor).await.unwrap().into_inner();
-    let open = create(&node).await;
-    let user = wish().user_id;
-    let erase = ["erase-user", &user, "--reason", "request 4711", "--by", "ada", "--yes"];
-    let (code, _) = ops(&node, &erase);
-    assert_eq!(code, Some(1), "an order is not finished");
-    assert_eq!(get(&node, &one).await.personal_data(), PersonalData::Available);
-    cancel(&node, &open.id, "").await;
-
-    let (code, proof) = ops(&node, &erase);
-    assert_eq!((code, &proof["erased"], &proof["orders"]), (Some(0), &true.into(), &3.into()), "{proof}");
-    assert_eq!(proof["destroyed_keys"].as_array().unwrap().len(), 1, "{proof}");
-    assert_eq!(proof["encrypted_texts_readable"], 0, "{proof}");
-    // Two addresses and the notes of each order, what was said of two of them, and twice of the one that was canceled.
-    assert_eq!(proof["encrypted_texts_tried"], 13, "{proof}");
-    for id in [&one, &other, &open.id] {
-        let order = get(&node, id).await;
-        assert_eq!(order.personal_data(), PersonalData::Erased);
+    let mut node = NodeProcess::start(&simulate, &[]).await;
+    let orders = [create(&node).await, create(&node).await];
+    node.kill9().await;
+    let mut locked = node.restart(&[("ORDER__PRIVACY__MODE", "encrypt")]).await;
+    assert_eq!(cancel(&locked, &orders[0].id, SAID[2]).await.status(), Cancelled);
+    status(&locked, &orders[1].id, Processing, SAID[0]).await;
+    let seen = shown(&locked, &orders[0].id).await;
+    assert!(seen.contains(NAMES[0]) && seen.contains(NAMES[10]) && !seen.contains(SAID[2]), "{seen}");
+    refused(locked.client().create_order(wish()).await, Code::Unavailable, "STORAGE_UNAVAILABLE");
+    locked.kill9().await;
+    assert!(found(&locked.folder(), &SAID).is_empty(), "what is new is not stored in plain");
+    // The user gets a key by another order; the notes of the first are plain, those of that order are not.
+    let mut node = locked.restart(ENCRYPT).await;
+    let sealed = create(&node).await;
+    node.kill9().await;
+    let mut locked = node.restart(&[("ORDER__PRIVACY__MODE", "encrypt")]).await;
+    status(&locked, &orders[1].id, Shipped, "").await;
+    assert_eq!(cancel(&locked, &sealed.id, "").await.status(), Cancelled);
+    locked.kill9().await;
+    let node = locked.restart(ENCRYPT).await;
+    let (code, told) = ops(&node, &["encrypt-existing"]);
+    assert_eq!((code, &told["encrypted"]), (Some(0), &2.into()), "{told}");
+    for id in [&orders[0].id, &orders[1].id, &sealed.id] {
         let seen = shown(&node, id).await;
-        assert!(!NAMES.iter().chain(&SAID).any(|text| seen.contains(text)), "{seen}");
-        assert_eq!((order.addresses[0].city.as_str(), order.addresses[0].postal_code.as_str()), ("", "100"));
-        assert_eq!(order.addresses[0].country, "US");
+        assert!(NAMES.iter().all(|text| seen.contains(text)), "{seen}");
     }
-    let after = get(&node, &one).await;
-    assert_eq!((&after.total_amount, after.status()), (&before.total_amount, Delivered));
-    assert_eq!((&after.items, &after.balance), (&before.items, &before.balance));
-    assert_eq!(get(&node, &neighbor.id).await.personal_data(), PersonalData::Available);
-    // Whoever orders again has a new key, and what happened before stays gone.
-    let again = create(&node).await;
-    assert_eq!(get(&node, &again.id).await.addresses[0].first_name, NAMES[0]);
-    let node = node.restart(&[]).await;
-    assert_eq!(get(&node, &one).await.personal_data(), PersonalData::Erased);
-    assert_eq!(get(&node, &again.id).await.addresses[0].first_name, NAMES[0]);
-    verified(&node, 5).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_is_erased_on_sqlite() {
-    erased(None).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_is_erased_on_postgres() {
-    let server = PgServer::start(&[]).await;
-    let url = server.create_database().await;
-    erased(Some(url.clone())).await;
-    let row = "SELECT principal, wanted_by, reason, keys FROM erasures";
-    assert_eq!(query(&url, row).await.unwrap(), [["dev", "ada", "request 4711", "1"]]);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_erasure_through_any_node_reaches_the_owner() {
-    let cluster = Cluster::start(Plan { settings: ENCRYPT, ..Plan::of(2) }).await;
-    let mut owned = [false, false];
-    // Until each node has owned the orders of some user.
-    for number in 1.. {
-        let request = pb::CreateOrderRequest { user_id: load_user(number).0.to_string(), ..wish() };
-        let user = request.user_id.clone();
-        let order = cluster.client(0).create_order(request).await.unwrap().into_inner();
-        owned[cluster.owners(std::slice::from_ref(&order.id)).await[0].unwrap()] = true;
-        let cancel = pb::CancelOrderRequest { id: order.id.clone(), ..Default::default() };
-        cluster.client(1).cancel_order(cancel).await.unwrap();
-        for node in [0, 1] {
-            let order = cluster.client(node).get_order(by_id(&order.id)).await.unwrap().into_inner();
-            assert_eq!(order.addresses[0].first_name, NAMES[0], "through node {node}");
-        }
-        let server = cluster.ops_url(1);
-        let words = ["ops", "erase-user", &user, "--reason", "r", "--yes", "--server", &server, "-o", "json"];
-        let (code, proof) = program(&words, &[]);
-        assert_eq!(code, Some(0), "{proof}");
-        for node in [0, 1] {
-            let order = cluster.client(node).get_order(by_id(&order.id)).await.unwrap().into_inner();
-            assert_eq!(order.personal_data(), PersonalData::Erased, "through node {node}");
-            assert!(!NAMES.iter().any(|text| format!("{order:?}{}", order.notes).contains(text)));
-        }
-        if owned == [true, true] {
-            break;
-        }
-    }
+    verified(&node, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use order_service::ports::store::{CommitError, ListQuery, OrderStore, StoreError};
+use order_service::ports::vault::{Erasure, KeyId, KeyRow, KeyStore, Wrapped};
 use order_service::store::postgres::{PostgresConfig, PostgresStore, migrate};
 
 use crate::harness::orders::{OWNER, at, creation, id, order, update};
@@ -69,6 +70,41 @@ async fn a_commit_that_did_not_wait_for_its_standby_is_not_acknowledged() {
     let url = there(&url, &primary, &standby);
     assert_eq!(value(&url, "SELECT notes FROM orders").await, "changed");
     whole(&url).await;
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_key_that_was_destroyed_without_the_standby_is_told_as_not_done() {
+    let primary = PgServer::start(SOON).await;
+    let standby = primary.standby("spare", Replication::Synchronous).await;
+    let url = migrated(&primary).await;
+    let store = PostgresStore::open(config_of(&url)).await.unwrap();
+    let wrapped = Some(Wrapped { kek_id: String::from("kek"), bytes: vec![1] });
+    let key = KeyRow { id: KeyId(1), user: order(1).user_id, wrapped, created_at: at(1) };
+    store.add_keys(vec![key.clone()]).await.unwrap();
+
+    standby.cut_replication().await;
+    let erasure = |n| Erasure {
+        user: key.user,
+        at: at(n),
+        principal: String::from("ada"),
+        by: String::new(),
+        reason: String::from("asked for it"),
+    };
+    // Keys are not written by the writers of orders.
+    let cut = eventually("the erasure to wait", async || {
+        let cut = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        (!query(&url, cut).await.unwrap().is_empty()).then_some(())
+    });
+    let (destroyed, ()) = tokio::join!(store.destroy(erasure(2)), cut);
+    let told = destroyed.unwrap_err().to_string();
+    assert!(told.contains("may not outlive the server") && told.contains("do it again"), "{told}");
+    standby.restore_replication().await;
+    // Again it leaves a row, and so something to wait for the standby with.
+    assert_eq!(store.destroy(erasure(3)).await, Ok(Vec::new()));
+    let gone = "SELECT count(*) FROM user_keys WHERE wrapped IS NULL";
+    let there = there(&url, &primary, &standby);
+    eventually("the standby to show it", async || (value(&there, gone).await == "1").then_some(())).await;
     store.close().await;
 }
 

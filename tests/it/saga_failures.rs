@@ -393,12 +393,7 @@ async fn a_cancel_while_nobody_knows_of_the_charge_waits_for_the_truth() {
 }
 
 fn context() -> CallContext {
-    CallContext {
-        request_id: String::new(),
-        trace_parent: None,
-        caller: None,
-        timeout: Duration::from_secs(5),
-    }
+    CallContext { request_id: String::new(), trace: None, caller: None, timeout: Duration::from_secs(5) }
 }
 
 #[tokio::test]

@@ -11,20 +11,23 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ports", &["domain"]),
     ("file_lock", &[]),
     ("store", &["ports", "domain", "file_lock"]),
-    ("cache", &["ports", "domain"]),
-    ("limits", &["ports"]),
+    ("redis_link", &[]),
+    ("cache", &["ports", "domain", "redis_link"]),
+    ("limits", &["ports", "redis_link"]),
     // `clients::orders` is the client of our own API, for the command line.
-    ("clients", &["ports", "domain", "proto", "file_lock"]),
+    ("clients", &["ports", "domain", "proto", "file_lock", "trace"]),
     ("steps", &["ports", "domain"]),
-    ("actor", &["steps", "ports", "domain"]),
+    ("actor", &["steps", "ports", "domain", "trace"]),
     ("cluster", &["actor", "ports", "domain", "proto"]),
     // Who a caller is, and what it is to prove that.
     ("auth", &["domain"]),
     ("tls", &[]),
-    ("grpc", &["auth", "tls", "cluster", "actor", "steps", "ports", "domain", "proto"]),
+    ("grpc", &["auth", "tls", "cluster", "actor", "steps", "ports", "domain", "proto", "trace"]),
     ("config", &["domain"]),
+    // Spans are opened where the work is; telemetry takes them from there.
+    ("trace", &["ports", "domain"]),
     // The domain knows what a card number looks like.
-    ("telemetry", &["config", "domain"]),
+    ("telemetry", &["config", "domain", "ports", "trace"]),
     // The service for operators is served there.
     ("ops", &["grpc", "ports", "telemetry"]),
     // Stands before a store and is one, so it knows no store.
@@ -62,18 +65,19 @@ const ARROWS: &[(&str, &[&str])] = &[
 const BEHIND: &[(&str, &[&str])] = &[
     ("sqlx", &["store"]),
     ("backon", &["store"]),
-    ("tonic", &["grpc", "clients", "cluster", "proto"]),
+    // Telemetry sends spans by it.
+    ("tonic", &["grpc", "clients", "cluster", "proto", "telemetry"]),
     ("h2", &["cluster"]),
     ("tokio_rustls", &["cluster", "auth", "tls"]),
     ("webpki", &["tls"]),
     ("jsonwebtoken", &["auth"]),
     // The configuration checks keys that are given as text.
     ("base64", &["auth", "config", "privacy"]),
-    ("hyper", &["auth", "grpc"]),
-    ("hyper_util", &["auth", "grpc"]),
+    ("hyper", &["auth", "grpc", "ops"]),
+    ("hyper_util", &["auth", "grpc", "ops"]),
     ("http_body_util", &["auth"]),
     ("rustls_native_certs", &["auth"]),
-    ("redis", &["limits"]),
+    ("redis", &["cache", "limits", "redis_link"]),
     ("ractor", &["actor"]),
     ("dashmap", &["actor"]),
     ("consistent_hash", &["cluster"]),
@@ -92,7 +96,7 @@ const BEHIND: &[(&str, &[&str])] = &[
     ("iso_currency", &["domain"]),
     ("rust_iso3166", &["domain"]),
     ("unicode_normalization", &["domain"]),
-    ("rustix", &["actor", "cluster"]),
+    ("rustix", &["actor", "cluster", "telemetry"]),
     ("anyhow", &["app", "cli"]),
 ];
 

@@ -18,21 +18,29 @@ on when this command is interrupted; the same command shows how far it is.
 
 Examples:
   order-service cluster nodes
-  order-service cluster drain node-3")]
+  order-service cluster drain node-3
+  order-service cluster drain                     the node that answers, as before a container is stopped")]
 pub(super) struct DrainArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// The node's name, as `cluster nodes` lists it.
+    /// The node's name, as `cluster nodes` lists it; the node that answers when there is none.
     #[arg(value_name = "NODE")]
-    node: String,
+    node: Option<String>,
 }
 
 pub(super) fn run(arguments: DrainArgs) -> Result<(), Failure> {
     let DrainArgs { server, node } = arguments;
-    let request = pb::DrainNodeRequest { node: node.clone() };
     session::run(
         &server,
         async |client| {
+            let node = match node.clone() {
+                Some(node) => node,
+                None => {
+                    let told = client.nodes().await?;
+                    told.nodes.into_iter().find(|node| node.answers).map(|node| node.name).unwrap_or_default()
+                }
+            };
+            let request = pb::DrainNodeRequest { node: node.clone() };
             let mut last = None;
             client
                 .drain(request, |progress| {

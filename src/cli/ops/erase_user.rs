@@ -13,10 +13,15 @@ use crate::proto::admin::EraseUserRequest;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 The keys of the user are destroyed first; with them all that they encrypted is gone, in the database and in every backup \
-that does not hold the keys. Then the names, address lines, towns, telephone numbers, email addresses and notes are taken \
-out of the orders; amounts, items, statuses, country and the first three characters of the postal code stay. Every \
+that does not hold the keys. Then the names, address lines, towns, telephone numbers, email addresses, notes and metadata \
+are taken out of the orders; amounts, items, statuses, country and the first three characters of the postal code stay. Every \
 encrypted text that is found is tried before that, and the output says how many could still be read: 0. Other nodes \
 forget the keys within privacy.keep_for. To run it again does no harm and finishes what was cut short.
+
+Notes that were put in the history before encryption was on stay, since nodes may not change the history: then the output \
+counts them and the exit code is 1, until the owner of the tables has blanked them in order_events and \
+order_status_history. What staff wrote as a reason (of holds, repairs, and of acting for somebody) is a record of theirs \
+and stays.
 
 Exit code 0 when nothing of the user can be read any more, 1 otherwise.
 
@@ -51,12 +56,13 @@ struct Proof {
     sealed: i64,
     opened: i64,
     plain: i64,
+    plain_history: i64,
     failed: Vec<String>,
 }
 
 impl Proof {
     fn holds(&self) -> bool {
-        self.opened == 0 && self.failed.is_empty()
+        self.opened == 0 && self.plain_history == 0 && self.failed.is_empty()
     }
 }
 
@@ -70,6 +76,7 @@ async fn erase(client: &mut AdminClient, mut request: EraseUserRequest) -> Resul
         proof.sealed = proof.sealed.saturating_add(page.sealed_texts);
         proof.opened = proof.opened.saturating_add(page.opened_texts);
         proof.plain = proof.plain.saturating_add(page.plain_texts);
+        proof.plain_history = proof.plain_history.saturating_add(page.plain_history_texts);
         proof.failed.extend(page.failed_orders);
         if page.next_page_token.is_empty() {
             return Ok(proof);
@@ -89,6 +96,7 @@ fn show(user: &str, proof: &Proof, is_json: bool) -> Result<(), ClientFailure> {
             "encrypted_texts_tried": proof.sealed,
             "encrypted_texts_readable": proof.opened,
             "plain_texts_found": proof.plain,
+            "plain_texts_in_history": proof.plain_history,
             "failed_orders": proof.failed,
             "erased": proof.holds(),
         }))?;
@@ -102,10 +110,13 @@ fn show(user: &str, proof: &Proof, is_json: bool) -> Result<(), ClientFailure> {
             proof.orders, proof.sealed, proof.opened
         );
         if proof.plain > 0 {
+            let plain = proof.plain;
+            text.push_str(&format!("\n{plain} texts were stored before encryption was on"));
+        }
+        if proof.plain_history > 0 {
             text.push_str(&format!(
-                "\n{} texts were stored before encryption was on: those of the orders are taken out now, notes in their \
-                 history stay",
-                proof.plain
+                "\n{} of them are notes in the history and stay: no node may change it",
+                proof.plain_history
             ));
         }
         if !proof.failed.is_empty() {
@@ -116,8 +127,12 @@ fn show(user: &str, proof: &Proof, is_json: bool) -> Result<(), ClientFailure> {
     if proof.holds() {
         return Ok(());
     }
-    let sentence =
-        "not everything is erased; run it again, and look at the log of the node if that does not help";
+    let sentence = if proof.opened == 0 && proof.failed.is_empty() {
+        "notes in the history can still be read; have the owner of the tables blank them in order_events and \
+         order_status_history, note the orders for the audit, which will tell their events as altered, and run it again"
+    } else {
+        "not everything is erased; run it again, and look at the log of the node if that does not help"
+    };
     Err(ClientFailure::from(ApiError::local("FAILED_PRECONDITION", sentence)))
 }
 

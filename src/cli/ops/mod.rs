@@ -5,6 +5,8 @@ mod encrypt_existing;
 mod erase_user;
 mod explain;
 mod export;
+mod health;
+mod log_level;
 mod printer;
 mod resolve_payment;
 mod retry_step;
@@ -13,6 +15,7 @@ pub(super) mod session;
 mod skip_step;
 mod stuck;
 pub(super) mod told;
+mod trace;
 mod unquarantine;
 mod verify;
 
@@ -30,6 +33,8 @@ pub(super) struct OpsArgs {
 
 #[derive(Subcommand, Debug)]
 enum OpsCommand {
+    /// Tell whether a node is well, by its exit code: for checks of containers.
+    Health(health::HealthArgs),
     /// Show what an order waits for, since when, and what may be done about it.
     Explain(explain::ExplainArgs),
     /// List orders that call for a person, wait for long or are quarantined.
@@ -52,6 +57,11 @@ enum OpsCommand {
     Export(export::ExportArgs),
     /// Check the invariants on the configured store, also while nodes use it.
     Verify(verify::VerifyArgs),
+    /// Show which log lines a node writes, or change that while it runs.
+    LogLevel(log_level::LogLevelArgs),
+    /// Print what one call brought about, on all nodes, from the files that tracing.print names.
+    #[command(arg_required_else_help = true)]
+    Trace(trace::TraceArgs),
     /// Follow the chain of hashes over every order's events, and note where it ends.
     #[command(arg_required_else_help = true)]
     Audit(audit::AuditArgs),
@@ -60,12 +70,15 @@ enum OpsCommand {
 pub(super) fn run(files: &ConfigFiles, arguments: OpsArgs) -> Result<(), Failure> {
     let files = files.and(&arguments.files);
     match arguments.command {
+        OpsCommand::Health(arguments) => health::run(&files.and(&arguments.files), &arguments),
         OpsCommand::Explain(arguments) => explain::run(arguments),
         OpsCommand::Stuck(arguments) => stuck::run(arguments),
         OpsCommand::RetryStep(arguments) => retry_step::run(arguments),
         OpsCommand::SkipStep(arguments) => skip_step::run(arguments),
         OpsCommand::ResolvePayment(arguments) => resolve_payment::run(arguments),
         OpsCommand::Unquarantine(arguments) => unquarantine::run(arguments),
+        OpsCommand::LogLevel(arguments) => log_level::run(&arguments),
+        OpsCommand::Trace(arguments) => trace::run(&arguments),
         OpsCommand::Audit(arguments) => audit::run(&files, &arguments),
         OpsCommand::EraseUser(arguments) => erase_user::run(arguments),
         OpsCommand::RotateKeys(arguments) => rotate_keys::run(&arguments),

@@ -62,6 +62,9 @@ pub(in crate::cli) struct AccessArgs {
     /// A PEM file with the authority of an https server; without it those count that this machine trusts.
     #[arg(long, value_name = "FILE", global = true)]
     ca: Option<PathBuf>,
+    /// The trace that the call belongs to, as a W3C traceparent; recorded by nodes that record traces if it ends with -01.
+    #[arg(long, env = "TRACEPARENT", hide_env_values = true, value_name = "TRACEPARENT", global = true)]
+    traceparent: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -242,7 +245,9 @@ impl AccessArgs {
         // An empty variable is none.
         let given = self.token.clone().filter(|token| !token.is_empty());
         let token = from_file.or(given).map(|token| Bearer::new(&token)).transpose()?;
-        Ok(Access { token, reason: None, ca: self.ca.as_ref().map(read).transpose()? })
+        // One that no header can hold belongs to no trace: it may come from whatever runs this.
+        let trace = self.traceparent.as_deref().and_then(|trace| trace.parse().ok());
+        Ok(Access { token, reason: None, trace, ca: self.ca.as_ref().map(read).transpose()? })
     }
 }
 

@@ -27,7 +27,9 @@ pub use self::shipping::ShippingClient;
 pub use self::user::UserClient;
 
 use super::status::{Kind, classify, timed_out};
+use crate::domain::trace::TraceContext;
 use crate::ports::call::{CallContext, CallError, Collaborator};
+use crate::trace::{self, Key, Span};
 
 /// Pause before the first repeat of a read; doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -39,6 +41,8 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A collaborator that was given less time than this and did not answer has not failed: its caller was late.
 const FAIR_WAIT: Duration = Duration::from_millis(250);
+/// Tells whether calls are held off.
+const BREAKER_OPEN: &str = "order_collaborator_breaker_open";
 /// Longest identifier that is accepted from a collaborator, in bytes: the width of its column.
 const MAX_ID_LEN: usize = 255;
 
@@ -208,26 +212,42 @@ impl<C: Clone> Caller<C> {
             return Err(CallError::Unavailable(format!("{method}: not tried, {} is failing", self.service)));
         };
         let remaining = deadline.saturating_duration_since(Instant::now());
-        let request = request(ctx, remaining, message);
+        let (mut span, trace) = self.traced(ctx, method);
+        let request = request(ctx, trace.as_ref(), remaining, message);
         let outcome = match timeout_at(deadline, send(self.client.clone(), request)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(classify(&status, kind, method)),
             Err(_) => Err(timed_out(kind, method)),
         };
+        tell(&mut span, outcome.as_ref().err());
+        drop(span);
         match &outcome {
             Ok(_) | Err(CallError::Refused(_)) => {
                 if permit.succeeded() {
+                    metrics::gauge!(BREAKER_OPEN, "service" => self.service.as_str()).set(0.0);
                     tracing::info!(collaborator = %self.service, "collaborator answers again");
                 }
             }
             Err(_) if remaining < FAIR_WAIT && Instant::now() >= deadline => drop(permit),
             Err(CallError::Unknown(_) | CallError::Unavailable(_)) => {
                 if permit.failed(Instant::now()) {
+                    let service = self.service.as_str();
+                    metrics::gauge!(BREAKER_OPEN, "service" => service).set(1.0);
+                    metrics::counter!("order_collaborator_breaker_opened_total", "service" => service)
+                        .increment(1);
                     tracing::warn!(collaborator = %self.service, "collaborator fails; calls are held off");
                 }
             }
         }
         outcome
+    }
+
+    /// The span of one call of `method`, and its place in the trace.
+    fn traced(&self, ctx: &CallContext, method: &'static str) -> (Span, Option<TraceContext>) {
+        let Some(trace) = &ctx.trace else { return (Span::none(), None) };
+        let (mut span, trace) = trace::child(trace, trace::Kind::Client, || rpc(self.service, method));
+        span.word(Key::Peer, self.service.as_str());
+        (span, Some(trace))
     }
 
     /// Between half of `pause` and all of it, so that callers do not return in step.
@@ -241,16 +261,50 @@ impl<C: Clone> Caller<C> {
     }
 }
 
+/// The name of `method`, such as `payment.Charge`, as its proto has it.
+fn rpc(service: Collaborator, method: &'static str) -> trace::Name {
+    let name = match service {
+        Collaborator::Inventory => "inventory.v1.InventoryService",
+        Collaborator::Product => "product.v1.ProductService",
+        Collaborator::User => "user.v1.UserService",
+        Collaborator::Payment => "payment.v1.PaymentService",
+        Collaborator::Shipping => "shipping.v1.ShippingService",
+    };
+    trace::Name::Rpc(name, method.split_once('.').map_or(method, |(_, method)| method))
+}
+
+/// Tells what came of a call: nothing that the collaborator has said.
+fn tell(span: &mut Span, error: Option<&CallError>) {
+    let outcome = match error {
+        None => "answered",
+        Some(CallError::Refused(_)) => "refused",
+        Some(CallError::Unknown(_)) => "unknown",
+        Some(CallError::Unavailable(_)) => "unavailable",
+    };
+    span.word(Key::Outcome, outcome);
+    if error.is_some_and(|error| error.refusal().is_none()) {
+        span.fail();
+    }
+}
+
 /// A request with what travels beside its message. Texts that no header can hold are left out.
-fn request<Q>(ctx: &CallContext, remaining: Duration, message: Q) -> Request<Q> {
+fn request<Q>(
+    ctx: &CallContext,
+    trace: Option<&TraceContext>,
+    remaining: Duration,
+    message: Q,
+) -> Request<Q> {
     let mut request = Request::new(message);
     request.set_timeout(remaining);
     let metadata = request.metadata_mut();
     if let Ok(id) = MetadataValue::try_from(ctx.request_id.as_str()) {
         metadata.insert("x-request-id", id);
     }
-    if let Some(Ok(parent)) = ctx.trace_parent.as_deref().map(MetadataValue::try_from) {
+    if let Some(Ok(parent)) = trace.map(|trace| MetadataValue::try_from(trace.parent())) {
         metadata.insert("traceparent", parent);
+    }
+    if let Some(Ok(state)) = trace.and_then(|trace| trace.state.as_deref()).map(MetadataValue::try_from) {
+        metadata.insert("tracestate", state);
     }
     request
 }

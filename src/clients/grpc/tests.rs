@@ -17,6 +17,7 @@ use crate::domain::address::{Address, AddressKind, Country};
 use crate::domain::ids::{CallKey, OrderId};
 use crate::domain::item::StockLine;
 use crate::domain::money::Currency;
+use crate::domain::trace::SpanId;
 use crate::ports::Collaborators;
 use crate::ports::inventory::{ReleaseOutcome, ReleaseTarget};
 use crate::ports::payment::{PaymentToken, Payments, TransactionState};
@@ -84,8 +85,9 @@ impl Bed {
 }
 
 fn ctx() -> CallContext {
-    let trace_parent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
-    CallContext { request_id: "r-1".to_owned(), trace_parent, caller: None, timeout: Duration::from_secs(4) }
+    let trace = TraceContext::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    let trace = trace.map(|trace| trace.with_state("a=1"));
+    CallContext { request_id: "r-1".to_owned(), trace, caller: None, timeout: Duration::from_secs(4) }
 }
 
 fn usd(amount: &str) -> (Decimal, Currency) {
@@ -305,13 +307,16 @@ async fn urls_that_cannot_be_called_are_refused() {
 
 #[test]
 fn what_travels_with_a_call() {
-    let sent = request(&ctx(), Duration::from_secs(2), ());
+    let asks = ctx().trace.unwrap().child(SpanId::of_random(1));
+    let sent = request(&ctx(), Some(&asks), Duration::from_secs(2), ());
     let header = |name| sent.metadata().get(name).and_then(|value| value.to_str().ok());
     assert_eq!(header("x-request-id"), Some("r-1"));
-    assert_eq!(header("traceparent"), ctx().trace_parent.as_deref());
+    // The same trace, and the call's own span.
+    assert_eq!(header("traceparent"), Some("00-0af7651916cd43dd8448eb211c80319c-a0000000a0000001-01"));
+    assert_eq!(header("tracestate"), Some("a=1"));
     assert_eq!(header("grpc-timeout"), Some("2000000u"));
-    let odd = CallContext { request_id: "two\nlines".to_owned(), trace_parent: None, ..ctx() };
-    assert!(request(&odd, Duration::from_secs(2), ()).metadata().get("x-request-id").is_none());
+    let odd = CallContext { request_id: "two\nlines".to_owned(), trace: None, ..ctx() };
+    assert!(request(&odd, None, Duration::from_secs(2), ()).metadata().get("x-request-id").is_none());
 }
 
 #[tokio::test]

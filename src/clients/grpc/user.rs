@@ -104,7 +104,7 @@ mod tests {
     use crate::domain::access::{Caller, Role};
 
     fn context(caller: Option<Caller>) -> CallContext {
-        CallContext { request_id: "r".into(), trace_parent: None, caller, timeout: Duration::from_secs(1) }
+        CallContext { request_id: "r".into(), trace: None, caller, timeout: Duration::from_secs(1) }
     }
 
     #[test]
@@ -114,6 +114,7 @@ mod tests {
             roles: Arc::from([Role::Customer, Role::Support]),
             user: Some(UserId(Uuid::from_u128(7))),
             reason: Some(Arc::from("not told")),
+            until: None,
         };
         let request = for_whom(&context(Some(caller)), Request::new(()));
         let told = request.metadata();

@@ -59,6 +59,8 @@ pub struct Access {
     pub token: Option<Bearer>,
     /// Why the caller acts for somebody else; none = it does not say.
     pub reason: Option<Reason>,
+    /// The `traceparent` of the calls; none = they bring none.
+    pub trace: Option<HeaderValue>,
     /// PEM text of the authorities that `https` servers are proven by; none = those that this machine trusts.
     pub ca: Option<String>,
 }
@@ -72,6 +74,9 @@ impl Access {
         }
         if let Some(Reason(reason)) = &self.reason {
             headers.insert("x-on-behalf-reason", reason.clone());
+        }
+        if let Some(trace) = &self.trace {
+            headers.insert("traceparent", trace.clone());
         }
         *metadata = MetadataMap::from_headers(headers);
     }

@@ -60,12 +60,7 @@ impl Desk {
 }
 
 fn ctx() -> CallContext {
-    CallContext {
-        request_id: "r".to_owned(),
-        trace_parent: None,
-        caller: None,
-        timeout: Duration::from_secs(5),
-    }
+    CallContext { request_id: "r".to_owned(), trace: None, caller: None, timeout: Duration::from_secs(5) }
 }
 
 /// One call, by numbers: what, for which order, with which key, aimed at what.

@@ -1,6 +1,7 @@
 //! The simulator as a gRPC server: the five services of `proto/`, and its own control.
 
 mod control;
+mod traced;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
+use self::traced::TracedLayer;
 use super::Simulator;
 use super::faults::MAX_DELAY;
 use super::ledger::invalid;
@@ -59,6 +61,7 @@ pub async fn serve(
         };
     }
     Server::builder()
+        .layer(TracedLayer)
         .timeout(MAX_CALL)
         .max_concurrent_streams(MAX_STREAMS)
         .http2_keepalive_interval(Some(KEEPALIVE))
@@ -78,7 +81,7 @@ struct Api(Arc<Simulator>);
 
 /// The caller's deadline is kept by tonic, which drops the call when it passes.
 fn context() -> CallContext {
-    CallContext { request_id: String::new(), trace_parent: None, caller: None, timeout: MAX_CALL }
+    CallContext { request_id: String::new(), trace: None, caller: None, timeout: MAX_CALL }
 }
 
 type Answer<T> = Result<Response<T>, Status>;

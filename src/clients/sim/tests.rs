@@ -82,12 +82,7 @@ impl Bed {
 }
 
 fn ctx() -> CallContext {
-    CallContext {
-        request_id: "r".to_owned(),
-        trace_parent: None,
-        caller: None,
-        timeout: Duration::from_secs(5),
-    }
+    CallContext { request_id: "r".to_owned(), trace: None, caller: None, timeout: Duration::from_secs(5) }
 }
 
 fn rare(quantity: u32) -> StockLine {

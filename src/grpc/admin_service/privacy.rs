@@ -114,7 +114,13 @@ impl AdminApi {
         answer.sealed_texts = answer.sealed_texts.saturating_add(count(tried.sealed));
         answer.opened_texts = answer.opened_texts.saturating_add(count(tried.opened));
         answer.plain_texts = answer.plain_texts.saturating_add(count(tried.plain));
-        if let Err(error) = self.have_rewritten(begun, order.id, true, (reason, by)).await {
+        answer.plain_history_texts = answer.plain_history_texts.saturating_add(count(tried.plain_history));
+        // First what is stored, so that no node that loads the order now brings it back.
+        let done = match custodian.take_out(order.id).await {
+            Ok(()) => self.have_rewritten(begun, order.id, true, (reason, by)).await,
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = done {
             tracing::warn!(order_id = %order.id, error, "personal data could not be taken out of an order");
             answer.failed_orders.push(order.id.to_string());
         }

@@ -1,17 +1,22 @@
 //! What every call begins and ends with.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::time::Duration;
 
+use metrics::Histogram;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tonic::{Response, Status};
 
+use crate::domain::Timestamp;
 use crate::domain::access::Caller;
 use crate::domain::command::{Ask, OrderCommand, Repeatable, RequestContext};
 use crate::domain::reach::Reach;
 use crate::grpc::auth;
 use crate::grpc::forward::{self, Refusal};
 use crate::grpc::view::{Viewed, Viewer};
+use crate::trace::{Key, Span};
 
 /// Where a call comes from.
 #[derive(Clone, Debug)]
@@ -36,6 +41,30 @@ pub(crate) struct Begun {
     pub(crate) view: Option<i64>,
     pub(crate) method: &'static str,
     pub(crate) permit: OwnedSemaphorePermit,
+    /// Recorded when the call ends, however it does.
+    pub(crate) span: Span,
+}
+
+/// Ends the span of a call that was refused before it began.
+pub(crate) fn refused(mut span: Span, status: Status) -> Status {
+    told(&mut span, status.code());
+    status
+}
+
+fn told(span: &mut Span, code: tonic::Code) {
+    span.word(Key::Code, code_name(code));
+    // What is the caller's own fault is no failure of this side.
+    if matches!(
+        code,
+        tonic::Code::Unknown
+            | tonic::Code::DeadlineExceeded
+            | tonic::Code::Unimplemented
+            | tonic::Code::Internal
+            | tonic::Code::Unavailable
+            | tonic::Code::DataLoss
+    ) {
+        span.fail();
+    }
 }
 
 impl Begun {
@@ -52,6 +81,11 @@ impl Begun {
     /// Who is answered, as far as that decides what is shown.
     pub(crate) fn viewer(&self) -> Viewer {
         Viewer::new(&self.origin.caller, self.reach)
+    }
+
+    /// How long what proved who the caller is is good after `now`; none = it does not end by itself.
+    pub(crate) fn proven_for(&self, now: Timestamp) -> Option<Duration> {
+        Some(self.origin.caller.until?.signed_duration_since(now).to_std().unwrap_or_default())
     }
 
     /// How long the caller may still be kept waiting for a saga.
@@ -73,14 +107,20 @@ impl Begun {
     }
 
     /// Ends the call: counts it, and puts the whole answer or refusal on the wire.
-    pub(crate) fn end_whole<T>(self, answer: Result<T, impl Into<Refusal>>) -> Result<Response<T>, Status> {
+    pub(crate) fn end_whole<T>(
+        mut self,
+        answer: Result<T, impl Into<Refusal>>,
+    ) -> Result<Response<T>, Status> {
         drop(self.permit);
         let answer = answer.map_err(|refusal| refusal.into().into_status());
         let code = answer.as_ref().map_or_else(|status| status.code(), |_| tonic::Code::Ok);
-        metrics::histogram!("order_grpc_seconds", "method" => self.method, "code" => code_name(code))
-            .record(self.started.elapsed().as_secs_f64());
-        tracing::debug!(method = self.method, request_id = %self.origin.context.request_id, ?code, "answered");
+        record(self.method, code, self.started.elapsed());
+        told(&mut self.span, code);
+        tracing::debug!(method = self.method, ?code, "answered");
         let request_id = self.origin.context.request_id.parse().map(auth::once);
+        // Whoever looks at recorded traces is told where this call is in them.
+        let sampled = self.origin.context.trace.as_ref().filter(|trace| trace.sampled && self.view.is_none());
+        let trace = sampled.and_then(|trace| trace.parent().parse().ok()).map(auth::once);
         match answer {
             Ok(answer) => {
                 let mut response = Response::new(answer);
@@ -90,11 +130,17 @@ impl Begun {
                 {
                     response.metadata_mut().insert(auth::REQUEST_ID, request_id);
                 }
+                if let Some(trace) = trace {
+                    response.metadata_mut().insert(auth::TRACE_RESPONSE, trace);
+                }
                 Ok(response)
             }
             Err(mut status) => {
                 if let Ok(request_id) = request_id {
                     status.metadata_mut().insert(auth::REQUEST_ID, request_id);
+                }
+                if let Some(trace) = trace {
+                    status.metadata_mut().insert(auth::TRACE_RESPONSE, trace);
                 }
                 if let Some(view) = self.view {
                     forward::tell_view(status.metadata_mut(), view);
@@ -105,16 +151,40 @@ impl Begun {
     }
 }
 
+thread_local! {
+    /// The histograms that this thread has used: to look one up costs as much as some calls do.
+    static SECONDS: RefCell<HashMap<(&'static str, i32), Histogram>> = RefCell::default();
+}
+
+/// Counts a call that has ended.
+fn record(method: &'static str, code: tonic::Code, took: Duration) {
+    SECONDS.with_borrow_mut(|known| {
+        let histogram = known.entry((method, code as i32)).or_insert_with(
+            || metrics::histogram!("order_grpc_seconds", "method" => method, "code" => code_name(code)),
+        );
+        histogram.record(took.as_secs_f64());
+    });
+}
+
 fn code_name(code: tonic::Code) -> &'static str {
     use tonic::Code;
     match code {
         Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
         Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
         Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
         Code::FailedPrecondition => "FAILED_PRECONDITION",
         Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
         Code::Unavailable => "UNAVAILABLE",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        _ => "OTHER",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }

@@ -13,9 +13,17 @@ const QUIET_CHECK: Duration = Duration::from_millis(10);
 pub struct InFlight {
     pub(super) requests: Arc<Semaphore>,
     pub(super) all: usize,
+    pub(super) watchers: Arc<Semaphore>,
+    pub(super) all_watchers: usize,
 }
 
 impl InFlight {
+    /// How many requests are being answered, and how many streams are open.
+    pub fn counts(&self) -> (usize, usize) {
+        let taken = |all: usize, free: &Semaphore| all.saturating_sub(free.available_permits());
+        (taken(self.all, &self.requests), taken(self.all_watchers, &self.watchers))
+    }
+
     /// Waits until there is none.
     pub async fn none(&self) {
         // Looked at, not acquired: a place in the semaphore's queue would turn late requests away as overload.

@@ -1,9 +1,12 @@
 //! Orders as callers name them. One that the caller does not get at is none.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
+use tonic::Response;
+use tonic::metadata::MetadataValue;
 
 use super::OrderApi;
 use crate::domain::error::OrderError;
@@ -12,6 +15,10 @@ use crate::domain::order::Order;
 use crate::domain::reach::Reach;
 use crate::grpc::convert;
 use crate::grpc::validate::OrderKey;
+use crate::ports::seen::{Glance, Seen};
+
+/// How old an answer is that may be old, in milliseconds.
+const AGE: &str = "x-order-age-ms";
 
 impl OrderApi {
     /// The id that a caller means.
@@ -30,22 +37,32 @@ impl OrderApi {
         order.filter(|order| reach.covers(order.user_id)).ok_or_else(|| not_found(&key))
     }
 
+    /// Where an order stands that the caller gets at.
+    pub(super) async fn glance(&self, reach: Reach, key: OrderKey) -> Result<Seen<Glance>, OrderError> {
+        let id = self.id_of(&key).await?;
+        let seen = self.orders.glance(id).await;
+        let seen = seen.map_err(|error| self.hide(reach, id, &key, error))?;
+        seen.filter(|seen| reach.covers(seen.what.user_id)).ok_or_else(|| not_found(&key))
+    }
+
     /// An order that the caller gets at, as the bytes of its whole message.
     pub(super) async fn show(
         &self,
         reach: Reach,
         key: OrderKey,
         may_be_stale: bool,
-    ) -> Result<Bytes, OrderError> {
+    ) -> Result<Seen<Bytes>, OrderError> {
         let id = self.id_of(&key).await?;
         let may = |order: &Order| reach.covers(order.user_id);
         let encode = |order: &Order| Bytes::from(convert::order(order).encode_to_vec());
         let shown = match may_be_stale {
             true => {
-                let order = self.orders.view_stale(id).await;
-                order.map(|order| order.filter(|order| may(order)).map(|order| encode(&order)))
+                let seen = self.orders.view_stale(id).await;
+                seen.map(|seen| {
+                    seen.filter(|seen| may(&seen.what)).map(|seen| seen.map(|order| encode(&order)))
+                })
             }
-            false => self.orders.show(id, may, encode).await,
+            false => self.orders.show(id, may, encode).await.map(|shown| shown.map(Seen::now)),
         };
         shown.map_err(|error| self.hide(reach, id, &key, error))?.ok_or_else(|| not_found(&key))
     }
@@ -56,6 +73,15 @@ impl OrderApi {
             OrderError::Quarantined if reach.excludes(&self.key, id) => not_found(key),
             error => error,
         }
+    }
+}
+
+/// Says how old the answer is, where it may be old and that is known.
+pub(super) fn tell_age<T>(response: &mut Response<T>, age: Option<Duration>) {
+    if let Some(age) = age {
+        // Rounded up: it is no older than that.
+        let millis = u64::try_from(age.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
+        response.metadata_mut().insert(AGE, MetadataValue::from(millis));
     }
 }
 

@@ -177,6 +177,7 @@ fn viewer(roles: &[Role], reach: Reach) -> Viewer {
         roles: Arc::from(roles),
         user: Some(UserId(USER)),
         reason: None,
+        until: None,
     };
     Viewer::new(&caller, reach)
 }

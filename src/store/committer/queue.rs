@@ -100,6 +100,12 @@ impl Queue {
         }
     }
 
+    /// How many jobs wait, how many may, how many lanes are at work, and how many there are.
+    pub(super) fn usage(&self) -> (usize, usize, usize, usize) {
+        let state = self.state();
+        (state.waiting.len(), self.room, state.working, state.alive)
+    }
+
     /// How many jobs wait.
     pub(super) fn len(&self) -> usize {
         self.state().waiting.len()

@@ -208,6 +208,10 @@ impl PostgresConfig {
             // A server that crashed is not asked who was in time: see `members`.
             settings.push(("synchronous_commit", String::from("off")));
         }
+        if kind == Session::Read {
+            // Keys of personal data are written through these.
+            settings.push(("client_min_messages", String::from("warning")));
+        }
         if kind == Session::Commit {
             // A commit that may not outlive its server is told of by a warning.
             settings.push(("client_min_messages", String::from("notice")));

@@ -60,7 +60,7 @@ pub enum GrantError {
         /// The role.
         role: String,
         /// What it may do.
-        why: &'static str,
+        why: String,
     },
     /// A table that this program has no row for.
     #[error("the table {table} has no rights here; this is a mistake in the program")]
@@ -116,7 +116,7 @@ async fn give(config: &PostgresConfig, connection: &mut PgConnection, role: &str
         [(is(0)?, "is a superuser"), (is(1)?, "owns the tables, or is a member of their owner")]
     {
         if mighty {
-            return Err(GrantError::TooMighty { role: role.to_owned(), why });
+            return Err(GrantError::TooMighty { role: role.to_owned(), why: why.to_owned() });
         }
     }
     let tables = "SELECT c.relname::text, quote_ident(n.nspname) FROM pg_class AS c \
@@ -137,7 +137,49 @@ async fn give(config: &PostgresConfig, connection: &mut PgConnection, role: &str
             "REVOKE ALL ON {schema}.{name} FROM {quoted}; GRANT {rights} ON {schema}.{name} TO {quoted};"
         ));
     }
-    statements.push_str("COMMIT");
     // Made of names that the server has quoted and of constants of this file.
-    connection.execute(AssertSqlSafe(statements)).await.map(drop).map_err(failed)
+    connection.execute(AssertSqlSafe(statements)).await.map_err(failed)?;
+    if let Some(why) = mighty(connection, Some(role)).await.map_err(failed)? {
+        // The transaction ends with the connection, and nothing was granted.
+        return Err(GrantError::TooMighty { role: role.to_owned(), why });
+    }
+    connection.execute("COMMIT").await.map(drop).map_err(failed)
+}
+
+/// By what a role, or none = the one that is connected, may change or delete the history; none = it may not. Rights come from
+/// the role itself, from any that it is a member of, and from all: it may take on the first two whenever it likes.
+async fn mighty(connection: &mut PgConnection, role: Option<&str>) -> Result<Option<String>, sqlx::Error> {
+    const LOOK: &str = "SELECT g.rolname::text, g.rolname = me.rolname, g.rolsuper FROM pg_roles AS me \
+         JOIN pg_roles AS g ON pg_has_role(me.oid, g.oid, 'MEMBER') \
+         WHERE me.rolname = coalesce($1, current_user) AND EXISTS ( \
+           SELECT FROM unnest(ARRAY['order_events', 'order_status_history']) AS t(name) \
+           WHERE has_any_column_privilege(g.oid, t.name, 'UPDATE') OR has_table_privilege(g.oid, t.name, 'DELETE, TRUNCATE')) \
+         ORDER BY g.rolname <> me.rolname, 1 LIMIT 1";
+    let found = query(LOOK).bind(role).persistent(false).fetch_optional(connection).await?;
+    let Some(found) = found else { return Ok(None) };
+    let (name, is_itself, is_super): (String, bool, bool) =
+        (found.try_get(0)?, found.try_get(1)?, found.try_get(2)?);
+    let by = if is_itself { String::new() } else { format!("is a member of {name}, which ") };
+    Ok(Some(if is_super {
+        format!("{by}is a superuser")
+    } else {
+        format!("{by}may change or delete what happened")
+    }))
+}
+
+/// Looks whether the role that a node runs as may change the history, and says so in the log.
+pub(super) async fn look(config: &PostgresConfig) -> Result<(), OpenError> {
+    let mut connection = connect(config, "look").await?;
+    let failed = |error: sqlx::Error| super::open::server(&config.target, &error);
+    let found = mighty(&mut connection, None).await.map_err(failed)?;
+    connection.close().await.map_err(failed)?;
+    if let Some(why) = found {
+        let role = &config.target.user;
+        tracing::warn!(
+            role,
+            why,
+            "the role that this node runs as could change the history; run nodes as one that migrate --grant-to was told"
+        );
+    }
+    Ok(())
 }

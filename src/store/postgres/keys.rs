@@ -1,6 +1,8 @@
 //! The keys of personal data. Each call is one statement through a reader's connection to the primary: they are rare, and
 //! must not wait behind the changes of orders.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments, Row, SqlSafeStr};
@@ -9,7 +11,7 @@ use uuid::Uuid;
 use super::PostgresStore;
 use super::read::{arguments, unavailable};
 use crate::domain::Timestamp;
-use crate::domain::ids::UserId;
+use crate::domain::ids::{OrderId, UserId};
 use crate::ports::store::StoreError;
 use crate::ports::vault::{Erasure, KeyId, KeyRow, KeyStore, Rewrap, Wrapped};
 
@@ -35,6 +37,9 @@ const DESTROY: &str = "WITH gone AS ( \
        INSERT INTO erasures (user_id, at, principal, wanted_by, reason, keys) \
        SELECT $1, $2, $3, $4, $5, (SELECT count(*) FROM gone) ON CONFLICT DO NOTHING) \
      SELECT key_id FROM gone";
+const TAKE_OUT: &str = "WITH quiet AS ( \
+       UPDATE sagas SET notes = '', turn = NULL WHERE order_id = $1 AND settled AND (notes <> '' OR turn IS NOT NULL)) \
+     UPDATE orders SET metadata = '{}' WHERE id = $1 AND metadata::text <> '{}'";
 const TO_REWRAP: &str = "SELECT key_id, user_id, kek_id, wrapped, created_at FROM user_keys \
      WHERE key_id > $1 AND kek_id <> $2 AND destroyed_at IS NULL ORDER BY key_id LIMIT $3";
 const REWRAP: &str = "UPDATE user_keys AS k SET kek_id = v.kek_id, wrapped = v.new \
@@ -66,6 +71,26 @@ impl PostgresStore {
         let reader = self.reader.clone();
         self.read(async move { reader.ask(sql.into_sql_str(), arguments).await }).await
     }
+
+    /// As [`Self::ask`], for what writes. A server that did not wait for its standby says so beside its answer, as it does of
+    /// commits: what it has written may be lost with it, so it is not taken as done. To do it again does no harm.
+    async fn tell(&self, sql: &'static str, arguments: PgArguments) -> Result<Vec<PgRow>, StoreError> {
+        let (reader, ear) = (self.reader.clone(), Arc::clone(&self.ear));
+        let work = async move {
+            let ear = ear.lock().await;
+            let (told, warnings) = ear.listen(reader.ask(sql.into_sql_str(), arguments)).await;
+            match (told, warnings.into_iter().next()) {
+                (Ok(_), Some(warning)) => {
+                    metrics::counter!("order_store_doubts_total", "why" => "warned").increment(1);
+                    Err(StoreError::Unavailable(format!(
+                        "what was written of the keys of personal data may not outlive the server ({warning}); do it again"
+                    )))
+                }
+                (told, _) => told,
+            }
+        };
+        self.read(work).await
+    }
 }
 
 #[async_trait]
@@ -84,7 +109,7 @@ impl KeyStore for PostgresStore {
             args.add(wrapped.iter().map(|wrapped| wrapped.bytes.clone()).collect::<Vec<Vec<u8>>>())?;
             args.add(new.iter().map(|key| key.created_at).collect::<Vec<Timestamp>>())
         };
-        rows(&self.ask(ADD, arguments(bind)?).await?)
+        rows(&self.tell(ADD, arguments(bind)?).await?)
     }
 
     async fn keys_of(&self, users: Vec<UserId>) -> Result<Vec<KeyRow>, StoreError> {
@@ -105,7 +130,7 @@ impl KeyStore for PostgresStore {
         };
         // Where another node tells it in the same moment, neither part has it: then it is there for the second look.
         for _ in 0..2 {
-            let found = self.ask(PROVE, arguments(bind)?).await?;
+            let found = self.tell(PROVE, arguments(bind)?).await?;
             if let Some(row) = found.first() {
                 let known: Vec<u8> = row.try_get(0).map_err(|error| unavailable(&error))?;
                 return Ok(known == proof);
@@ -122,7 +147,11 @@ impl KeyStore for PostgresStore {
             args.add(erasure.by.clone())?;
             args.add(erasure.reason.clone())
         };
-        ids(&self.ask(DESTROY, arguments(bind)?).await?)
+        ids(&self.tell(DESTROY, arguments(bind)?).await?)
+    }
+
+    async fn take_out(&self, order: OrderId) -> Result<(), StoreError> {
+        self.tell(TAKE_OUT, arguments(|args| args.add(order.0))?).await.map(drop)
     }
 
     async fn keys_to_rewrap(
@@ -146,7 +175,7 @@ impl KeyStore for PostgresStore {
             args.add(changes.iter().map(|change| change.old.bytes.clone()).collect::<Vec<Vec<u8>>>())?;
             args.add(changes.iter().map(|change| change.new.bytes.clone()).collect::<Vec<Vec<u8>>>())
         };
-        let done = self.ask(REWRAP, arguments(bind)?).await?;
+        let done = self.tell(REWRAP, arguments(bind)?).await?;
         Ok(u64::try_from(done.len()).unwrap_or(u64::MAX))
     }
 }

@@ -4,6 +4,7 @@
 //! keeps its commits in order. Reads that decide anything come from the primary.
 
 mod arrays;
+mod backlog;
 mod claim;
 mod config;
 mod ear;
@@ -12,6 +13,7 @@ mod grants;
 mod keeper;
 mod keys;
 mod link;
+mod listing;
 mod loader;
 mod members;
 mod open;
@@ -31,6 +33,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use self::claim::Doubts;
+use self::ear::Ear;
 use self::keeper::Keeper;
 use self::pool::Pool;
 use self::read::Reader;
@@ -42,10 +45,12 @@ use crate::domain::chain::EventHash;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
+use crate::ports::seen::{Mark, Seen};
 use crate::ports::store::{
     ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
     StoreError, Stored, Trailed, Unfinished,
 };
+use crate::ports::usage::{Backlog, PoolUsage, StoreUsage};
 
 pub use self::config::{Pooler, PostgresConfig, Safety, SslMode, Target};
 pub use self::grants::{GrantError, grant};
@@ -75,6 +80,8 @@ pub struct PostgresStore {
     /// Counts how often a server was found again; never closed.
     reconnects: watch::Sender<u64>,
     reported: Arc<Mutex<HashSet<OrderId>>>,
+    /// Hears the server while keys are written, one statement at a time.
+    ear: Arc<tokio::sync::Mutex<Ear>>,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -102,6 +109,9 @@ impl PostgresStore {
             tracing::info!(name, value, "setting of the database server");
             metrics::gauge!("order_store_server_setting", "name" => name, "value" => value).set(1.0);
         }
+        if matches!(config.safety, Safety::Refuse { .. }) {
+            grants::look(&config).await?;
+        }
         let (reconnected, reconnects) = watch::channel(0);
         // A pooler that gives each transaction another session cannot hold a lock.
         let keeper = match config.pooler {
@@ -121,7 +131,8 @@ impl PostgresStore {
             .collect();
         let committer = Committer::start(writers, limits(&config));
         let (reconnects, reported) = (reconnected, Arc::default());
-        Ok(Arc::new(Self { committer, reader, replica, keeper, epoch, reconnects, reported }))
+        let ear = Arc::new(tokio::sync::Mutex::new(Ear::new()));
+        Ok(Arc::new(Self { committer, reader, replica, keeper, epoch, reconnects, reported, ear }))
     }
 
     /// Opens the database for reading only, beside the nodes that use it.
@@ -139,6 +150,7 @@ impl PostgresStore {
             epoch: None,
             reconnects,
             reported: Arc::default(),
+            ear: Arc::new(tokio::sync::Mutex::new(Ear::new())),
         }))
     }
 
@@ -211,8 +223,29 @@ impl OrderStore for PostgresStore {
         loaded
     }
 
-    async fn load_stale(&self, id: OrderId) -> Result<Option<Stored>, StoreError> {
-        self.late_reader().load(id).await
+    async fn load_stale(&self, id: OrderId) -> Result<Option<Seen<Stored>>, StoreError> {
+        // How far behind a replica is, is not known.
+        let age = self.replica.is_none().then_some(Duration::ZERO);
+        Ok(self.late_reader().load(id).await?.map(|what| Seen { what, age }))
+    }
+
+    async fn mark(&self, id: OrderId) -> Result<Option<Mark>, StoreError> {
+        self.reader.mark(id).await
+    }
+
+    async fn marks(&self, query: &ListQuery) -> Result<Option<Vec<(OrderId, Mark)>>, StoreError> {
+        let (reader, query) = (self.late_reader(), query.clone());
+        self.read(async move { reader.marks(&query).await }).await
+    }
+
+    async fn page(&self, query: &ListQuery) -> Result<Option<Vec<Stored>>, StoreError> {
+        let (reader, query, reported) = (self.late_reader(), query.clone(), self.reported.clone());
+        let page = async move { reader.list(&query, |order, what| report(&reported, order, what)).await };
+        self.read(page).await.map(Some)
+    }
+
+    fn has_replica(&self) -> bool {
+        self.replica.is_some()
     }
 
     async fn find_by_number(&self, number: &OrderNumber) -> Result<Option<OrderId>, StoreError> {
@@ -221,9 +254,8 @@ impl OrderStore for PostgresStore {
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Order>>, StoreError> {
-        let (reader, query, reported) = (self.late_reader(), query.clone(), self.reported.clone());
-        self.read(async move { reader.list(&query, |order, what| report(&reported, order, what)).await })
-            .await
+        let page = self.page(query).await?.unwrap_or_default();
+        Ok(page.into_iter().map(|stored| stored.order).collect())
     }
 
     async fn events(
@@ -268,6 +300,20 @@ impl OrderStore for PostgresStore {
 
     fn oldest_wait(&self) -> Duration {
         self.committer.oldest_wait()
+    }
+
+    fn usage(&self) -> StoreUsage {
+        let (waiting, waiting_limit, writing, lanes) = self.committer.usage();
+        let idle = lanes.saturating_sub(writing);
+        let write = PoolUsage { name: "write", idle, used: writing, limit: lanes, waiting: None };
+        let replica = self.replica.as_ref().map(|reader| reader.pool().usage("replica"));
+        let pools = [self.reader.pool().usage("read"), write].into_iter().chain(replica).collect();
+        StoreUsage { waiting, waiting_limit, pools }
+    }
+
+    async fn backlog(&self, started_before: Timestamp, at_most: u32) -> Result<Backlog, StoreError> {
+        let reader = self.reader.clone();
+        self.read(async move { reader.backlog(started_before, at_most).await }).await
     }
 
     async fn now(&self) -> Result<Option<Timestamp>, StoreError> {

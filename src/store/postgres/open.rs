@@ -319,6 +319,6 @@ fn known() -> i64 {
     MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 
-fn server(target: &Target, error: &sqlx::Error) -> OpenError {
+pub(super) fn server(target: &Target, error: &sqlx::Error) -> OpenError {
     OpenError::Server { target: target.to_string(), what: told(error) }
 }

@@ -4,17 +4,19 @@
 //! Here a connection comes back only after it answered, and one that turns out to be broken, as all are once the server
 //! was restarted, is replaced and the question asked again: questions change nothing.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
 use sqlx::{ConnectOptions, Connection, Executor, Row, SqlStr, query_with};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::config::{FIRST_PAUSE, Pooler, PostgresConfig, Session, Target};
 use super::fault::{is_gone, told};
 use crate::ports::store::StoreError;
+use crate::ports::usage::PoolUsage;
 
 /// A connection is not used for longer than this, so that those behind a balancer move on in time.
 const LIFETIME: Duration = Duration::from_secs(3_600);
@@ -32,6 +34,8 @@ pub(super) struct Pool {
     pauses: ExponentialBuilder,
     size: usize,
     places: Semaphore,
+    /// Those who wait for a place.
+    waiting: AtomicUsize,
     idle: Mutex<Vec<Kept>>,
     /// Whether the server has to be a primary, and is waited for while it is away.
     is_primary: bool,
@@ -78,6 +82,7 @@ impl Pool {
             pauses: config.pauses(),
             size,
             places: Semaphore::new(size),
+            waiting: AtomicUsize::new(0),
             idle: Mutex::default(),
             is_primary,
             reconnects,
@@ -107,7 +112,7 @@ impl Pool {
         arguments: PgArguments,
     ) -> Result<Vec<PgRow>, Option<sqlx::Error>> {
         let asking = async {
-            let _place = self.places.acquire().await.map_err(|_closed| sqlx::Error::PoolClosed)?;
+            let _place = self.place().await?;
             loop {
                 let (mut kept, is_new) = match self.take() {
                     Some(kept) => (kept, false),
@@ -126,6 +131,25 @@ impl Pool {
         match tokio::time::timeout(self.timeout, asking).await {
             Ok(asked) => asked.map_err(Some),
             Err(_elapsed) => Err(None),
+        }
+    }
+
+    async fn place(&self) -> Result<SemaphorePermit<'_>, sqlx::Error> {
+        if let Ok(place) = self.places.try_acquire() {
+            return Ok(place);
+        }
+        let _waiting = Waiting::begin(&self.waiting);
+        self.places.acquire().await.map_err(|_closed| sqlx::Error::PoolClosed)
+    }
+
+    /// How much of it is in use.
+    pub(super) fn usage(&self, name: &'static str) -> PoolUsage {
+        PoolUsage {
+            name,
+            idle: self.idle.lock().unwrap_or_else(PoisonError::into_inner).len(),
+            used: self.size.saturating_sub(self.places.available_permits()),
+            limit: self.size,
+            waiting: Some(self.waiting.load(Ordering::Relaxed)),
         }
     }
 
@@ -188,6 +212,22 @@ impl Pool {
         let rows = query_with(sql, arguments).persistent(false).fetch_all(&mut *connection).await?;
         connection.execute("COMMIT").await?;
         Ok(rows)
+    }
+}
+
+/// One who waits, also when it is given up.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

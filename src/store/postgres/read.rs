@@ -13,9 +13,9 @@ use super::source::columns;
 use crate::domain::Timestamp;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber, UserId};
-use crate::domain::order::Order;
+use crate::ports::seen::Mark;
 use crate::ports::store::{
-    ListQuery, OPEN_AMONG, Quarantine, Regression, Scanned, StoreError, Stored, Trailed, Unfinished,
+    OPEN_AMONG, Quarantine, Regression, Scanned, StoreError, Stored, Trailed, Unfinished,
 };
 use crate::store::bind::Bound;
 use crate::store::evidence::{evidence, trail};
@@ -24,9 +24,11 @@ use crate::store::rows::{self, Read, Source};
 /// Connections for reading, and the texts they are asked.
 #[derive(Clone, Debug)]
 pub(super) struct Reader {
-    pool: Arc<Pool>,
-    columns: Arc<str>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) columns: Arc<str>,
     loader: Loader,
+    /// Loads marks only.
+    marker: Loader,
 }
 
 pub(super) const EVENTS: &str =
@@ -51,16 +53,25 @@ pub(super) const COUNT_OF_USER: &str = "SELECT count(*) FROM (SELECT FROM orders
      ORDER BY created_at LIMIT $3) AS few";
 pub(super) const OPEN_OF_USER: &str = "SELECT id FROM (SELECT id, status FROM orders WHERE user_id = $1 \
      ORDER BY created_at DESC, id DESC LIMIT $2) AS newest WHERE status = 'PENDING' LIMIT $3";
+/// What [`mark`] reads, of `orders AS o`.
+pub(super) const MARK: &str = "o.version, o.event_hash, o.updated_at, \
+     EXISTS (SELECT FROM order_quarantines AS q WHERE q.order_id = o.id) AS quarantined";
 const NOW: &str = "SELECT clock_timestamp()";
 
 impl Reader {
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     pub(super) fn new(pool: Pool) -> Self {
         let columns: Arc<str> = columns().into();
         let pool = Arc::new(pool);
         let load = AssertSqlSafe(load_statement(&columns)).into_sql_str();
         // Half of the connections are left for lists and histories.
         let loader = Loader::start(&pool, &load, pool.size().div_ceil(2));
-        Self { pool, columns, loader }
+        let marks = AssertSqlSafe(load_statement(&format!("o.id, {MARK}"))).into_sql_str();
+        let marker = Loader::start(&pool, &marks, pool.size().div_ceil(4));
+        Self { pool, columns, loader, marker }
     }
 
     pub(super) async fn close(&self) {
@@ -83,6 +94,11 @@ impl Reader {
                 if lost.is_empty() { Ok(None) } else { Err(corrupt(String::from("the store has lost it"))) }
             }
         }
+    }
+
+    pub(super) async fn mark(&self, id: OrderId) -> Result<Option<Mark>, StoreError> {
+        let Some(row) = self.marker.load(id).await? else { return Ok(None) };
+        mark(&row).map(Some).map_err(|what| StoreError::Corrupt { order: id, what })
     }
 
     pub(super) async fn find_by_number(&self, number: &OrderNumber) -> Result<Option<OrderId>, StoreError> {
@@ -275,43 +291,14 @@ impl Reader {
         page.sort_by_key(|trailed| trailed.id);
         Ok(page)
     }
+}
 
-    /// A page of orders; `corrupt` is told of those that had to be left out, and others take their place.
-    pub(super) async fn list(
-        &self,
-        asked: &ListQuery,
-        corrupt: impl Fn(OrderId, &str),
-    ) -> Result<Vec<Arc<Order>>, StoreError> {
-        let mut page = Vec::new();
-        let mut after = asked.after.map(|cursor| Key { at: cursor.created_at, id: cursor.id.0 });
-        let limit = usize::try_from(asked.limit).unwrap_or(usize::MAX);
-        while page.len() < limit {
-            let wanted = limit.saturating_sub(page.len());
-            let (sql, arguments) = list_statement(&self.columns, asked, after, wanted)
-                .map_err(|error| unavailable(&sqlx::Error::Encode(error)))?;
-            let rows = self.pool.rows(AssertSqlSafe(sql).into_sql_str(), arguments).await?;
-            let mut keyed = Vec::with_capacity(rows.len());
-            for row in &rows {
-                keyed.push((Key::of(row).map_err(|error| unavailable(&error))?, row));
-            }
-            // The statement picks the right orders; that it also returns them in order is not promised.
-            keyed.sort_by_key(|(key, _)| *key);
-            if !asked.oldest_first {
-                keyed.reverse();
-            }
-            for (key, row) in &keyed {
-                match stored(row) {
-                    Ok(stored) => page.push(stored.order),
-                    Err(what) => corrupt(OrderId(key.id), &what),
-                }
-            }
-            after = keyed.last().map(|(key, _)| *key);
-            if rows.len() < wanted {
-                break;
-            }
-        }
-        Ok(page)
+/// The mark in a row, unless the order is quarantined.
+pub(super) fn mark(row: &PgRow) -> Read<Mark> {
+    if row.try_get("quarantined").unwrap_or(true) {
+        return Err(String::from("the store has lost changes of it"));
     }
+    Ok(Mark { version: row.int("version")?, head: rows::head(row)?, updated_at: row.time("updated_at")? })
 }
 
 pub(super) fn unavailable(error: &sqlx::Error) -> StoreError {
@@ -319,7 +306,7 @@ pub(super) fn unavailable(error: &sqlx::Error) -> StoreError {
 }
 
 /// An order in a row, unless the order is quarantined.
-fn stored(row: &PgRow) -> Read<Stored> {
+pub(super) fn stored(row: &PgRow) -> Read<Stored> {
     if row.try_get("quarantined").unwrap_or(true) {
         return Err(String::from("the store has lost changes of it"));
     }
@@ -380,103 +367,4 @@ pub(super) fn trails_statement() -> String {
          FROM (SELECT id FROM orders WHERE id > $1 AND ($2::timestamptz IS NULL OR updated_at >= $2) \
          ORDER BY id LIMIT $3) AS k JOIN orders AS o ON o.id = k.id"
     )
-}
-
-/// A place in a list: time, then id.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
-    pub(super) at: Timestamp,
-    pub(super) id: Uuid,
-}
-
-impl Key {
-    /// From the first two columns.
-    fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self { at: row.try_get(0)?, id: row.try_get(1)? })
-    }
-}
-
-/// The statement for one page behind `after`: the keys by one index, in its order, then the orders they name.
-///
-/// Without a user it is one walk over the index by status for each status asked for (all of them when none is), merged
-/// as they go; so a page costs what is on it, however many orders there are. With a user, the statuses are looked up
-/// order by order: that user's orders are few.
-pub(super) fn list_statement(
-    columns: &str,
-    asked: &ListQuery,
-    after: Option<Key>,
-    limit: usize,
-) -> Result<(String, PgArguments), sqlx::error::BoxDynError> {
-    use crate::domain::status::OrderStatus;
-    let mut statuses: Vec<&str> = asked.statuses.iter().map(|status| status.as_str()).collect();
-    statuses.sort_unstable();
-    statuses.dedup();
-    let mut arguments = PgArguments::default();
-    let mut next = 0usize;
-    let mut mark = || {
-        next = next.saturating_add(1);
-        format!("${next}")
-    };
-    let limited = mark();
-    arguments.add(i64::try_from(limit)?)?;
-    let mut range = String::new();
-    let (from, until) = (asked.created_after, asked.created_before);
-    let forward = after.filter(|_| asked.oldest_first);
-    let backward = after.filter(|_| !asked.oldest_first);
-    // At most one limit on each side, so that each becomes an end of the index range: of two, the nearer implies the
-    // other.
-    match (from, forward) {
-        (from, Some(key)) if from.is_none_or(|from| key.at >= from) => {
-            range.push_str(&format!(" AND (created_at, id) > ({}, {})", mark(), mark()));
-            arguments.add(key.at)?;
-            arguments.add(key.id)?;
-        }
-        (Some(from), _) => {
-            range.push_str(&format!(" AND created_at >= {}", mark()));
-            arguments.add(from)?;
-        }
-        (None, _) => {}
-    }
-    match (until, backward) {
-        (until, Some(key)) if until.is_none_or(|until| key.at < until) => {
-            range.push_str(&format!(" AND (created_at, id) < ({}, {})", mark(), mark()));
-            arguments.add(key.at)?;
-            arguments.add(key.id)?;
-        }
-        (Some(until), _) => {
-            range.push_str(&format!(" AND created_at < {}", mark()));
-            arguments.add(until)?;
-        }
-        (None, _) => {}
-    }
-    let direction = if asked.oldest_first { "ASC" } else { "DESC" };
-    let order = format!("ORDER BY created_at {direction}, id {direction} LIMIT {limited}");
-    let keys = match asked.user_id {
-        Some(user) => {
-            let mut own = format!("user_id = {}", mark());
-            arguments.add(user.0)?;
-            if !statuses.is_empty() {
-                own.push_str(&format!(" AND status = ANY({})", mark()));
-                arguments.add(statuses)?;
-            }
-            format!("SELECT created_at, id FROM orders WHERE {own}{range} {order}")
-        }
-        None => {
-            if statuses.is_empty() {
-                statuses = OrderStatus::ALL.iter().map(|status| status.as_str()).collect();
-            }
-            let walks: Vec<String> = statuses
-                .into_iter()
-                .map(|status| {
-                    arguments.add(status)?;
-                    let own = format!("status = {}", mark());
-                    Ok(format!("(SELECT created_at, id FROM orders WHERE {own}{range} {order})"))
-                })
-                .collect::<Result<_, sqlx::error::BoxDynError>>()?;
-            format!("SELECT created_at, id FROM ({}) AS walks {order}", walks.join(" UNION ALL "))
-        }
-    };
-    let sql =
-        format!("SELECT k.created_at, k.id, {columns} FROM ({keys}) AS k JOIN orders AS o ON o.id = k.id");
-    Ok((sql, arguments))
 }

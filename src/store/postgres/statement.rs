@@ -116,7 +116,11 @@ fn orders(commits: &[&Commit], is_alone: bool) -> Result<Vec<(Part, Arrays)>, sq
     let (new, changed): (Vec<&Commit>, Vec<&Commit>) =
         commits.iter().partition(|commit| commit.guard.version == 0);
     let mut parts = Vec::new();
-    add(&mut parts, Part::Created, &new, is_alone, |args, commit| bind_new(args, commit))?;
+    let created = |args: &mut Arrays, commit: &&Commit| {
+        bind_new(args, commit)?;
+        args.maybe_int(commit.guard.key.map(|key| key.0))
+    };
+    add(&mut parts, Part::Created, &new, is_alone, created)?;
     add(&mut parts, Part::Changed, &changed, is_alone, |args, commit| bind_change(args, commit))?;
     Ok(parts)
 }
@@ -227,11 +231,17 @@ fn term(mode: Mode, part: Part, source: &str, names: &str) -> String {
     match part {
         Part::Created => {
             let columns: Vec<&str> = FIXED.iter().chain(&OWNER).chain(&MUTABLE).copied().collect();
+            // The key comes behind what is written. Of a key that is not there nothing comes, which is not true either.
+            let names: Vec<String> = (1..=columns.len()).map(|number| format!("c{number}")).collect();
+            let (names, key) = (names.join(", "), columns.len().saturating_add(1));
+            let sealed = format!(
+                "(v.c{key} IS NULL OR (SELECT k.destroyed_at IS NULL FROM user_keys AS k WHERE k.key_id = v.c{key}))"
+            );
             // An order that was lost must not be begun anew by whoever repeats its creation.
             let free = "WHERE NOT EXISTS (SELECT FROM order_quarantines AS q WHERE q.order_id = v.c1)";
             let conflict = if mode == Mode::Orders { "ON CONFLICT DO NOTHING" } else { "" };
             format!(
-                "created AS (INSERT INTO orders ({}) SELECT {names} FROM {source} {free} {conflict} RETURNING id)",
+                "created AS (INSERT INTO orders ({}) SELECT {names} FROM {source} {free} AND {sealed} {conflict} RETURNING id)",
                 columns.join(", ")
             )
         }

@@ -12,7 +12,7 @@ use super::statement::Statement;
 use crate::domain::Timestamp;
 use crate::domain::ids::OrderId;
 use crate::ports::store::{Commit, CommitError, CouponMove, Owner};
-use crate::store::committer::{Done, JobResult};
+use crate::store::committer::{Done, JobResult, KEY_DESTROYED};
 use crate::store::coupon_rules::{code, judge};
 use crate::store::written::Written;
 
@@ -67,9 +67,17 @@ pub(super) async fn reasons(
         known.insert(OrderId(row.try_get::<Uuid, _>(0)?), state);
     }
     let lost = "SELECT order_id FROM order_quarantines WHERE order_id = ANY($1)";
-    let lost = sqlx::query(lost).bind(&ids).persistent(persistent).fetch_all(connection).await?;
+    let lost = sqlx::query(lost).bind(&ids).persistent(persistent).fetch_all(&mut *connection).await?;
     let lost: HashSet<OrderId> =
         lost.iter().map(|row| row.try_get::<Uuid, _>(0).map(OrderId)).collect::<Result<_, _>>()?;
+    let keys: Vec<i64> = refused.iter().filter_map(|commit| commit.guard.key).map(|key| key.0).collect();
+    let mut there: HashSet<i64> = HashSet::new();
+    if !keys.is_empty() {
+        let live = "SELECT key_id FROM user_keys WHERE key_id = ANY($1) AND destroyed_at IS NULL";
+        for row in &sqlx::query(live).bind(keys).persistent(persistent).fetch_all(connection).await? {
+            there.insert(row.try_get(0)?);
+        }
+    }
     let reason = |commit: &&Commit| {
         let order = &commit.order;
         let result = match known.get(&order.id) {
@@ -83,6 +91,9 @@ pub(super) async fn reasons(
             }
             _ if lost.contains(&order.id) => Err(CommitError::Quarantined),
             Some(_) => Err(CommitError::Conflict),
+            None if commit.guard.key.is_some_and(|key| !there.contains(&key.0)) => {
+                Err(CommitError::NotCommitted(String::from(KEY_DESTROYED)))
+            }
             // Refused because of the id or because of the number? The id is not there, so it was the number.
             None if commit.guard.version == 0 => Err(CommitError::NumberTaken),
             None => Err(CommitError::Conflict),

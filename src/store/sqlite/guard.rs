@@ -3,18 +3,19 @@
 use std::collections::{HashMap, HashSet};
 
 use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use uuid::Uuid;
 
 use super::statement::{Statement, marks};
 use crate::domain::ids::OrderId;
 use crate::ports::store::{Commit, CommitError, Owner};
 use crate::store::bind::Bind;
-use crate::store::committer::Done;
+use crate::store::committer::{Done, KEY_DESTROYED};
 use crate::store::fields::{CONDITION, FIXED, MUTABLE, OWNER, bind_change, bind_new};
 
 pub(super) struct Guard {
     create: Statement,
+    pub(super) live_keys: Statement,
     pub(super) update: Statement,
     pub(super) existing: Statement,
     pub(super) owners: Statement,
@@ -27,6 +28,11 @@ impl Guard {
         let width = CONDITION.len().saturating_add(MUTABLE.len());
         Self {
             create: Statement::insert("orders", &columns, "ON CONFLICT DO NOTHING RETURNING id"),
+            live_keys: Statement::new(
+                "SELECT key_id FROM user_keys WHERE destroyed_at IS NULL AND key_id IN (",
+                "?",
+                ")",
+            ),
             update: Statement::new(&update_head(), &marks(width), &update_tail()),
             existing: Statement::new("SELECT id FROM orders WHERE id IN (", "?", ")"),
             owners: Statement::new(
@@ -48,9 +54,12 @@ impl Guard {
         connection: &mut SqliteConnection,
         commits: &[&Commit],
     ) -> Result<HashMap<OrderId, CommitError>, sqlx::Error> {
+        let mut lost = self.without_keys(connection, commits).await?;
+        let commits: Vec<&Commit> =
+            commits.iter().filter(|commit| !lost.contains_key(&commit.order.id)).copied().collect();
         let made =
-            self.create.fetch(connection, commits, |args, commit| bind_new(args, commit), read_id).await?;
-        let refused = without(commits, &made);
+            self.create.fetch(connection, &commits, |args, commit| bind_new(args, commit), read_id).await?;
+        let refused = without(&commits, &made);
         // Refused because of the id or because of the number? If the id is not there, it was the number.
         let ids: Vec<OrderId> = refused.iter().map(|commit| commit.order.id).collect();
         let known: HashSet<OrderId> = self
@@ -59,12 +68,25 @@ impl Guard {
             .await?
             .into_iter()
             .collect();
-        Ok(ids
-            .into_iter()
-            .map(|id| {
-                (id, if known.contains(&id) { CommitError::Conflict } else { CommitError::NumberTaken })
-            })
-            .collect())
+        lost.extend(ids.into_iter().map(|id| {
+            (id, if known.contains(&id) { CommitError::Conflict } else { CommitError::NumberTaken })
+        }));
+        Ok(lost)
+    }
+
+    /// Of new orders, those whose texts nobody could read, since their key was destroyed meanwhile.
+    async fn without_keys(
+        &self,
+        connection: &mut SqliteConnection,
+        commits: &[&Commit],
+    ) -> Result<HashMap<OrderId, CommitError>, sqlx::Error> {
+        let sealed: Vec<(OrderId, i64)> =
+            commits.iter().filter_map(|commit| Some((commit.order.id, commit.guard.key?.0))).collect();
+        let bind = |args: &mut SqliteArguments, (_, key): &(OrderId, i64)| args.int(*key);
+        let live = self.live_keys.fetch(connection, &sealed, bind, |row| row.try_get::<i64, _>(0)).await?;
+        let live: HashSet<i64> = live.into_iter().collect();
+        let refused = || CommitError::NotCommitted(String::from(KEY_DESTROYED));
+        Ok(sealed.into_iter().filter(|(_, key)| !live.contains(key)).map(|(id, _)| (id, refused())).collect())
     }
 
     /// Updates the rows that are at the version and with the owner their commit names; tells which were not.

@@ -3,17 +3,24 @@
 //! They are written through a connection of their own: a user's first order, and what operators do, must not wait behind a
 //! batch of commits in the queue. SQLite lets the two take turns.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions, SqliteRow};
-use sqlx::{AssertSqlSafe, Row, query, query_scalar};
+use sqlx::{AssertSqlSafe, Connection, Row, query, query_scalar};
 use uuid::Uuid;
 
 use super::SqliteStore;
 use super::read::unavailable;
 use crate::domain::Timestamp;
-use crate::domain::ids::UserId;
+use crate::domain::ids::{OrderId, UserId};
 use crate::ports::store::StoreError;
 use crate::ports::vault::{Erasure, KeyId, KeyRow, KeyStore, Rewrap, Wrapped};
+
+/// How long a try to empty the log holds commits up, how often that is tried, and the pause between two tries.
+const PATIENCE: Duration = Duration::from_millis(50);
+const TIDY_TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(200);
 
 const COLUMNS: &str = "key_id, user_id, kek_id, wrapped, created_at";
 
@@ -109,6 +116,24 @@ async fn destroy(connection: &mut SqliteConnection, erasure: &Erasure) -> Result
         .execute(connection)
         .await?;
     Ok(ids.into_iter().map(KeyId).collect())
+}
+
+/// Writes the log of the file back and empties it. Who reads an older page is waited for, and commits wait meanwhile: so each
+/// try waits for a moment only.
+async fn tidy(pool: &SqlitePool) -> Result<(), sqlx::Error> {
+    // Taken out of the pool, which makes another one: this one is impatient.
+    let mut connection = pool.acquire().await?.detach();
+    query(AssertSqlSafe(format!("PRAGMA busy_timeout = {}", PATIENCE.as_millis())))
+        .execute(&mut connection)
+        .await?;
+    for _ in 0..TIDY_TRIES {
+        let busy: i64 = query_scalar("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await?;
+        if busy == 0 {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    connection.close().await
 }
 
 async fn rewrap(connection: &mut SqliteConnection, changes: &[Rewrap]) -> Result<u64, sqlx::Error> {
@@ -215,13 +240,18 @@ impl KeyStore for SqliteStore {
         let destroyed = in_transaction!(self, |connection| destroy(connection, &erasure));
         // What the log of the file still holds of the keys goes with it; somebody who reads an older page keeps it a while.
         let pool = self.writing_keys()?;
-        let _busy = self
-            .read(async move {
-                let tidied = query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&pool).await;
-                tidied.map(drop).map_err(|error| unavailable(&error))
-            })
-            .await;
+        let _busy = self.read(async move { tidy(&pool).await.map_err(|error| unavailable(&error)) }).await;
         destroyed
+    }
+
+    async fn take_out(&self, order: OrderId) -> Result<(), StoreError> {
+        in_transaction!(self, |connection| async {
+            let sagas = "UPDATE sagas SET notes = '', turn = NULL \
+                         WHERE order_id = ? AND settled AND (notes <> '' OR turn IS NOT NULL)";
+            query(sagas).bind(order.0).execute(&mut *connection).await?;
+            let order_row = "UPDATE orders SET metadata = '{}' WHERE id = ? AND metadata <> '{}'";
+            query(order_row).bind(order.0).execute(&mut *connection).await.map(drop)
+        })
     }
 
     async fn keys_to_rewrap(

@@ -3,6 +3,7 @@
 //! One process has the file, one connection writes, several read. A commit goes through the
 //! [committer](super::committer) and is synced to the disk before anyone hears of it.
 
+mod backlog;
 mod bind;
 mod children;
 mod coupons;
@@ -34,10 +35,12 @@ use crate::domain::chain::EventHash;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
+use crate::ports::seen::Mark;
 use crate::ports::store::{
     ClaimError, Commit, CommitError, ListQuery, OrderStore, Owner, Quarantine, Regression, Scanned,
     StoreError, Stored, Trailed, Unfinished,
 };
+use crate::ports::usage::{Backlog, PoolUsage, StoreUsage};
 
 pub use open::{OpenError, SqliteConfig, migrate};
 
@@ -155,6 +158,11 @@ impl OrderStore for SqliteStore {
         loaded
     }
 
+    async fn mark(&self, id: OrderId) -> Result<Option<Mark>, StoreError> {
+        let pool = self.readers.clone();
+        self.read(async move { read::mark(&pool, id).await }).await
+    }
+
     async fn find_by_number(&self, number: &OrderNumber) -> Result<Option<OrderId>, StoreError> {
         let (pool, number) = (self.readers.clone(), number.clone());
         self.read(async move { read::find_by_number(&pool, &number).await }).await
@@ -210,6 +218,23 @@ impl OrderStore for SqliteStore {
 
     fn oldest_wait(&self) -> Duration {
         self.committer.as_ref().map(Committer::oldest_wait).unwrap_or_default()
+    }
+
+    fn usage(&self) -> StoreUsage {
+        let (waiting, waiting_limit, writing, lanes) =
+            self.committer.as_ref().map(Committer::usage).unwrap_or_default();
+        let (size, idle) = (usize::try_from(self.readers.size()).unwrap_or(0), self.readers.num_idle());
+        let limit = usize::try_from(self.readers.options().get_max_connections()).unwrap_or(0);
+        let used = size.saturating_sub(idle);
+        let read = PoolUsage { name: "read", idle, used, limit, waiting: None };
+        let idle = lanes.saturating_sub(writing);
+        let write = PoolUsage { name: "write", idle, used: writing, limit: lanes, waiting: None };
+        StoreUsage { waiting, waiting_limit, pools: vec![read, write] }
+    }
+
+    async fn backlog(&self, started_before: Timestamp, at_most: u32) -> Result<Backlog, StoreError> {
+        let pool = self.readers.clone();
+        self.read(async move { backlog::backlog(&pool, started_before, at_most).await }).await
     }
 
     async fn now(&self) -> Result<Option<Timestamp>, StoreError> {

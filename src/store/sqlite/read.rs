@@ -11,9 +11,10 @@ use crate::domain::Timestamp;
 use crate::domain::event::RecordedEvent;
 use crate::domain::ids::{OrderId, OrderNumber, UserId};
 use crate::domain::order::Order;
+use crate::ports::seen::Mark;
 use crate::ports::store::{ListQuery, OPEN_AMONG, StoreError, Stored, Unfinished};
 use crate::store::bind::{Bind, Bound as Binding};
-use crate::store::rows;
+use crate::store::rows::{self, Source};
 
 pub(super) fn unavailable(error: &sqlx::Error) -> StoreError {
     StoreError::Unavailable(error.to_string())
@@ -26,6 +27,16 @@ pub(super) async fn load(pool: &SqlitePool, id: OrderId) -> Result<Option<Stored
         .await
         .map_err(|e| unavailable(&e))?;
     row.map(|row| rows::stored(&row)).transpose().map_err(|what| StoreError::Corrupt { order: id, what })
+}
+
+const MARK: &str = "SELECT version, event_hash, updated_at FROM orders WHERE id = ?";
+
+pub(super) async fn mark(pool: &SqlitePool, id: OrderId) -> Result<Option<Mark>, StoreError> {
+    let row = query(MARK).bind(id.0).fetch_optional(pool).await.map_err(|e| unavailable(&e))?;
+    let read = |row: &SqliteRow| {
+        Ok(Mark { version: row.int("version")?, head: rows::head(row)?, updated_at: row.time("updated_at")? })
+    };
+    row.as_ref().map(read).transpose().map_err(|what| StoreError::Corrupt { order: id, what })
 }
 
 pub(super) fn load_statement() -> String {

@@ -179,6 +179,8 @@ pub struct Service {
     pub orders: Arc<Orders>,
     /// Where they are.
     pub store: Arc<CountingStore>,
+    /// What it is limited by.
+    pub config: OrderApiConfig,
     /// Ends its streams.
     pub stopping: CancellationToken,
     _folder: TempDir,
@@ -223,6 +225,7 @@ impl Service {
                 resume_concurrency: 10,
                 timers_batch: 100,
                 max_wait: 30 * second,
+                warm_orders: 0,
                 watch_buffer: watch.buffer,
             },
             placement: Arc::new(Alone(Owner { epoch: 1, incarnation: 1 })),
@@ -251,9 +254,9 @@ impl Service {
             },
         };
         let pricing = Arc::new(price_book().clone());
-        let api =
-            OrderApi::new(Arc::clone(&orders), collaborators, pricing, risk, key, config, stopping.clone());
-        Self { api, orders, store, stopping, _folder: folder }
+        let (made_of, limits) = (Arc::clone(&orders), config.clone());
+        let api = OrderApi::new(made_of, collaborators, pricing, risk, key, limits, stopping.clone());
+        Self { api, orders, store, config, stopping, _folder: folder }
     }
 
     /// How often events were read, and how often an order.

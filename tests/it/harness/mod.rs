@@ -7,9 +7,11 @@ pub mod api_in_process;
 pub mod certificates;
 pub mod cluster;
 pub mod cluster_audit;
+pub mod collector;
 pub mod edits;
 pub mod fleet;
 pub mod frames;
+pub mod http;
 pub mod invariants;
 pub mod laws;
 pub mod links;
@@ -303,9 +305,10 @@ pub fn ask(command: OrderCommand, request: Option<(&str, u8)>, expected_version:
             roles: Arc::from([Role::Admin]),
             user: None,
             reason: None,
+            until: None,
         },
         reach: Reach::All,
-        context: RequestContext { request_id: Arc::from(request_id), trace_parent: None },
+        context: RequestContext { request_id: Arc::from(request_id), trace: None },
         expected_version,
         repeatable: request
             .map(|(id, content)| Repeatable { request_id: id.to_owned(), hash: [content; 16] }),

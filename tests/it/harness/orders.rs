@@ -227,7 +227,7 @@ pub(crate) fn creation(order: Order) -> Commit {
     };
     let started = OrderEvent::SagaStarted { saga: 1, kind: SagaKind::Create };
     Commit {
-        guard: WriteGuard { version: 0, owner: OWNER },
+        guard: WriteGuard { version: 0, owner: OWNER, key: None },
         touched: Touched { items: true, addresses: true, shipments: true, payments_from: 0, timer: false },
         events: vec![event(1, 1, created), event(2, 1, started)],
         saga: Some(saga(order.id)),
@@ -247,7 +247,7 @@ pub(crate) fn update(before: &Order, change: impl FnOnce(&mut Order)) -> Commit 
     change(&mut after);
     let happened = OrderEvent::StockUnsent { key: CallKey::new(after.id, 1, "reserve", 0) };
     Commit {
-        guard: WriteGuard { version: before.version, owner: OWNER },
+        guard: WriteGuard { version: before.version, owner: OWNER, key: None },
         touched: Touched {
             items: false,
             addresses: false,

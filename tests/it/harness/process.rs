@@ -166,10 +166,21 @@ pub struct Simulate {
 impl Simulate {
     /// Starts it and waits until it listens.
     pub async fn start() -> Self {
-        let mut process = Process::spawn("simulate", &["simulate", "--listen", "127.0.0.1:0"], &[]);
+        Self::start_with(&[]).await
+    }
+
+    /// As [`Self::start`], with settings.
+    pub async fn start_with(settings: &[(&str, &str)]) -> Self {
+        let arguments = ["simulate", "--listen", "127.0.0.1:0"];
+        let mut process = Process::spawn("simulate", &arguments, &owned(settings));
         let url = process.address("simulating ").await.unwrap();
         let client = SimulatorServiceClient::connect(url.clone()).await.unwrap();
         Self { process, url, client }
+    }
+
+    /// The process itself.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
     }
 
     /// The number of its process.

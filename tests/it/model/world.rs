@@ -444,6 +444,7 @@ async fn live(
             resume_concurrency: 8,
             timers_batch: 100,
             max_wait: PATIENT,
+            warm_orders: 0,
             watch_buffer: 16,
         },
         placement: Arc::new(Alone(owner)),

@@ -1,5 +1,6 @@
 //! What every store promises, written once and run on each: a new store adds a factory and one line.
 
+mod cached;
 mod listing;
 mod pgbouncer;
 pub(crate) mod postgres;
@@ -99,5 +100,7 @@ macro_rules! store_suite {
 store_suite!(on_sqlite, crate::store_suite::sqlite::SqliteFiles);
 store_suite!(on_protected_sqlite, crate::store_suite::protected::ProtectedFiles);
 store_suite!(on_protected_postgres, crate::store_suite::protected::ProtectedDatabase);
+store_suite!(on_cached_sqlite, crate::store_suite::cached::CachedFiles);
+store_suite!(on_cached_postgres, crate::store_suite::cached::CachedDatabase);
 store_suite!(on_postgres, crate::store_suite::postgres::Database);
 store_suite!(on_pgbouncer, crate::store_suite::pgbouncer::Pooled);

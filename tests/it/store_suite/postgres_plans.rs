@@ -29,7 +29,7 @@ const USERS: i64 = 200;
 const UNFINISHED: i64 = 50;
 const PAGE: u32 = 50;
 
-const TABLES: [&str; 14] = [
+const TABLES: [&str; 15] = [
     "orders",
     "order_items",
     "order_addresses",
@@ -44,6 +44,7 @@ const TABLES: [&str; 14] = [
     "coupon_claims",
     "order_quarantines",
     "commit_marks",
+    "user_keys",
 ];
 
 /// A store with many orders, on a server that tells its plans.

@@ -9,6 +9,7 @@ use order_service::domain::order::{Hold, Order, RequestRecord};
 use order_service::domain::saga::{Failure, SagaProgress};
 use order_service::domain::status::{OrderStatus, PaymentStatus};
 use order_service::ports::store::{StoreError, Unfinished};
+use order_service::ports::usage::Backlog;
 use uuid::Uuid;
 
 use super::StoreFactory;
@@ -352,6 +353,10 @@ pub(super) async fn what_is_stuck_comes_by_id_in_pages<F: StoreFactory>() {
         paged.extend(page);
     }
     assert_eq!(paged, of(&[1, 2, 3, 5]));
+    let backlog = |unfinished, stuck, attention| Backlog { unfinished, stuck, attention, quarantined: 0 };
+    assert_eq!(store.backlog(at(50), 9).await, Ok(backlog(3, 1, 2)));
+    assert_eq!(store.backlog(at(91), 2).await, Ok(backlog(2, 2, 2)));
+    assert!(store.usage().pools.iter().any(|pool| pool.name == "read" && pool.limit > 0));
     // Nothing is set aside, and to let go of that changes nothing.
     assert_eq!(store.quarantined(id(1)).await, Ok(None));
     assert_eq!(store.release(id(1)).await, Ok(()));

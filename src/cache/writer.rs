@@ -1,0 +1,194 @@
+//! Writes to Redis behind everybody's back: what waits goes out together, so the changes of one batch of the store, whose
+//! callers are answered together, travel together.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::future::join_all;
+use redis::{RedisResult, Script};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use uuid::Uuid;
+
+use super::entry::mark_text;
+use super::redis::Shared;
+use super::shelf::Kept;
+use crate::domain::ids::OrderId;
+use crate::redis_link::Connection;
+
+/// Notes that go out together, at most.
+const TOGETHER: usize = 256;
+/// How long their answers may take, in times of what a read waits.
+const PATIENCE: u32 = 10;
+/// How often the namespace is looked at when nothing is written.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A copy takes the place of one of an older version, or of one of the same version that was the newest at an earlier time;
+/// of the same mark, they complete each other. Arguments: version, mark, time, glance, order (empty = none), milliseconds
+/// to live. Answers whether the key is of this mark now.
+const PUT: &str = r"
+local known = redis.call('HMGET', KEYS[1], 'v', 'm', 't')
+local version, at = tonumber(ARGV[1]), tonumber(ARGV[3])
+local known_version, known_at = tonumber(known[1] or '0') or 0, tonumber(known[3] or '0') or 0
+if known[2] ~= ARGV[2] then
+    if version < known_version or (version == known_version and at <= known_at) then
+        return 0
+    end
+    redis.call('DEL', KEYS[1])
+    redis.call('HSET', KEYS[1], 'v', ARGV[1], 'm', ARGV[2], 't', ARGV[3], 's', ARGV[4])
+elseif at > known_at then
+    redis.call('HSET', KEYS[1], 't', ARGV[3])
+end
+if ARGV[5] ~= '' then
+    redis.call('HSET', KEYS[1], 'd', ARGV[5])
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[6])
+return 1
+";
+
+/// What is to be written.
+#[derive(Debug)]
+pub(super) enum Note {
+    Put {
+        copy: Box<Kept>,
+        /// It is of a change.
+        replaces: bool,
+    },
+    Forget(OrderId),
+}
+
+impl Note {
+    /// Whether somebody could find what is older than it need be if this is not written.
+    pub(super) fn is_owed(&self) -> bool {
+        match self {
+            Self::Put { replaces, .. } => *replaces,
+            Self::Forget(_) => true,
+        }
+    }
+}
+
+fn count(outcome: &'static str, notes: usize) {
+    metrics::counter!("order_cache_writes_total", "outcome" => outcome).increment(notes as u64);
+}
+
+/// A note will not be written.
+pub(super) fn lost(shared: &Shared, is_owed: bool) {
+    count("lost", 1);
+    if is_owed {
+        shared.owes.store(true, Ordering::Release);
+    }
+}
+
+/// Writes until the last sender is gone.
+pub(super) async fn run(shared: Arc<Shared>, mut notes: mpsc::Receiver<Note>) {
+    let put = Script::new(PUT);
+    let mut batch = Vec::with_capacity(TOGETHER);
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let looks = tokio::select! {
+            taken = notes.recv_many(&mut batch, TOGETHER) => {
+                if taken == 0 {
+                    return;
+                }
+                false
+            }
+            _ = tick.tick() => true,
+        };
+        if write(&shared, &put, &batch, looks).await.is_none() {
+            for note in &batch {
+                lost(&shared, note.is_owed());
+            }
+        }
+        batch.clear();
+    }
+}
+
+/// Writes a batch; none = it may not have been written.
+async fn write(shared: &Shared, put: &Script, batch: &[Note], looks: bool) -> Option<()> {
+    let Some(link) = shared.link.connection() else {
+        // It may be another Redis that comes back.
+        shared.namespace.store(0, Ordering::Release);
+        return None;
+    };
+    let patience = shared.patience.saturating_mul(PATIENCE);
+    if shared.owes.load(Ordering::Acquire) {
+        let namespace = new_namespace();
+        let mut asked = redis::cmd("SET");
+        asked.arg(shared.namespace_key()).arg(format!("{namespace:016x}"));
+        let mut connection = Connection::clone(&link);
+        shared.link.heard(&link, patience, asked.query_async::<()>(&mut connection)).await.ok()?;
+        // In this order: what is lost from now on is owed anew.
+        shared.owes.store(false, Ordering::Release);
+        shared.namespace.store(namespace, Ordering::Release);
+        metrics::counter!("order_cache_namespace_changes_total").increment(1);
+        tracing::info!("Redis could not be told of changes; what it knew before is not looked at any more");
+    } else if looks || shared.namespace.load(Ordering::Acquire) == 0 {
+        shared.namespace.store(namespace(shared, &link, patience).await?, Ordering::Release);
+    }
+    if batch.is_empty() {
+        return Some(());
+    }
+    let namespace = shared.namespace.load(Ordering::Acquire);
+    let sent = batch.iter().map(|note| {
+        let connection = Connection::clone(&link);
+        send(shared, put, namespace, note, connection)
+    });
+    let all = async { join_all(sent).await.into_iter().collect::<RedisResult<Vec<bool>>>() };
+    let stored = shared.link.heard(&link, patience, all).await.ok()?;
+    let newer = stored.iter().filter(|stored| **stored).count();
+    count("stored", newer);
+    count("older", stored.len().saturating_sub(newer));
+    Some(())
+}
+
+async fn send(
+    shared: &Shared,
+    put: &Script,
+    namespace: u64,
+    note: &Note,
+    mut connection: Connection,
+) -> RedisResult<bool> {
+    match note {
+        Note::Put { copy, .. } => {
+            let mark = mark_text(&copy.mark);
+            let order = copy.order.as_ref().and_then(|order| shared.seal.order(order, &mark));
+            let Some(glance) = shared.seal.glance(&copy.glance, &mark) else { return Ok(false) };
+            let mut call = put.key(shared.key(namespace, copy.glance.id));
+            call.arg(copy.mark.version).arg(mark).arg(copy.at).arg(glance);
+            call.arg(order.unwrap_or_default());
+            call.arg(u64::try_from(shared.keep_for.as_millis()).unwrap_or(u64::MAX));
+            call.invoke_async(&mut connection).await
+        }
+        Note::Forget(id) => {
+            let mut command = redis::cmd("DEL");
+            command.arg(shared.key(namespace, *id));
+            command.query_async::<()>(&mut connection).await.map(|()| true)
+        }
+    }
+}
+
+/// The namespace that Redis has, or is given if it has none, as after it was flushed.
+async fn namespace(shared: &Shared, link: &Arc<Connection>, patience: Duration) -> Option<u64> {
+    let new = format!("{:016x}", new_namespace());
+    let (mut give, mut get) = (redis::cmd("SET"), redis::cmd("GET"));
+    give.arg(shared.namespace_key()).arg(new).arg("NX");
+    get.arg(shared.namespace_key());
+    let mut connection = Connection::clone(link);
+    let asked = async {
+        give.query_async::<Option<String>>(&mut connection).await?;
+        get.query_async::<Option<String>>(&mut connection).await
+    };
+    let told = shared.link.heard(link, patience, asked).await.ok()?;
+    let namespace = u64::from_str_radix(&told?, 16).ok().filter(|namespace| *namespace > 0);
+    if namespace.is_none() {
+        // Whatever stands there is none of ours.
+        shared.owes.store(true, Ordering::Release);
+    }
+    namespace
+}
+
+fn new_namespace() -> u64 {
+    Uuid::new_v4().as_u64_pair().1 | 1
+}
