@@ -1,16 +1,14 @@
 //! `ops health`: whether a node on this machine is well, for checks of containers.
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::time::{Duration, Instant};
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use clap::Args;
 
+use super::http::ask;
 use crate::cli::{ConfigFiles, Failure, load_config};
 use crate::config::parse_duration;
-
-/// The largest answer that is read, in bytes.
-const MOST: u64 = 64 << 10;
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -50,12 +48,13 @@ pub(super) fn run(files: &ConfigFiles, arguments: &HealthArgs) -> Result<(), Fai
     };
     let mut said = String::new();
     for path in paths {
-        let (is_well, line) = ask(&host, path, arguments.timeout)
+        let answer = ask(&host, "GET", path, None, arguments.timeout)
             .map_err(|error| Failure::Sentence(format!("http://{host}{path} does not answer ({error})")))?;
-        if !is_well {
+        let line = answer.body.lines().next().unwrap_or_default();
+        if answer.status != 200 {
             return Err(Failure::Sentence(format!("http://{host}{path} says: {line}")));
         }
-        said = line;
+        line.clone_into(&mut said);
     }
     writeln!(io::stdout(), "{said}")?;
     Ok(())
@@ -86,28 +85,6 @@ fn here(listen: SocketAddr) -> Result<String, Failure> {
         ))),
         port => Ok(SocketAddr::new(address, port).to_string()),
     }
-}
-
-/// Whether the answer is a good one, and its first line.
-fn ask(host: &str, path: &str, patience: Duration) -> io::Result<(bool, String)> {
-    let deadline = Instant::now().checked_add(patience);
-    let left = || {
-        let left = deadline.map_or(patience, |deadline| deadline.saturating_duration_since(Instant::now()));
-        // Zero would mean to wait for ever.
-        left.max(Duration::from_millis(1))
-    };
-    let address =
-        host.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))?;
-    let mut stream = TcpStream::connect_timeout(&address, left())?;
-    stream.set_write_timeout(Some(left()))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: text/plain\r\nconnection: close\r\n\r\n")?;
-    stream.set_read_timeout(Some(left()))?;
-    let mut answer = Vec::new();
-    stream.take(MOST).read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("that is no HTTP"))?;
-    let is_well = head.split(' ').nth(1).is_some_and(|status| status == "200");
-    Ok((is_well, body.lines().next().unwrap_or_default().to_owned()))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod erase_user;
 mod explain;
 mod export;
 mod health;
+mod http;
 mod log_level;
 mod printer;
 mod resolve_payment;
