@@ -2,7 +2,7 @@
 
 use order_service::clients::sim::catalogue::load_user;
 use order_service::proto::order as pb;
-use order_service::proto::order::OrderStatus::{Cancelled, Delivered};
+use order_service::proto::order::OrderStatus::{Cancelled, Confirmed, Delivered};
 use order_service::proto::order::PersonalData;
 use order_service::proto::simulator as sim;
 
@@ -119,6 +119,11 @@ async fn what_a_running_saga_was_told_does_not_come_back() {
     let hasty: Vec<_> = hasty.into_iter().chain([("ORDER__SAGA__RETRY_INITIAL", "50ms")]).collect();
     let node = NodeProcess::start(&simulate, &with(&hasty)).await;
     let order = create(&node).await;
+    // An order that is not charged yet is canceled without a refund.
+    eventually("a confirmed order", async || {
+        (get(&node, &order.id).await.status() == Confirmed).then_some(())
+    })
+    .await;
     let away = sim::Faults { method: "payment.Refund".into(), unavailable: true, ..Default::default() };
     simulate.set_faults(vec![away]).await;
     assert_ne!(cancel(&node, &order.id, SAID[2]).await.status(), Cancelled);
