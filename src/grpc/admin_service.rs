@@ -8,6 +8,7 @@ mod told;
 
 use std::sync::Arc;
 
+use http::header::AUTHORIZATION;
 use prost::Message;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -164,7 +165,7 @@ impl AdminApi {
             return Err(forbidden(what));
         }
         let metadata = request.metadata();
-        let has_token = metadata.contains_key(auth::AUTHORIZATION);
+        let has_token = metadata.as_ref().contains_key(AUTHORIZATION);
         let by_token = self.by_token.as_ref().filter(|_| has_token || !is_here);
         let authenticator = by_token.unwrap_or(&self.authenticator);
         let caller = authenticator.caller(metadata).await.map_err(|error| to_status(&error))?;

@@ -4,11 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tonic::metadata::{AsciiMetadataValue, MetadataMap};
+use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue};
+use tonic::metadata::MetadataMap;
 use uuid::Uuid;
 
-use super::access::ON_BEHALF_REASON as REASON;
-use super::{forward, known};
+use super::access::ON_BEHALF_REASON;
+use super::{forward, headers, known};
 use crate::auth::{Refused, Verifier};
 use crate::domain::access::{Caller, Role};
 use crate::domain::command::RequestContext;
@@ -18,23 +20,9 @@ use crate::domain::trace::TraceContext;
 use crate::ports::clock::Clock;
 use crate::trace::{self, Current, Name, Span};
 
-/// Header that names a request; taken over when it is well-formed, made up otherwise.
-pub(super) const REQUEST_ID: &str = "x-request-id";
 /// Longest such reason, in characters.
 const REASON_CHARS: usize = 200;
-pub(super) const AUTHORIZATION: &str = "authorization";
-const TRACE_PARENT: &str = "traceparent";
-const TRACE_STATE: &str = "tracestate";
-/// Of an answer: the trace and the span of the call, in the form of a `traceparent`.
-pub(super) const TRACE_RESPONSE: &str = "traceresponse";
 const MAX_REQUEST_ID: usize = 64;
-
-/// A value that no other call will have: a connection is not to remember it for the next one, which would cost both sides
-/// more than it saves.
-pub(super) fn once(mut value: AsciiMetadataValue) -> AsciiMetadataValue {
-    value.set_sensitive(true);
-    value
-}
 
 /// How callers are told apart.
 #[derive(Clone, Debug)]
@@ -113,7 +101,7 @@ impl Authenticator {
 impl Tokens {
     async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, OrderError> {
         let refuse = |what| Err(OrderError::Unauthenticated { what });
-        let mut headers = metadata.get_all(AUTHORIZATION).iter();
+        let mut headers = metadata.as_ref().get_all(&AUTHORIZATION).iter();
         let (header, more) = (headers.next(), headers.next());
         if more.is_some() {
             return refuse("the call has several authorization headers; send one");
@@ -142,7 +130,7 @@ impl Tokens {
 
     /// The service that a certificate is for.
     fn service(&self, metadata: &MetadataMap) -> Option<Caller> {
-        let name = metadata.get(known::SERVICE.as_str()).filter(|_| self.mtls)?.to_str().ok()?;
+        let name = metadata.as_ref().get(&known::SERVICE).filter(|_| self.mtls)?.to_str().ok()?;
         Some(Caller {
             principal: Arc::from(name),
             roles: Arc::from([Role::Service]),
@@ -155,11 +143,11 @@ impl Tokens {
 
 /// Why the caller acts for somebody else, in its own words.
 fn reason(metadata: &MetadataMap) -> Result<Option<Arc<str>>, OrderError> {
-    let Some(header) = metadata.get(REASON) else { return Ok(None) };
+    let Some(header) = metadata.as_ref().get(&headers::REASON) else { return Ok(None) };
     let text = String::from_utf8_lossy(header.as_bytes());
     let rule = FieldRule { required: true, max_chars: REASON_CHARS };
     let mut violations = Vec::new();
-    match clean_field(REASON, &text, rule, &mut violations) {
+    match clean_field(ON_BEHALF_REASON, &text, rule, &mut violations) {
         Some(text) => Ok(Some(Arc::from(text))),
         None => Err(OrderError::Invalid(violations)),
     }
@@ -172,26 +160,27 @@ pub(super) fn roles_text(roles: &[Role]) -> String {
 
 /// Request id and place in its trace of a request, and the span of the call, which log lines belong to from here on.
 pub(super) fn context(metadata: &MetadataMap, name: Name) -> (RequestContext, Span) {
-    let text = |name: &str| metadata.get(name).and_then(|value| value.to_str().ok());
+    let metadata = metadata.as_ref();
+    let text = |name: &HeaderName| metadata.get(name).and_then(|value| value.to_str().ok());
     let plain = |text: &&str| {
         (1..=MAX_REQUEST_ID).contains(&text.len())
             && text.bytes().all(|byte| byte.is_ascii_graphic())
             // It is stored and logged, where no card number may ever stand.
             && !contains_card_number(text)
     };
-    let request_id =
-        text(REQUEST_ID).filter(plain).map_or_else(|| Arc::from(Uuid::now_v7().to_string()), Arc::from);
-    let mut parents = metadata.get_all(TRACE_PARENT).iter();
+    let made_up = || Arc::from(&*Uuid::now_v7().hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+    let request_id = text(&headers::REQUEST_ID).filter(plain).map_or_else(made_up, Arc::from);
+    let mut parents = metadata.get_all(&headers::TRACE_PARENT).iter();
     let caller = match (parents.next(), parents.next()) {
         (Some(parent), None) => parent.to_str().ok().and_then(TraceContext::parse),
         // Of several, none is believed.
         _ => None,
     };
-    let caller = caller.map(|caller| match text(TRACE_STATE) {
+    let caller = caller.map(|caller| match text(&headers::TRACE_STATE) {
         None => caller,
         // Several headers are one list.
         Some(_) => {
-            let all = metadata.get_all(TRACE_STATE).iter().map(|part| part.to_str().unwrap_or("?"));
+            let all = metadata.get_all(&headers::TRACE_STATE).iter().map(|part| part.to_str().unwrap_or("?"));
             caller.with_state(&all.collect::<Vec<_>>().join(","))
         }
     });
@@ -203,17 +192,18 @@ pub(super) fn context(metadata: &MetadataMap, name: Name) -> (RequestContext, Sp
 /// Puts the place in a trace beside a call to somebody else, or nothing where nobody traces it.
 pub(super) fn pass_on(context: Option<&TraceContext>, metadata: &mut MetadataMap) {
     let Some(context) = context else { return };
-    if let Ok(parent) = context.parent().parse() {
-        metadata.insert(TRACE_PARENT, once(parent));
+    let metadata = metadata.as_mut();
+    if let Ok(parent) = HeaderValue::try_from(context.parent()) {
+        metadata.insert(&headers::TRACE_PARENT, headers::once(parent));
     }
-    if let Some(Ok(state)) = context.state.as_deref().map(str::parse) {
-        metadata.insert(TRACE_STATE, once(state));
+    if let Some(Ok(state)) = context.state.as_deref().map(HeaderValue::from_str) {
+        metadata.insert(&headers::TRACE_STATE, headers::once(state));
     }
 }
 
 /// The time the caller gives us (`grpc-timeout`), if it says so.
 pub(super) fn deadline(metadata: &MetadataMap) -> Option<Duration> {
-    time_of(metadata.get("grpc-timeout")?.to_str().ok()?)
+    time_of(metadata.as_ref().get(&headers::TIMEOUT)?.to_str().ok()?)
 }
 
 /// The time in the text of a `grpc-timeout`.

@@ -32,9 +32,9 @@ use self::meter::Meter;
 use self::others::{OtherStream, OtherStreams, OthersOfOne};
 use self::unread::{Piece, Unread};
 use self::watched::{OpenCall, Vitals, Watched};
-use super::auth;
 use super::server::GrpcConfig;
 use super::status::unreadable;
+use super::{auth, headers};
 
 /// Limits of the connections of the public listener.
 #[derive(Clone, Debug)]
@@ -194,7 +194,7 @@ async fn answer<S>(service: S, request: Request<Body>, longest: Duration) -> Res
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
-    let told = request.headers().get("grpc-timeout").and_then(|told| auth::time_of(told.to_str().ok()?));
+    let told = request.headers().get(&headers::TIMEOUT).and_then(|told| auth::time_of(told.to_str().ok()?));
     let time = told.unwrap_or(longest).min(longest);
     match timeout(time, service.oneshot(request)).await {
         Ok(Ok(response)) => unreadable(response),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use prost::Message;
 use tokio::time::{Instant, timeout_at};
 use tonic::metadata::{BinaryMetadataValue, MetadataMap, MetadataValue};
@@ -10,9 +11,9 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-use super::auth;
 use super::order_service::{Begun, MARGIN, Origin};
 use super::status::to_status;
+use super::{auth, headers};
 use crate::cluster::{Cluster, Failed, Outgoing, Route, framed};
 use crate::domain::access::{Caller, Role};
 use crate::domain::error::OrderError;
@@ -30,7 +31,6 @@ const PRINCIPAL: &str = "x-order-principal-bin";
 const ROLES: &str = "x-order-roles";
 const USER: &str = "x-order-user";
 const REASON: &str = "x-order-reason-bin";
-const TIMEOUT: &str = "grpc-timeout";
 
 /// Misses in a row before a command waits for news.
 const HOPS_AT_ONCE: u32 = 2;
@@ -265,7 +265,7 @@ async fn send<R: Routed>(
     marked.set_timeout(begun.deadline.saturating_duration_since(Instant::now()));
     let (metadata, _extensions, ()) = marked.into_parts();
     let mut headers = metadata.into_headers();
-    if let Some(timeout) = headers.get_mut(TIMEOUT) {
+    if let Some(timeout) = headers.get_mut(&headers::TIMEOUT) {
         timeout.set_sensitive(true);
     }
     let call = Outgoing { path: R::PATH, headers, body: framed(request), longest_answer: ANSWER_BYTES };
@@ -297,14 +297,14 @@ pub(super) fn mark<T>(
     if let Ok(roles) = auth::roles_text(&origin.caller.roles).parse() {
         metadata.insert(ROLES, roles);
     }
-    if let Some(Ok(user)) = origin.caller.user.map(|user| user.0.to_string().parse()) {
-        metadata.insert(USER, auth::once(user));
+    if let Some(Ok(user)) = origin.caller.user.map(|user| HeaderValue::try_from(user.0.to_string())) {
+        metadata.as_mut().insert(USER, headers::once(user));
     }
     if let Some(reason) = &origin.caller.reason {
         metadata.insert_bin(REASON, BinaryMetadataValue::from_bytes(reason.as_bytes()));
     }
-    if let Ok(id) = origin.context.request_id.parse() {
-        metadata.insert(auth::REQUEST_ID, auth::once(id));
+    if let Ok(id) = HeaderValue::from_str(&origin.context.request_id) {
+        metadata.as_mut().insert(&headers::REQUEST_ID, headers::once(id));
     }
     auth::pass_on(context, metadata);
     request

@@ -10,6 +10,7 @@ mod forward;
 mod front;
 #[cfg(test)]
 mod fuzz_tests;
+mod headers;
 mod known;
 mod order_service;
 mod page;

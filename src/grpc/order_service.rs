@@ -10,6 +10,7 @@ mod listing;
 mod reads;
 mod risk;
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -180,11 +181,9 @@ impl OrderApi {
     }
 
     async fn begin(&self, method: &'static str, metadata: &MetadataMap) -> Result<Begun, Status> {
-        let (context, span) = auth::context(metadata, Name::Rpc("order.v1.OrderService", method));
-        match self.admitted(method, metadata, context).await {
-            Ok(begun) => Ok(Begun { span, ..begun }),
-            Err(status) => Err(refused(span, status)),
-        }
+        let (context, mut span) = auth::context(metadata, Name::Rpc("order.v1.OrderService", method));
+        let begun = self.admitted(method, metadata, context, &mut span).await;
+        begun.map_err(|status| refused(span, status))
     }
 
     async fn admitted(
@@ -192,6 +191,7 @@ impl OrderApi {
         method: &'static str,
         metadata: &MetadataMap,
         context: RequestContext,
+        span: &mut Span,
     ) -> Result<Begun, Status> {
         // Whoever waits here for keys of a token takes no place of those who are known.
         let caller = self.authenticator.caller(metadata).await.map_err(|error| to_status(&error))?;
@@ -215,7 +215,7 @@ impl OrderApi {
             view: self.cluster.as_ref().filter(|_| self.for_peers).map(|cluster| cluster.view_version()),
             method,
             permit,
-            span: Span::none(),
+            span: mem::take(span),
         })
     }
 

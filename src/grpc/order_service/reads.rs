@@ -4,21 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use prost::Message;
 use tonic::Response;
-use tonic::metadata::MetadataValue;
 
 use super::OrderApi;
 use crate::domain::error::OrderError;
 use crate::domain::ids::OrderId;
 use crate::domain::order::Order;
 use crate::domain::reach::Reach;
-use crate::grpc::convert;
 use crate::grpc::validate::OrderKey;
+use crate::grpc::{convert, headers};
 use crate::ports::seen::{Glance, Seen};
-
-/// How old an answer is that may be old, in milliseconds.
-const AGE: &str = "x-order-age-ms";
 
 impl OrderApi {
     /// The id that a caller means.
@@ -81,7 +78,8 @@ pub(super) fn tell_age<T>(response: &mut Response<T>, age: Option<Duration>) {
     if let Some(age) = age {
         // Rounded up: it is no older than that.
         let millis = u64::try_from(age.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
-        response.metadata_mut().insert(AGE, MetadataValue::from(millis));
+        let told = if millis == 0 { HeaderValue::from_static("0") } else { HeaderValue::from(millis) };
+        response.metadata_mut().as_mut().insert(&headers::AGE, told);
     }
 }
 
