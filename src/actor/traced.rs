@@ -29,7 +29,7 @@ impl State {
 
     /// Where in its trace a saga goes on.
     pub(super) fn trace_of(&self, saga: &SagaProgress) -> Option<TraceContext> {
-        let stored = TraceContext::parse(saga.trace_parent.as_deref()?)?;
+        let stored = TraceContext::stored(saga.trace_parent.as_deref()?)?;
         let resumed = self.resumed.as_deref().filter(|resumed| resumed.trace == stored.trace);
         Some(resumed.cloned().unwrap_or(stored))
     }
@@ -38,7 +38,7 @@ impl State {
     pub(super) fn note_resumed(&mut self) {
         self.resumed = None;
         let Some(stored) = self.unsettled().and_then(|saga| saga.trace_parent.as_deref()) else { return };
-        let Some(stored) = TraceContext::parse(stored) else { return };
+        let Some(stored) = TraceContext::stored(stored) else { return };
         let (mut span, resumed) = trace::resumed(&stored, Name::Word("actor resume"));
         span.order(self.id);
         if let Some(saga) = self.unsettled() {

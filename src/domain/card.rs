@@ -46,9 +46,32 @@ pub fn masked(text: &str) -> Cow<'_, str> {
     Cow::Owned(whole)
 }
 
-/// Seen at a glance, which is all that most texts cost.
+/// Seen at a glance, which is all that most texts cost, hexadecimal ids included.
 fn cannot_hold_card(text: &str) -> bool {
-    text.is_ascii() && text.bytes().filter(u8::is_ascii_digit).count() < *CARD_DIGITS.start()
+    let fewest = *CARD_DIGITS.start();
+    // What an escape stands for may be a digit.
+    let is_plain = || !text.bytes().any(|byte| byte == b'\\');
+    text.is_ascii()
+        && (text.bytes().filter(u8::is_ascii_digit).count() < fewest
+            || (is_plain() && longest_run(text) < fewest))
+}
+
+/// Most digits between which there are only separators, in a text without escapes in which each character is what it looks
+/// like.
+fn longest_run(text: &str) -> usize {
+    let (mut longest, mut run, mut gap) = (0usize, 0usize, 0usize);
+    for character in text.chars() {
+        if character.is_ascii_digit() {
+            run = run.saturating_add(1);
+            longest = longest.max(run);
+            gap = 0;
+        } else if is_separator(character) && gap < WIDEST_GAP {
+            gap = gap.saturating_add(1);
+        } else {
+            (run, gap) = (0, 0);
+        }
+    }
+    longest
 }
 
 /// A character as it counts here, and the bytes that it stands in.

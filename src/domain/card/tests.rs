@@ -142,6 +142,19 @@ proptest! {
     }
 
     #[test]
+    fn a_glance_passes_over_no_card(
+        digits in card(),
+        gaps in prop::collection::vec("[ ._/,-]{0,4}", 19),
+        before in "[ -~]{0,40}",
+        after in "[ -~]{0,40}",
+    ) {
+        let dressed: String = digits.iter().zip(&gaps).map(|(digit, gap)| format!("{digit}{gap}")).collect();
+        for text in [format!("{before}{dressed}{after}"), before, after] {
+            prop_assert!(found(&text, true).is_empty() || !cannot_hold_card(&text), "{}", text);
+        }
+    }
+
+    #[test]
     fn no_uuid_is_a_card_number(bits in any::<u128>(), digits in "[0-9]{8}-[0-9]{4}-[0-9]{4}-[0-9]{4}-[0-9]{12}") {
         let id = uuid::Uuid::from_u128(bits);
         prop_assert!(!contains_card_number(&id.to_string()), "{}", id);
