@@ -25,20 +25,24 @@ const PATIENCE: u32 = 10;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A copy takes the place of one of an older version, or of one of the same version that was the newest at an earlier time;
-/// of the same mark, they complete each other. Arguments: version, mark, time, glance, order (empty = none), milliseconds
-/// to live. Answers whether the key is of this mark now.
+/// of the same mark, they complete each other. Arguments: mark, time, tag of the time, glance, order (empty = none),
+/// milliseconds to live. Answers whether the key is of this mark now.
 const PUT: &str = r"
-local known = redis.call('HMGET', KEYS[1], 'v', 'm', 't')
-local version, at = tonumber(ARGV[1]), tonumber(ARGV[3])
-local known_version, known_at = tonumber(known[1] or '0') or 0, tonumber(known[3] or '0') or 0
-if known[2] ~= ARGV[2] then
+local function version_of(mark)
+    return tonumber(string.match(mark or '', '^%d+') or '0')
+end
+local known = redis.call('HMGET', KEYS[1], 'm', 't')
+local version, at = version_of(ARGV[1]), tonumber(ARGV[2])
+local known_version, known_at = version_of(known[1]), tonumber(known[2] or '0') or 0
+if known[1] ~= ARGV[1] then
     if version < known_version or (version == known_version and at <= known_at) then
         return 0
     end
     redis.call('DEL', KEYS[1])
-    redis.call('HSET', KEYS[1], 'v', ARGV[1], 'm', ARGV[2], 't', ARGV[3], 's', ARGV[4])
-elseif at > known_at then
-    redis.call('HSET', KEYS[1], 't', ARGV[3])
+    redis.call('HSET', KEYS[1], 'm', ARGV[1], 't', ARGV[2], 'a', ARGV[3], 's', ARGV[4])
+elseif at > known_at or ARGV[5] ~= '' then
+    -- Also an earlier time, where an order comes with it: the one that is there may be none that a node has noted.
+    redis.call('HSET', KEYS[1], 't', ARGV[2], 'a', ARGV[3])
 end
 if ARGV[5] ~= '' then
     redis.call('HSET', KEYS[1], 'd', ARGV[5])
@@ -155,8 +159,10 @@ async fn send(
             let mark = mark_text(&copy.mark);
             let order = copy.order.as_ref().and_then(|order| shared.seal.order(order, &mark));
             let Some(glance) = shared.seal.glance(&copy.glance, &mark) else { return Ok(false) };
-            let mut call = put.key(shared.key(namespace, copy.glance.id));
-            call.arg(copy.mark.version).arg(mark).arg(copy.at).arg(glance);
+            let id = copy.glance.id;
+            let time = shared.seal.time(id, &mark, copy.at);
+            let mut call = put.key(shared.key(namespace, id));
+            call.arg(mark).arg(copy.at).arg(time).arg(glance);
             call.arg(order.unwrap_or_default());
             call.arg(u64::try_from(shared.keep_for.as_millis()).unwrap_or(u64::MAX));
             call.invoke_async(&mut connection).await
