@@ -36,7 +36,7 @@ pub struct ShelfConfig {
     pub patience: Duration,
     /// How long a Redis that failed is left alone.
     pub retry_every: Duration,
-    /// How long a copy is kept after it was put there.
+    /// How long a copy is kept after it was put there first, however often it is confirmed.
     pub keep_for: Duration,
     /// What all keys begin with: one for each database.
     pub prefix: String,

@@ -26,7 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A copy takes the place of one of an older version, or of one of the same version that was the newest at an earlier time;
 /// of the same mark, they complete each other. Arguments: mark, time, tag of the time, glance, order (empty = none),
-/// milliseconds to live. Answers whether the key is of this mark now.
+/// milliseconds to live, which are counted from the first copy of a mark: whoever confirms one does not prolong its life.
+/// Answers whether the key is of this mark now.
 const PUT: &str = r"
 local function version_of(mark)
     return tonumber(string.match(mark or '', '^%d+') or '0')
@@ -40,6 +41,7 @@ if known[1] ~= ARGV[1] then
     end
     redis.call('DEL', KEYS[1])
     redis.call('HSET', KEYS[1], 'm', ARGV[1], 't', ARGV[2], 'a', ARGV[3], 's', ARGV[4])
+    redis.call('PEXPIRE', KEYS[1], ARGV[6])
 elseif at > known_at or ARGV[5] ~= '' then
     -- Also an earlier time, where an order comes with it: the one that is there may be none that a node has noted.
     redis.call('HSET', KEYS[1], 't', ARGV[2], 'a', ARGV[3])
@@ -47,7 +49,6 @@ end
 if ARGV[5] ~= '' then
     redis.call('HSET', KEYS[1], 'd', ARGV[5])
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[6])
 return 1
 ";
 

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use order_service::cache::{CachedStore, Found, NearShelf, RedisShelf, Shelf, ShelfConfig};
+use order_service::cache::{CachedStore, Found, Kept, NearShelf, RedisShelf, Shelf, ShelfConfig};
 use order_service::domain::ids::{OrderId, content_hash};
 use order_service::domain::order::Order;
 use order_service::domain::status::OrderStatus;
+use order_service::ports::seen::{Glance, Mark};
 use order_service::ports::store::{Commit, ListQuery, OrderStore, Regression, StoreError, Touched};
 use order_service::store::postgres::{PostgresConfig, PostgresStore, migrate};
 use tokio::time::Instant;
@@ -207,6 +208,49 @@ async fn what_is_near_is_believed_only_while_it_is_the_newest() {
         let seen = node.cached.glance(id(1)).await.unwrap().unwrap();
         assert_eq!((seen.what.version, seen.age), (2, Some(Duration::ZERO)));
     }
+}
+
+/// A copy of a version that was the newest at `at`; what confirms one is without the order.
+fn kept(version: i64, at: i64, confirms: bool) -> Kept {
+    let order = Order { version, ..order(1) };
+    let mark = Mark { version, head: None, updated_at: order.updated_at };
+    Kept { mark, at, glance: Glance::of(&order), order: (!confirms).then(|| Arc::new(order)) }
+}
+
+#[tokio::test]
+async fn what_confirms_a_copy_does_not_prolong_its_life() {
+    let near = NearShelf::new(100, Duration::from_millis(300));
+    near.put(kept(1, 1, false), false);
+    let mut at = 1;
+    let gone = async || {
+        at += 1;
+        near.put(kept(1, at, true), false);
+        matches!(near.details(&[id(1)]).await.pop(), Some(Found::Nothing)).then_some(())
+    };
+    eventually("the copy in this process to go", gone).await;
+
+    let redis = RedisServer::start().await;
+    let shelf = RedisShelf::start(shelf_config(&redis.url())).unwrap();
+    let put = async |version: i64, at: i64, confirms: bool| {
+        let noted = async || {
+            shelf.put(kept(version, at, confirms), false);
+            match shelf.details(&[id(1)]).await.pop() {
+                Some(Found::Here(details)) => (details.at == at).then_some(()),
+                _ => None,
+            }
+        };
+        eventually("the copy to be noted", noted).await;
+        let key = entry(&redis, 1).await;
+        let left: u64 =
+            redis.command(&format!("PTTL {key}")).await.trim_start_matches(':').parse().unwrap();
+        assert_eq!(redis.command(&format!("PEXPIRE {key} 200000")).await, ":1");
+        left
+    };
+    let long = 200_001..=600_000;
+    assert!(long.contains(&put(1, 1, false).await));
+    assert!(put(1, 2, true).await <= 200_000, "confirmed");
+    assert!(put(1, 3, false).await <= 200_000, "read again");
+    assert!(long.contains(&put(2, 4, false).await), "another state has a life of its own");
 }
 
 #[tokio::test]
