@@ -71,7 +71,7 @@ fn newer(known: &Copied, new: Copied) -> Option<Copied> {
         let kept = Kept { at: new.kept.at.max(known.kept.at), order, ..new.kept };
         return Some(Copied { kept, until: known.until });
     }
-    let of = |copied: &Copied| (copied.kept.mark.version, copied.kept.at);
+    let of = |copied: &Copied| (copied.kept.mark.version, copied.kept.mark.updated_at, copied.kept.at);
     (of(&new) > of(known)).then_some(new)
 }
 

@@ -24,19 +24,25 @@ const PATIENCE: u32 = 10;
 /// How often the namespace is looked at when nothing is written.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A copy takes the place of one of an older version, or of one of the same version that was the newest at an earlier time;
-/// of the same mark, they complete each other. Arguments: mark, time, tag of the time, glance, order (empty = none),
+/// A copy takes the place of one of an older version, or of one of the same version that was changed or the newest at an earlier
+/// time; of the same mark, they complete each other. Arguments: mark, time, tag of the time, glance, order (empty = none),
 /// milliseconds to live, which are counted from the first copy of a mark: whoever confirms one does not prolong its life.
 /// Answers whether the key is of this mark now.
 const PUT: &str = r"
-local function version_of(mark)
-    return tonumber(string.match(mark or '', '^%d+') or '0')
+local function parts(mark)
+    local version, changed = string.match(mark or '', '^(%d+)%-%w+%-(%d+)$')
+    return tonumber(version or '0'), tonumber(changed or '0')
 end
 local known = redis.call('HMGET', KEYS[1], 'm', 't')
-local version, at = version_of(ARGV[1]), tonumber(ARGV[2])
-local known_version, known_at = version_of(known[1]), tonumber(known[2] or '0') or 0
+local version, changed = parts(ARGV[1])
+local known_version, known_changed = parts(known[1])
+local at, known_at = tonumber(ARGV[2]), tonumber(known[2] or '0') or 0
 if known[1] ~= ARGV[1] then
-    if version < known_version or (version == known_version and at <= known_at) then
+    local is_newer = version > known_version
+    if version == known_version then
+        is_newer = changed > known_changed or (changed == known_changed and at > known_at)
+    end
+    if not is_newer then
         return 0
     end
     redis.call('DEL', KEYS[1])

@@ -254,6 +254,47 @@ async fn what_confirms_a_copy_does_not_prolong_its_life() {
 }
 
 #[tokio::test]
+async fn metadata_that_was_taken_out_of_the_store_is_shown_by_no_copy() {
+    let (database, redis) = (database().await, RedisServer::start().await);
+    let near = Arc::new(NearShelf::new(100, Duration::from_secs(600)));
+    let shared = [Node::start(&database, &redis.url()).await, Node::start(&database, &redis.url()).await];
+    let alone = Node::over(&database, near).await;
+    let mut created = resting(1);
+    let metadata = [(String::from("gift-from"), String::from("Arthur Dentist"))];
+    Arc::make_mut(&mut created.order).metadata = Arc::new(metadata.into());
+    shared[0].cached.commit(created.clone()).await.unwrap();
+    for node in shared.iter().chain([&alone]) {
+        node.has_copy(id(1), 1).await;
+    }
+    assert!(holds(&redis.save().await, "Arthur Dentist"), "this test would find it");
+    let old = shared[0].cached.load(id(1)).await.unwrap().unwrap();
+    shared[0].cached.take_out(id(1)).await.unwrap();
+    for node in shared.iter().chain([&alone]) {
+        let newest = node.load(id(1)).await;
+        assert!(newest.metadata.is_empty() && newest.version == 1, "{newest:?}");
+    }
+    let late = async |node: &Node| node.cached.load_stale(id(1)).await.unwrap().unwrap().what.order;
+    for node in &shared {
+        let without = async || late(node).await.metadata.is_empty().then_some(());
+        eventually("reads that may be late to be without it", without).await;
+    }
+    assert!(late(&alone).await.metadata.is_empty());
+    // Whoever read the order before that, and puts it on the shelf only now, by whatever clock.
+    let at = i64::MAX >> 11;
+    let (mark, glance) = (Mark::of(&old), Glance::of(&old.order));
+    let behind = Kept { mark, at, glance, order: Some(old.order) };
+    for (node, other) in shared.iter().chain([&alone]).zip(2..) {
+        node.shelf.put(behind.clone(), false);
+        // What is put after it is there no sooner.
+        node.cached.commit(resting(other)).await.unwrap();
+        node.has_copy(id(other), 1).await;
+        assert!(late(node).await.metadata.is_empty());
+        node.has_copy(id(1), 1).await;
+    }
+    assert!(!holds(&redis.save().await, "Arthur Dentist"));
+}
+
+#[tokio::test]
 async fn whatever_becomes_of_redis_the_newest_state_is_shown_and_soon() {
     let (database, redis) = (database().await, RedisServer::start().await);
     let proxy = Proxy::start_for(Protocol::Any, redis.address()).await;
