@@ -164,7 +164,8 @@ impl Shelf for RedisShelf {
     }
 
     async fn glance(&self, id: OrderId) -> Found<(Glance, i64)> {
-        let Some(fields) = self.fields(&[id], &["m", "t", "a", "s"]).await.and_then(|mut all| all.pop()) else {
+        let Some(fields) = self.fields(&[id], &["m", "t", "a", "s"]).await.and_then(|mut all| all.pop())
+        else {
             return Found::Unasked;
         };
         let read = || {

@@ -215,9 +215,11 @@ impl OrderStore for CachedStore {
     }
 
     async fn load_stale(&self, id: OrderId) -> Result<Option<Seen<Stored>>, StoreError> {
+        // Before the copy is taken: whether what is there by then is whole says nothing of it.
+        let is_whole = self.shelf.is_whole();
         let found = self.look(id).await;
         if let Found::Here(Details { mark, at, order }) = &found
-            && self.shelf.is_whole()
+            && is_whole
             && let Some(age) = self.showable(*at)
         {
             count("order", "hit");

@@ -210,9 +210,9 @@ async fn what_is_near_is_believed_only_while_it_is_the_newest() {
     }
 }
 
-/// A copy of a version that was the newest at `at`; what confirms one is without the order.
-fn kept(version: i64, at: i64, confirms: bool) -> Kept {
-    let order = Order { version, ..order(1) };
+/// A copy of a version of an order that was the newest at `at`; what confirms one is without the order.
+fn kept(n: u64, version: i64, at: i64, confirms: bool) -> Kept {
+    let order = Order { version, ..order(n) };
     let mark = Mark { version, head: None, updated_at: order.updated_at };
     Kept { mark, at, glance: Glance::of(&order), order: (!confirms).then(|| Arc::new(order)) }
 }
@@ -220,11 +220,11 @@ fn kept(version: i64, at: i64, confirms: bool) -> Kept {
 #[tokio::test]
 async fn what_confirms_a_copy_does_not_prolong_its_life() {
     let near = NearShelf::new(100, Duration::from_millis(300));
-    near.put(kept(1, 1, false), false);
+    near.put(kept(1, 1, 1, false), false);
     let mut at = 1;
     let gone = async || {
         at += 1;
-        near.put(kept(1, at, true), false);
+        near.put(kept(1, 1, at, true), false);
         matches!(near.details(&[id(1)]).await.pop(), Some(Found::Nothing)).then_some(())
     };
     eventually("the copy in this process to go", gone).await;
@@ -233,7 +233,7 @@ async fn what_confirms_a_copy_does_not_prolong_its_life() {
     let shelf = RedisShelf::start(shelf_config(&redis.url())).unwrap();
     let put = async |version: i64, at: i64, confirms: bool| {
         let noted = async || {
-            shelf.put(kept(version, at, confirms), false);
+            shelf.put(kept(1, version, at, confirms), false);
             match shelf.details(&[id(1)]).await.pop() {
                 Some(Found::Here(details)) => (details.at == at).then_some(()),
                 _ => None,
@@ -241,8 +241,7 @@ async fn what_confirms_a_copy_does_not_prolong_its_life() {
         };
         eventually("the copy to be noted", noted).await;
         let key = entry(&redis, 1).await;
-        let left: u64 =
-            redis.command(&format!("PTTL {key}")).await.trim_start_matches(':').parse().unwrap();
+        let left: u64 = redis.command(&format!("PTTL {key}")).await.trim_start_matches(':').parse().unwrap();
         assert_eq!(redis.command(&format!("PEXPIRE {key} 200000")).await, ":1");
         left
     };
@@ -423,6 +422,54 @@ async fn when_redis_could_not_be_told_of_a_change_nobody_finds_what_it_replaced(
     eventually("the old copy to be out of sight", async || (glance().await.what.version == 2).then_some(()))
         .await;
     eventually("the node to be trusted again", async || cut.shelf.is_whole().then_some(())).await;
+}
+
+#[tokio::test]
+async fn one_copy_that_cannot_be_written_spoils_no_others_and_many_are_one_loss() {
+    let (database, redis) = (database().await, RedisServer::start().await);
+    let node = Node::start(&database, &redis.url()).await;
+    for n in 1..=3 {
+        node.cached.commit(resting(n)).await.unwrap();
+        node.has_copy(id(n), 1).await;
+    }
+    let before = namespace(&redis).await;
+    let spoil = async || {
+        let one = entry(&redis, 1).await;
+        redis.command(&format!("DEL {one}")).await;
+        assert_eq!(redis.command(&format!("SET {one} nonsense")).await, "+OK");
+    };
+    spoil().await;
+    // Together, since nobody waits between them: a copy that is not missed, and one of a change.
+    node.shelf.put(kept(1, 1, 1, false), false);
+    node.shelf.put(kept(2, 2, 1, false), true);
+    for n in [2, 3] {
+        node.shelf.put(kept(n, 3, 1, false), true);
+        let written = async || match node.shelf.details(&[id(n)]).await.pop() {
+            Some(Found::Here(details)) => (details.mark.version == 3).then_some(()),
+            _ => None,
+        };
+        eventually("what is written behind them", written).await;
+    }
+    assert_eq!((namespace(&redis).await, node.shelf.is_whole()), (before.clone(), true));
+
+    let (began, mut seen, mut last) = (Instant::now(), std::collections::BTreeSet::new(), order(1));
+    for _ in 0..12 {
+        spoil().await;
+        // What Redis is not told of this is owed.
+        last = change(&node, &last).await;
+        node.cached.commit(resting(last.version as u64 + 10)).await.unwrap();
+        node.has_copy(id(last.version as u64 + 10), 1).await;
+        assert_eq!(node.load(id(1)).await, last);
+        if !node.shelf.is_whole() {
+            let glance = node.cached.glance(id(1)).await.unwrap().unwrap();
+            assert_eq!((glance.what.version, glance.age), (last.version, Some(Duration::ZERO)));
+        }
+        seen.insert(namespace(&redis).await);
+    }
+    let most = 2 + began.elapsed().as_secs() / 5;
+    assert!((seen.len() as u64) <= most, "{} namespaces in {:?}", seen.len(), began.elapsed());
+    eventually("the node to be trusted again", async || node.shelf.is_whole().then_some(())).await;
+    assert_ne!(namespace(&redis).await, before);
 }
 
 #[tokio::test]
