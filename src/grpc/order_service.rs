@@ -43,7 +43,7 @@ use crate::ports::clock::Clock;
 use crate::proto::answer::{self, Answer};
 use crate::proto::order as pb;
 use crate::proto::served::order_service_server::OrderService;
-use crate::trace::{Name, Span};
+use crate::trace::{Asker, Name, Span};
 
 /// An answer is given at least this long before the caller's deadline.
 pub(super) const MARGIN: Duration = Duration::from_millis(200);
@@ -180,7 +180,8 @@ impl OrderApi {
     }
 
     async fn begin(&self, method: &'static str, metadata: &MetadataMap) -> Result<Begun, Status> {
-        let (context, span) = auth::context(metadata, Name::Rpc("order.v1.OrderService", method));
+        let asker = if self.for_peers { Asker::Ours } else { Asker::Anybody };
+        let (context, span) = auth::context(metadata, asker, Name::Rpc("order.v1.OrderService", method));
         match self.admitted(method, metadata, context).await {
             Ok(begun) => Ok(Begun { span, ..begun }),
             Err(status) => Err(refused(span, status)),
