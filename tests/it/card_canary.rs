@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use order_service::domain::card::contains_card_number;
 use order_service::proto::admin::RetryStepRequest;
@@ -65,6 +66,17 @@ struct Leaky {
     product: ProductServiceClient<Channel>,
     shipping: ShippingServiceClient<Channel>,
     has_failed: AtomicBool,
+    /// All that it was asked, as it came.
+    asked: Mutex<Vec<String>>,
+}
+
+impl Leaky {
+    fn hears<T: prost::Message>(&self, request: &Request<T>) {
+        // What it says of itself hides most.
+        let bytes = request.get_ref().encode_to_vec();
+        let asked = format!("{:?} {}", request.metadata(), String::from_utf8_lossy(&bytes));
+        self.asked.lock().unwrap().push(asked);
+    }
 }
 
 /// A refusal that repeats a card number in all of its parts.
@@ -79,6 +91,7 @@ impl PaymentService for Leaky {
         &self,
         request: Request<payment::ChargeRequest>,
     ) -> Result<Response<payment::ChargeResponse>, Status> {
+        self.hears(&request);
         if request.get_ref().token == format!("{TOKEN}_bad") {
             return Err(refusal());
         }
@@ -96,6 +109,7 @@ impl PaymentService for Leaky {
         &self,
         request: Request<payment::GetTransactionRequest>,
     ) -> Result<Response<payment::Transaction>, Status> {
+        self.hears(&request);
         let mut answer = self.payment.clone().get_transaction(request.into_inner()).await?;
         answer.get_mut().decline_code = CARDS[0].into();
         Ok(answer)
@@ -105,6 +119,7 @@ impl PaymentService for Leaky {
         &self,
         request: Request<payment::RefundRequest>,
     ) -> Result<Response<payment::RefundResponse>, Status> {
+        self.hears(&request);
         if !self.has_failed.swap(true, Ordering::SeqCst) {
             return Err(Status::internal(format!("cannot pay back to {}", CARDS[5])));
         }
@@ -118,6 +133,7 @@ impl ProductService for Leaky {
         &self,
         request: Request<product::BatchGetProductsRequest>,
     ) -> Result<Response<product::BatchGetProductsResponse>, Status> {
+        self.hears(&request);
         let mut answer = self.product.clone().batch_get_products(request.into_inner()).await?.into_inner();
         for (product, card) in answer.products.iter_mut().zip(CARDS.iter().cycle()) {
             product.name = format!("Gift card {card}");
@@ -133,6 +149,7 @@ impl ShippingService for Leaky {
         &self,
         request: Request<shipping::CreateLabelRequest>,
     ) -> Result<Response<shipping::Label>, Status> {
+        self.hears(&request);
         let mut answer = self.shipping.clone().create_label(request.into_inner()).await?.into_inner();
         answer.label_url = format!("https://labels.example/{}?paid={}", CARDS[0], CARDS[3]);
         answer.carrier = format!("ACME {}", CARDS[1]);
@@ -143,28 +160,30 @@ impl ShippingService for Leaky {
         &self,
         request: Request<shipping::VoidLabelRequest>,
     ) -> Result<Response<shipping::VoidLabelResponse>, Status> {
+        self.hears(&request);
         self.shipping.clone().void_label(request.into_inner()).await
     }
 }
 
-/// Serves the leaky ones until the test ends; returns their URL.
-async fn leak(simulator: &str) -> String {
+/// Serves the leaky ones until the test ends; returns their URL, too.
+async fn leak(simulator: &str) -> (Arc<Leaky>, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let to = Channel::from_shared(simulator.to_owned()).unwrap().connect().await.unwrap();
-    let leaky = std::sync::Arc::new(Leaky {
+    let leaky = Arc::new(Leaky {
         payment: PaymentServiceClient::new(to.clone()),
         product: ProductServiceClient::new(to.clone()),
         shipping: ShippingServiceClient::new(to),
         has_failed: AtomicBool::new(false),
+        asked: Mutex::default(),
     });
     let served = Server::builder()
         .add_service(PaymentServiceServer::from_arc(leaky.clone()))
         .add_service(ProductServiceServer::from_arc(leaky.clone()))
-        .add_service(ShippingServiceServer::from_arc(leaky))
+        .add_service(ShippingServiceServer::from_arc(leaky.clone()))
         .serve_with_incoming(TcpListenerStream::new(listener));
     tokio::spawn(served);
-    url
+    (leaky, url)
 }
 
 /// The sample order with one of its texts replaced.
@@ -392,8 +411,10 @@ async fn no_card_number_is_kept_or_told(kind: StoreKind) {
         Some(server) => Some(server.create_database().await),
         None => None,
     };
-    let simulate = Simulate::start().await;
-    let leaky = leak(simulate.url()).await;
+    let books = tempfile::tempdir().unwrap();
+    let journal = books.path().join("simulator.jsonl").display().to_string();
+    let simulate = Simulate::start_with(&[("ORDER__SIMULATOR__JOURNAL", journal.as_str())]).await;
+    let (others, leaky) = leak(simulate.url()).await;
     let spans = tempfile::tempdir().unwrap();
     let printed = spans.path().join("spans.jsonl").display().to_string();
     let settings = [
@@ -473,6 +494,21 @@ async fn no_card_number_is_kept_or_told(kind: StoreKind) {
         assert!(is_told(line).is_none() && !line.contains(TOKEN), "{:?}: {line}", is_told(line));
         assert!(!line.contains("John") && !line.contains("Main St"), "{line}");
     }
+    // What the other services were sent, and what they booked of it. The token is on its way to its service there.
+    let asked = others.asked.lock().unwrap().clone();
+    for there in [TOKEN, &order.id, "Main St"] {
+        assert!(asked.iter().any(|asked| asked.contains(there)), "what is asked is not looked at: {asked:?}");
+    }
+    let journal = fs::read_to_string(&journal).unwrap();
+    assert!(journal.contains(&order.id), "nothing is booked: {journal}");
+    assert_eq!(kept(books.path(), &[TOKEN, "John", "Main St"]), Vec::<String>::new());
+    let has_card = |text: &str| {
+        let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+        CARDS.iter().chain(&DIGITS).any(|card| text.contains(card) || digits.contains(card))
+    };
+    let told: Vec<&str> = asked.iter().map(String::as_str).chain(journal.lines()).collect();
+    let told: Vec<&str> = told.into_iter().filter(|text| has_card(text)).collect();
+    assert_eq!(told, Vec::<&str>::new());
     let folder = match &server {
         Some(server) => server.data_dir(),
         None => node.folder().to_owned(),
