@@ -258,7 +258,9 @@ fn may_see(surface: &Surface, request: &Request) -> Result<(), &'static str> {
 fn may_call(request: &Request) -> Result<(), &'static str> {
     // Without TLS no browser speaks it.
     if request.version() != Version::HTTP_2 {
-        return Err("calls of operators are taken over HTTP/2 only; use order-service ops or a client of gRPC");
+        return Err(
+            "calls of operators are taken over HTTP/2 only; use order-service ops or a client of gRPC",
+        );
     }
     if is_of_web_page(request) {
         return Err("this is not for web pages; use order-service ops or a client of gRPC");
