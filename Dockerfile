@@ -39,9 +39,8 @@ LABEL org.opencontainers.image.title="order-service" \
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/order-service /usr/local/bin/order-service
 COPY --from=build --chown=65532:65532 /out/data /var/lib/order-service
-# Loopback, the default, would be reached by nobody. Environment comes before files given with --config.
-ENV ORDER__GRPC__LISTEN=0.0.0.0:50051 \
-    ORDER__OPS__LISTEN=0.0.0.0:9464
+# No settings by environment: they would win over files given with --config.
+COPY config/image.yaml /etc/order-service/image.yaml
 WORKDIR /var/lib/order-service
 VOLUME ["/var/lib/order-service"]
 USER 65532:65532
@@ -50,4 +49,4 @@ EXPOSE 50051 50052 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["order-service", "ops", "health"]
 ENTRYPOINT ["order-service"]
-CMD ["serve"]
+CMD ["serve", "--config", "/etc/order-service/image.yaml"]

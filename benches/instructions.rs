@@ -75,7 +75,7 @@ fn counted(path: &str, calls: usize) -> f64 {
 /// Spans end where they would be exported: in a task beside the calls.
 fn record(ratio: f64) {
     let (queue, mut spans) = tokio::sync::mpsc::channel(4_096);
-    assert!(trace::install(queue, Sampling::of(ratio), Arc::new(MachineClock::default())));
+    assert!(trace::install(queue, Sampling::of(ratio), 0, Arc::new(MachineClock::default())));
     tokio::spawn(async move { while spans.recv().await.is_some() {} });
 }
 

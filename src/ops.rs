@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
@@ -220,6 +220,12 @@ async fn guard(State(surface): State<Arc<Surface>>, mut request: Request, next: 
     if is_restricted && let Err(why) = may_see(&surface, &request) {
         return (StatusCode::FORBIDDEN, why).into_response();
     }
+    if is_call && let Err(why) = may_call(&request) {
+        return match request.version() {
+            Version::HTTP_2 => refusal(PERMISSION_DENIED, why),
+            _ => (StatusCode::FORBIDDEN, format!("{why}\n")).into_response(),
+        };
+    }
     // Calls bring deadlines of their own, and whoever drains says how long to wait.
     if is_call || counted == "/drain" {
         return next.run(request).await;
@@ -232,28 +238,59 @@ async fn guard(State(surface): State<Arc<Surface>>, mut request: Request, next: 
 
 /// Whether pages that tell of orders and settings are shown to whoever asks.
 fn may_see(surface: &Surface, request: &Request) -> Result<(), &'static str> {
-    let is_here = request.extensions().get::<Peer>().is_some_and(|peer| peer.is_here());
     match surface.parts.shown_to {
         ShownTo::Anybody => return Ok(()),
-        ShownTo::Loopback if is_here => {}
+        ShownTo::Loopback if is_here(request) => {}
         ShownTo::Loopback => {
             return Err("this is shown on the node's own machine only; ask from there, or set ops.debug\n");
         }
         ShownTo::Nobody => return Err("this is not shown, since ops.debug is none\n"),
     }
     // A web page that an operator's browser shows comes from this machine, too.
-    let headers = request.headers();
-    if headers.contains_key(header::ORIGIN) || !names_this_machine(headers) {
+    if is_of_web_page(request) || !names_this_machine(request) {
         return Err("this is not for web pages; use curl with the address of the listener\n");
     }
     Ok(())
 }
 
+/// Whether calls of operators are taken that come in such a request; whose they are is checked later. From this machine they
+/// need no token, and a web page that an operator's browser shows there must get nothing done by that.
+fn may_call(request: &Request) -> Result<(), &'static str> {
+    // Without TLS no browser speaks it.
+    if request.version() != Version::HTTP_2 {
+        return Err(
+            "calls of operators are taken over HTTP/2 only; use order-service ops or a client of gRPC",
+        );
+    }
+    if is_of_web_page(request) {
+        return Err("this is not for web pages; use order-service ops or a client of gRPC");
+    }
+    if is_here(request) && !names_this_machine(request) {
+        return Err("from the node's own machine name the listener by an address or as localhost");
+    }
+    Ok(())
+}
+
+/// Whether it comes from the node's own machine.
+fn is_here(request: &Request) -> bool {
+    request.extensions().get::<Peer>().is_some_and(|peer| peer.is_here())
+}
+
+/// Whether a browser says which page it asks for.
+fn is_of_web_page(request: &Request) -> bool {
+    request.headers().contains_key(header::ORIGIN)
+}
+
 /// Whether the request names the listener by an address, or as the machine it is on: a name that somebody else has made
-/// point here is none of ours.
-fn names_this_machine(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(header::HOST) else { return true };
-    let Ok(host) = host.to_str() else { return false };
+/// point here is none of ours. HTTP/2 names it in its target, and may do so in a header as well.
+fn names_this_machine(request: &Request) -> bool {
+    let target = request.uri().authority().is_none_or(|named| is_of_this_machine(named.as_str()));
+    let mut headers = request.headers().get_all(header::HOST).into_iter();
+    target && headers.all(|host| host.to_str().is_ok_and(is_of_this_machine))
+}
+
+/// Whether that is an address or localhost, with a port or without.
+fn is_of_this_machine(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
@@ -279,6 +316,7 @@ async fn admin(State(surface): State<Arc<Surface>>, request: Request) -> Respons
 }
 
 /// The codes of gRPC that are answered here.
+const PERMISSION_DENIED: &str = "7";
 const UNIMPLEMENTED: &str = "12";
 const UNAVAILABLE: &str = "14";
 
@@ -339,7 +377,8 @@ mod tests {
     }
 
     async fn get(surface: &Arc<Surface>, path: &str) -> (StatusCode, String) {
-        let request = Request::builder().uri(path).header(CERTIFICATE_HEADER, "billing");
+        let request =
+            Request::builder().version(Version::HTTP_2).uri(path).header(CERTIFICATE_HEADER, "billing");
         let answer = routes(surface).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
         let status = answer.status();
         let body = to_bytes(answer.into_body(), 1_000).await.unwrap();
@@ -384,8 +423,8 @@ mod tests {
             ("localhost.evil.example", false),
             ("", false),
         ] {
-            let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]);
-            assert_eq!(names_this_machine(&headers), expected, "{host}");
+            let request = Request::builder().uri("/").header(header::HOST, host).body(Body::empty()).unwrap();
+            assert_eq!(names_this_machine(&request), expected, "{host}");
         }
     }
 }

@@ -74,7 +74,7 @@ pub(super) async fn warm(orders: &Orders) {
         }
         if warmed > 0 {
             metrics::counter!("order_cache_warmed_total").increment(warmed);
-            tracing::info!(orders = warmed, "orders loaded that were read lately");
+            tracing::info!(orders = warmed, "orders are being loaded that were read lately");
         }
     }
 }

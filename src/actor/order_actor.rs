@@ -448,7 +448,8 @@ impl OrderActor {
     }
 }
 
-/// Counts what would have been stored for an order that is no longer this node's, or newer than it knew.
+/// Counts what came to nothing since the order is no longer this node's, or newer than it knew; also where that was known
+/// before the store was asked.
 fn fence_refused() {
     metrics::counter!("order_store_fences_refused_total").increment(1);
 }

@@ -12,8 +12,9 @@ use crate::domain::ids::{IdKey, OrderId};
 use crate::domain::order::Order;
 use crate::ports::seen::{Glance, Mark};
 
-/// Stands in every key: programs that write orders in another way do not meet. Raised when the JSON of an order changes.
-pub(super) const FORM: u32 = 1;
+/// Stands in every key: programs that write orders in another way do not meet. Raised when the JSON of an order changes, or
+/// what a key holds.
+pub(super) const FORM: u32 = 2;
 
 /// The longest order that is kept, in bytes of JSON.
 const MOST_BYTES: usize = 128 << 10;
@@ -64,6 +65,17 @@ impl Seal {
         self.read("glance", id, mark, bytes)
     }
 
+    /// Says that a node has noted the order to be of this mark at `at`. By itself, since a later time is noted alone.
+    pub(super) fn time(&self, id: OrderId, mark: &str, at: i64) -> String {
+        self.tag("time", id, mark, &at.to_be_bytes())
+    }
+
+    /// The time in this text, if this tag says that a node has noted it.
+    pub(super) fn read_time(&self, id: OrderId, mark: &str, text: &str, tag: &str) -> Option<i64> {
+        let at = text.parse().ok()?;
+        (self.time(id, mark, at) == tag).then_some(at)
+    }
+
     fn tag(&self, what: &str, id: OrderId, mark: &str, json: &[u8]) -> String {
         let parts = [what.as_bytes(), id.0.as_bytes(), mark.as_bytes(), json];
         format!("{:016x}", self.0.tag("cache", &parts))
@@ -82,5 +94,55 @@ impl Seal {
             return None;
         }
         serde_json::from_slice(json).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::ids::{OrderNumber, UserId};
+    use crate::domain::status::{OrderStatus, PaymentStatus};
+
+    const AT: i64 = 1_700_000_000_000_000;
+
+    fn glance() -> Glance {
+        Glance {
+            id: OrderId(Uuid::from_u128(1)),
+            user_id: UserId(Uuid::from_u128(2)),
+            order_number: OrderNumber::parse("ORD-0123456789").unwrap(),
+            status: OrderStatus::Pending,
+            payment_status: PaymentStatus::Pending,
+            version: 3,
+            updated_at: Timestamp::from_timestamp_micros(AT).unwrap(),
+        }
+    }
+
+    fn mark(version: i64) -> String {
+        let updated_at = Timestamp::from_timestamp_micros(AT).unwrap();
+        mark_text(&Mark { version, head: None, updated_at })
+    }
+
+    #[test]
+    fn an_entry_whose_version_or_time_was_altered_is_refused() {
+        let (seal, glance) = (Seal(IdKey(vec![7; 32])), glance());
+        let id = glance.id;
+        let entry = seal.glance(&glance, &mark(3)).unwrap();
+        assert_eq!(seal.read_glance(id, &mark(3), &entry), Some(glance));
+        for altered in [mark(2), mark(4), mark(3).replace("none", "no"), String::new()] {
+            assert_eq!(seal.read_glance(id, &altered, &entry), None, "{altered}");
+        }
+        let (time, tag) = (AT.to_string(), seal.time(id, &mark(3), AT));
+        assert_eq!(seal.read_time(id, &mark(3), &time, &tag), Some(AT));
+        let other = OrderId(Uuid::from_u128(9));
+        let later = (AT + 1).to_string();
+        assert_eq!(seal.read_time(id, &mark(3), &later, &tag), None, "noted by nobody");
+        assert_eq!(seal.read_time(id, &mark(4), &time, &tag), None, "of another state");
+        assert_eq!(seal.read_time(other, &mark(3), &time, &tag), None, "of another order");
+        let elsewhere = Seal(IdKey(vec![8; 32]));
+        assert_eq!(elsewhere.read_time(id, &mark(3), &time, &tag), None, "by another key");
     }
 }

@@ -1,6 +1,7 @@
 //! A shelf in Redis, for all nodes together.
 //!
-//! One key an order, a hash of its mark, when that was the newest (`t`), where the order stands (`s`) and the order (`d`).
+//! One key an order, a hash of its mark (`m`), when that was the newest (`t`, with its tag `a`), where the order stands (`s`)
+//! and the order (`d`).
 //! Keys live in a namespace, a random number that stands in Redis itself: a node that could not tell Redis of a change makes
 //! a new one before it shows anything unasked again, so that nobody finds what should have been replaced.
 
@@ -35,7 +36,7 @@ pub struct ShelfConfig {
     pub patience: Duration,
     /// How long a Redis that failed is left alone.
     pub retry_every: Duration,
-    /// How long a copy is kept after it was put there.
+    /// How long a copy is kept after it was put there first, however often it is confirmed.
     pub keep_for: Duration,
     /// What all keys begin with: one for each database.
     pub prefix: String,
@@ -139,21 +140,23 @@ fn text(field: Option<&Option<Vec<u8>>>) -> Option<&str> {
     std::str::from_utf8(field?.as_ref()?).ok()
 }
 
-fn time(field: Option<&Option<Vec<u8>>>) -> i64 {
-    text(field).and_then(|text| text.parse().ok()).unwrap_or(0)
+/// The mark in fields that begin with `m`, `t` and `a`, as a text, and when it was the newest; none = no node has written so.
+fn noted<'f>(seal: &Seal, id: OrderId, fields: &'f Fields) -> Option<(&'f str, i64)> {
+    let mark = text(fields.first())?;
+    let at = seal.read_time(id, mark, text(fields.get(1))?, text(fields.get(2))?)?;
+    Some((mark, at))
 }
 
 #[async_trait]
 impl Shelf for RedisShelf {
     async fn details(&self, ids: &[OrderId]) -> Vec<Found<Details>> {
-        let Some(all) = self.fields(ids, &["m", "t", "d"]).await else {
+        let Some(all) = self.fields(ids, &["m", "t", "a", "d"]).await else {
             return ids.iter().map(|_| Found::Unasked).collect();
         };
         let read = |id: OrderId, fields: &Fields| {
-            let text = text(fields.first())?;
-            let order = self.shared.seal.read_order(id, text, fields.get(2)?.as_ref()?)?;
-            let mark = read_mark(text)?;
-            Some(Details { mark, at: time(fields.get(1)), order })
+            let (mark, at) = noted(&self.shared.seal, id, fields)?;
+            let order = self.shared.seal.read_order(id, mark, fields.get(3)?.as_ref()?)?;
+            Some(Details { mark: read_mark(mark)?, at, order })
         };
         let found =
             ids.iter().zip(&all).map(|(id, fields)| read(*id, fields).map_or(Found::Nothing, Found::Here));
@@ -161,12 +164,13 @@ impl Shelf for RedisShelf {
     }
 
     async fn glance(&self, id: OrderId) -> Found<(Glance, i64)> {
-        let Some(fields) = self.fields(&[id], &["m", "t", "s"]).await.and_then(|mut all| all.pop()) else {
+        let Some(fields) = self.fields(&[id], &["m", "t", "a", "s"]).await.and_then(|mut all| all.pop())
+        else {
             return Found::Unasked;
         };
         let read = || {
-            let glance = self.shared.seal.read_glance(id, text(fields.first())?, fields.get(2)?.as_ref()?)?;
-            Some((glance, time(fields.get(1))))
+            let (mark, at) = noted(&self.shared.seal, id, &fields)?;
+            Some((self.shared.seal.read_glance(id, mark, fields.get(3)?.as_ref()?)?, at))
         };
         read().map_or(Found::Nothing, Found::Here)
     }

@@ -43,7 +43,8 @@ pub enum Found<T> {
     Unasked,
 }
 
-/// A shelf. A copy is replaced only by one of a newer version, or by a later one of the same version.
+/// A shelf. A copy is replaced only by one of a newer version, or by one of the same version that was
+/// changed later, or is later.
 #[async_trait]
 pub trait Shelf: Send + Sync + std::fmt::Debug {
     /// Copies of these orders, in this order. Each is what somebody put there with its mark, or it is not here.

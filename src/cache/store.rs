@@ -83,11 +83,15 @@ impl CachedStore {
 
     /// Puts what is stored on the shelf; it was the newest at `at`, or later.
     fn keep(&self, stored: &Stored, at: i64) {
+        self.put(stored, at, false);
+    }
+
+    fn put(&self, stored: &Stored, at: i64, replaces: bool) {
         let mark = Mark::of(stored);
         // A saga under way changes soon, and holds the token that pays. Without a hash the mark proves nothing.
         let is_kept = stored.saga.is_none() && mark.head.is_some();
         let order = is_kept.then(|| Arc::clone(&stored.order));
-        self.shelf.put(Kept { mark, at, glance: Glance::of(&stored.order), order }, false);
+        self.shelf.put(Kept { mark, at, glance: Glance::of(&stored.order), order }, replaces);
     }
 
     /// Reads the whole order.
@@ -211,9 +215,11 @@ impl OrderStore for CachedStore {
     }
 
     async fn load_stale(&self, id: OrderId) -> Result<Option<Seen<Stored>>, StoreError> {
+        // Before the copy is taken: whether what is there by then is whole says nothing of it.
+        let is_whole = self.shelf.is_whole();
         let found = self.look(id).await;
         if let Found::Here(Details { mark, at, order }) = &found
-            && self.shelf.is_whole()
+            && is_whole
             && let Some(age) = self.showable(*at)
         {
             count("order", "hit");
@@ -357,6 +363,18 @@ impl OrderStore for CachedStore {
 
     async fn release(&self, id: OrderId) -> Result<(), StoreError> {
         self.inner.release(id).await
+    }
+
+    async fn take_out(&self, id: OrderId) -> Result<(), StoreError> {
+        let mut in_doubt = InDoubt(Some((&*self.shelf, id)));
+        self.inner.take_out(id).await?;
+        let at = self.time.earliest();
+        if let Ok(Some(stored)) = self.inner.load(id).await {
+            in_doubt.0 = None;
+            // Not only forgotten: somebody may have read the order before that and put it here behind it.
+            self.put(&stored, at, true);
+        }
+        Ok(())
     }
 
     async fn stuck(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use redis::{RedisResult, Script};
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use uuid::Uuid;
 
 use super::entry::mark_text;
@@ -24,26 +24,41 @@ const PATIENCE: u32 = 10;
 /// How often the namespace is looked at when nothing is written.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A copy takes the place of one of an older version, or of one of the same version that was the newest at an earlier time;
-/// of the same mark, they complete each other. Arguments: version, mark, time, glance, order (empty = none), milliseconds
-/// to live. Answers whether the key is of this mark now.
+/// How often this node puts another namespace in the place of the one that could not be told of a change, at most. Until then
+/// it shows nothing unasked; many losses cost one change, and the copies of the others are of use for as long.
+const CHANGE_EVERY: Duration = Duration::from_secs(5);
+
+/// A copy takes the place of one of an older version, or of one of the same version that was changed or the newest at an earlier
+/// time; of the same mark, they complete each other. Arguments: mark, time, tag of the time, glance, order (empty = none),
+/// milliseconds to live, which are counted from the first copy of a mark: whoever confirms one does not prolong its life.
+/// Answers whether the key is of this mark now.
 const PUT: &str = r"
-local known = redis.call('HMGET', KEYS[1], 'v', 'm', 't')
-local version, at = tonumber(ARGV[1]), tonumber(ARGV[3])
-local known_version, known_at = tonumber(known[1] or '0') or 0, tonumber(known[3] or '0') or 0
-if known[2] ~= ARGV[2] then
-    if version < known_version or (version == known_version and at <= known_at) then
+local function parts(mark)
+    local version, changed = string.match(mark or '', '^(%d+)%-%w+%-(%d+)$')
+    return tonumber(version or '0'), tonumber(changed or '0')
+end
+local known = redis.call('HMGET', KEYS[1], 'm', 't')
+local version, changed = parts(ARGV[1])
+local known_version, known_changed = parts(known[1])
+local at, known_at = tonumber(ARGV[2]), tonumber(known[2] or '0') or 0
+if known[1] ~= ARGV[1] then
+    local is_newer = version > known_version
+    if version == known_version then
+        is_newer = changed > known_changed or (changed == known_changed and at > known_at)
+    end
+    if not is_newer then
         return 0
     end
     redis.call('DEL', KEYS[1])
-    redis.call('HSET', KEYS[1], 'v', ARGV[1], 'm', ARGV[2], 't', ARGV[3], 's', ARGV[4])
-elseif at > known_at then
-    redis.call('HSET', KEYS[1], 't', ARGV[3])
+    redis.call('HSET', KEYS[1], 'm', ARGV[1], 't', ARGV[2], 'a', ARGV[3], 's', ARGV[4])
+    redis.call('PEXPIRE', KEYS[1], ARGV[6])
+elseif at > known_at or ARGV[5] ~= '' then
+    -- Also an earlier time, where an order comes with it: the one that is there may be none that a node has noted.
+    redis.call('HSET', KEYS[1], 't', ARGV[2], 'a', ARGV[3])
 end
 if ARGV[5] ~= '' then
     redis.call('HSET', KEYS[1], 'd', ARGV[5])
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[6])
 return 1
 ";
 
@@ -82,7 +97,7 @@ pub(super) fn lost(shared: &Shared, is_owed: bool) {
 
 /// Writes until the last sender is gone.
 pub(super) async fn run(shared: Arc<Shared>, mut notes: mpsc::Receiver<Note>) {
-    let put = Script::new(PUT);
+    let mut writer = Writer { shared, put: Script::new(PUT), may_change_at: Instant::now() };
     let mut batch = Vec::with_capacity(TOGETHER);
     let mut tick = tokio::time::interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -96,51 +111,71 @@ pub(super) async fn run(shared: Arc<Shared>, mut notes: mpsc::Receiver<Note>) {
             }
             _ = tick.tick() => true,
         };
-        if write(&shared, &put, &batch, looks).await.is_none() {
+        if writer.write(&batch, looks).await.is_none() {
             for note in &batch {
-                lost(&shared, note.is_owed());
+                lost(&writer.shared, note.is_owed());
             }
         }
         batch.clear();
     }
 }
 
-/// Writes a batch; none = it may not have been written.
-async fn write(shared: &Shared, put: &Script, batch: &[Note], looks: bool) -> Option<()> {
-    let Some(link) = shared.link.connection() else {
-        // It may be another Redis that comes back.
-        shared.namespace.store(0, Ordering::Release);
-        return None;
-    };
-    let patience = shared.patience.saturating_mul(PATIENCE);
-    if shared.owes.load(Ordering::Acquire) {
-        let namespace = new_namespace();
-        let mut asked = redis::cmd("SET");
-        asked.arg(shared.namespace_key()).arg(format!("{namespace:016x}"));
-        let mut connection = Connection::clone(&link);
-        shared.link.heard(&link, patience, asked.query_async::<()>(&mut connection)).await.ok()?;
-        // In this order: what is lost from now on is owed anew.
-        shared.owes.store(false, Ordering::Release);
-        shared.namespace.store(namespace, Ordering::Release);
-        metrics::counter!("order_cache_namespace_changes_total").increment(1);
-        tracing::info!("Redis could not be told of changes; what it knew before is not looked at any more");
-    } else if looks || shared.namespace.load(Ordering::Acquire) == 0 {
-        shared.namespace.store(namespace(shared, &link, patience).await?, Ordering::Release);
+struct Writer {
+    shared: Arc<Shared>,
+    put: Script,
+    /// When the namespace may be changed again.
+    may_change_at: Instant,
+}
+
+impl Writer {
+    /// Writes a batch; none = it may not have been written.
+    async fn write(&mut self, batch: &[Note], looks: bool) -> Option<()> {
+        let shared = &*self.shared;
+        let Some(link) = shared.link.connection() else {
+            // It may be another Redis that comes back.
+            shared.namespace.store(0, Ordering::Release);
+            return None;
+        };
+        let patience = shared.patience.saturating_mul(PATIENCE);
+        let now = Instant::now();
+        if shared.owes.load(Ordering::Acquire) && now >= self.may_change_at {
+            self.may_change_at = now.checked_add(CHANGE_EVERY).unwrap_or(now);
+            let namespace = new_namespace();
+            let mut asked = redis::cmd("SET");
+            asked.arg(shared.namespace_key()).arg(format!("{namespace:016x}"));
+            let mut connection = Connection::clone(&link);
+            shared.link.heard(&link, patience, asked.query_async::<()>(&mut connection)).await.ok()?;
+            // In this order: nobody finds anything in the old one meanwhile, and what is lost from now on is owed anew.
+            shared.namespace.store(0, Ordering::Release);
+            shared.owes.store(false, Ordering::Release);
+            shared.namespace.store(namespace, Ordering::Release);
+            metrics::counter!("order_cache_namespace_changes_total").increment(1);
+            tracing::info!(
+                "Redis could not be told of changes; what it knew before is not looked at any more"
+            );
+        } else if looks || shared.namespace.load(Ordering::Acquire) == 0 {
+            shared.namespace.store(namespace(shared, &link, patience).await?, Ordering::Release);
+        }
+        if batch.is_empty() {
+            return Some(());
+        }
+        let namespace = shared.namespace.load(Ordering::Acquire);
+        let sent = batch.iter().map(|note| {
+            let connection = Connection::clone(&link);
+            send(shared, &self.put, namespace, note, connection)
+        });
+        let written = shared.link.heard_each(&link, patience, join_all(sent)).await.ok()?;
+        let of = |what| written.iter().filter(|written| **written == Some(what)).count();
+        count("stored", of(true));
+        count("older", of(false));
+        // Of one that was not written, the others are not to blame.
+        for (note, written) in batch.iter().zip(&written) {
+            if written.is_none() {
+                lost(shared, note.is_owed());
+            }
+        }
+        Some(())
     }
-    if batch.is_empty() {
-        return Some(());
-    }
-    let namespace = shared.namespace.load(Ordering::Acquire);
-    let sent = batch.iter().map(|note| {
-        let connection = Connection::clone(&link);
-        send(shared, put, namespace, note, connection)
-    });
-    let all = async { join_all(sent).await.into_iter().collect::<RedisResult<Vec<bool>>>() };
-    let stored = shared.link.heard(&link, patience, all).await.ok()?;
-    let newer = stored.iter().filter(|stored| **stored).count();
-    count("stored", newer);
-    count("older", stored.len().saturating_sub(newer));
-    Some(())
 }
 
 async fn send(
@@ -155,8 +190,10 @@ async fn send(
             let mark = mark_text(&copy.mark);
             let order = copy.order.as_ref().and_then(|order| shared.seal.order(order, &mark));
             let Some(glance) = shared.seal.glance(&copy.glance, &mark) else { return Ok(false) };
-            let mut call = put.key(shared.key(namespace, copy.glance.id));
-            call.arg(copy.mark.version).arg(mark).arg(copy.at).arg(glance);
+            let id = copy.glance.id;
+            let time = shared.seal.time(id, &mark, copy.at);
+            let mut call = put.key(shared.key(namespace, id));
+            call.arg(mark).arg(copy.at).arg(time).arg(glance);
             call.arg(order.unwrap_or_default());
             call.arg(u64::try_from(shared.keep_for.as_millis()).unwrap_or(u64::MAX));
             call.invoke_async(&mut connection).await

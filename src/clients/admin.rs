@@ -186,7 +186,8 @@ impl AdminClient {
         mut progress: impl FnMut(&pb::DrainNodeProgress),
     ) -> Result<(), ApiError> {
         // It takes as long as it takes.
-        let answer = self.inner.drain_node(Request::new(content)).await;
+        let request = self.signed(content);
+        let answer = self.inner.drain_node(request).await;
         let mut told = self.plain(answer)?;
         loop {
             match told.message().await {
@@ -198,8 +199,13 @@ impl AdminClient {
     }
 
     fn request<T>(&self, content: T) -> Request<T> {
-        let mut request = Request::new(content);
+        let mut request = self.signed(content);
         request.set_timeout(self.timeout);
+        request
+    }
+
+    fn signed<T>(&self, content: T) -> Request<T> {
+        let mut request = Request::new(content);
         self.access.put(request.metadata_mut());
         request
     }

@@ -16,6 +16,8 @@ pub struct TracingConfig {
     pub print_max_bytes: u64,
     /// Share of the traces that begin here which is recorded, 0 to 1.
     pub sample_ratio: f64,
+    /// Traces a second that are recorded because an outside caller says so.
+    pub forced_per_second: u32,
     /// Spans that wait to be exported; more are dropped.
     pub queue: usize,
     /// How long the collector may take for some spans.
@@ -46,6 +48,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> TracingConfig {
         }),
         print_max_bytes: r.number("tracing.print_max_bytes", 65_536..=1_099_511_627_776),
         sample_ratio: r.parsed("tracing.sample_ratio", ratio, || 0.0),
+        forced_per_second: r.number("tracing.forced_per_second", 0..=1_000_000),
         queue: r.number("tracing.queue", 1..=1_000_000),
         timeout: r.duration("tracing.timeout", ms(10)..=MINUTE),
     }

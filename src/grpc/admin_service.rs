@@ -34,7 +34,7 @@ use crate::ports::clock::Clock;
 use crate::ports::vault::Custodian;
 use crate::proto::admin as pb;
 use crate::proto::admin::order_admin_service_server::OrderAdminServiceServer;
-use crate::trace::{Name, Span};
+use crate::trace::{Asker, Name, Span};
 
 /// Calls of operators in flight on this node.
 const IN_FLIGHT: usize = 16;
@@ -145,7 +145,7 @@ impl AdminApi {
 
     async fn begin<T>(&self, method: &'static str, request: &Request<T>) -> Result<Begun, Status> {
         let name = Name::Rpc("order.admin.v1.OrderAdminService", method);
-        let (context, span) = auth::context(request.metadata(), name);
+        let (context, span) = auth::context(request.metadata(), Asker::Ours, name);
         match self.admitted(method, request, context).await {
             Ok(begun) => Ok(Begun { span, ..begun }),
             Err(status) => Err(refused(span, status)),

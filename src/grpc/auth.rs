@@ -18,7 +18,7 @@ use crate::domain::error::OrderError;
 use crate::domain::text::{FieldRule, clean_field, contains_card_number};
 use crate::domain::trace::TraceContext;
 use crate::ports::clock::Clock;
-use crate::trace::{self, Current, Name, Span};
+use crate::trace::{self, Asker, Current, Name, Span};
 
 /// Longest such reason, in characters.
 const REASON_CHARS: usize = 200;
@@ -159,7 +159,7 @@ pub(super) fn roles_text(roles: &[Role]) -> String {
 }
 
 /// Request id and place in its trace of a request, and the span of the call, which log lines belong to from here on.
-pub(super) fn context(metadata: &MetadataMap, name: Name) -> (RequestContext, Span) {
+pub(super) fn context(metadata: &MetadataMap, asker: Asker, name: Name) -> (RequestContext, Span) {
     let metadata = metadata.as_ref();
     let text = |name: &HeaderName| metadata.get(name).and_then(|value| value.to_str().ok());
     let plain = |text: &&str| {
@@ -184,7 +184,7 @@ pub(super) fn context(metadata: &MetadataMap, name: Name) -> (RequestContext, Sp
             caller.with_state(&all.collect::<Vec<_>>().join(","))
         }
     });
-    let (span, context) = trace::serve(caller, name);
+    let (span, context) = trace::serve(caller, asker, name);
     trace::enter(Current::new(&request_id, Some(&context)));
     (RequestContext { request_id, trace: Some(context) }, span)
 }

@@ -31,7 +31,7 @@ use crate::domain::pricing::PriceBook;
 use crate::domain::text;
 use crate::domain::trace::{STATE_LEN, TraceContext};
 use crate::proto::order as pb;
-use crate::trace::Name;
+use crate::trace::{Asker, Name};
 
 mod requests;
 mod samples;
@@ -198,7 +198,7 @@ fn headers(chance: &mut Chance) {
     let _time = auth::deadline(&metadata);
     let _view = forward::view_of(&metadata);
     let _caller = forward::caller_of(&metadata);
-    let (context, _span) = auth::context(&metadata, Name::Word("fuzzed"));
+    let (context, _span) = auth::context(&metadata, Asker::Anybody, Name::Word("fuzzed"));
     assert!((1..=64).contains(&context.request_id.len()) && context.request_id.is_ascii());
     assert!(!text::contains_card_number(&context.request_id));
     let trace = context.trace.unwrap();

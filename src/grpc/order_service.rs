@@ -44,7 +44,7 @@ use crate::ports::clock::Clock;
 use crate::proto::answer::{self, Answer};
 use crate::proto::order as pb;
 use crate::proto::served::order_service_server::OrderService;
-use crate::trace::{Name, Span};
+use crate::trace::{Asker, Name, Span};
 
 /// An answer is given at least this long before the caller's deadline.
 pub(super) const MARGIN: Duration = Duration::from_millis(200);
@@ -181,7 +181,8 @@ impl OrderApi {
     }
 
     async fn begin(&self, method: &'static str, metadata: &MetadataMap) -> Result<Begun, Status> {
-        let (context, mut span) = auth::context(metadata, Name::Rpc("order.v1.OrderService", method));
+        let asker = if self.for_peers { Asker::Ours } else { Asker::Anybody };
+        let (context, mut span) = auth::context(metadata, asker, Name::Rpc("order.v1.OrderService", method));
         let begun = self.admitted(method, metadata, context, &mut span).await;
         begun.map_err(|status| refused(span, status))
     }

@@ -395,6 +395,11 @@ pub trait OrderStore: Send + Sync + std::fmt::Debug {
     /// Ends the quarantine of an order: what is stored counts again. Durable when it returns; to end none does nothing.
     async fn release(&self, id: OrderId) -> Result<(), StoreError>;
 
+    /// Takes out of an order what is plain and stands beside what its changes write: its metadata, and what was noted with
+    /// sagas that have ended. That is no new version, but another mark where metadata goes, so that no copy of what was
+    /// there before is believed. To repeat it does nothing.
+    async fn take_out(&self, id: OrderId) -> Result<(), StoreError>;
+
     /// Orders that call for a person, or whose saga began before `started_before` and has not settled, or that are
     /// quarantined: by id, behind `after`, at most `limit`.
     ///

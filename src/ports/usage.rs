@@ -31,7 +31,7 @@ pub struct PoolUsage {
 pub struct Backlog {
     /// Sagas that are not settled.
     pub unfinished: u64,
-    /// Those of them that began too long ago.
+    /// Those of them that began too long ago and that no hold keeps from going on.
     pub stuck: u64,
     /// Orders that call for a person.
     pub attention: u64,

@@ -94,10 +94,6 @@ pub trait KeyStore: Send + Sync + fmt::Debug {
     /// Destroys all keys of a user and records it, in one transaction; returns which. To repeat it records it again.
     async fn destroy(&self, erasure: Erasure) -> Result<Vec<KeyId>, StoreError>;
 
-    /// Takes out of an order what is plain and stands beside what its changes write: its metadata, and what was noted with
-    /// sagas that have ended. To repeat it does nothing.
-    async fn take_out(&self, order: OrderId) -> Result<(), StoreError>;
-
     /// Keys that are not destroyed and wrapped by another KEK than this one, by id, behind `after`, at most `limit`.
     async fn keys_to_rewrap(
         &self,
@@ -203,7 +199,7 @@ pub trait Custodian: Send + Sync + fmt::Debug {
     /// there is no such order.
     async fn attempt(&self, order: OrderId) -> Result<Option<Attempt>, StoreError>;
 
-    /// As [`KeyStore::take_out`].
+    /// As [`OrderStore::take_out`](super::store::OrderStore::take_out).
     async fn take_out(&self, order: OrderId) -> Result<(), StoreError>;
 
     /// Wraps a page of keys by the current KEK.

@@ -72,7 +72,7 @@ impl Custodian for Keeper {
     }
 
     async fn take_out(&self, order: OrderId) -> Result<(), StoreError> {
-        self.ring.store().take_out(order).await
+        self.store.take_out(order).await
     }
 
     async fn rotate(&self, after: Option<KeyId>, limit: u32) -> Result<Rotated, StoreError> {

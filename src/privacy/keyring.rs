@@ -70,6 +70,8 @@ pub struct Keyring {
     by_user: Cache<UserId, Arc<DataKey>>,
     /// Whether the KEK is the one that others of its name have, as the store said when it had been found so many times.
     proven: Mutex<Option<(u64, bool)>>,
+    /// Held by the one who asks for that, with what became of the last asking if it failed.
+    proving: tokio::sync::Mutex<Option<NoKey>>,
     /// Counts how often the store found its database again. That may be another one, which has lost keys or has those again
     /// that were destroyed: what is at hand from before is dropped.
     reconnects: watch::Receiver<u64>,
@@ -116,6 +118,7 @@ impl Keyring {
             by_id: Cache::builder().max_capacity(at_most).time_to_live(keep_for).build(),
             by_user: Cache::builder().max_capacity(at_most).time_to_live(keep_for).build(),
             proven: Mutex::default(),
+            proving: tokio::sync::Mutex::default(),
             generation,
             reconnects,
             waiting: Mutex::default(),
@@ -136,9 +139,11 @@ impl Keyring {
     /// How often the store found its database; drops what is at hand from before the last time.
     fn generation(&self) -> u64 {
         let now = *self.reconnects.borrow();
-        if self.generation.swap(now, Ordering::AcqRel) != now {
+        if self.generation.load(Ordering::Acquire) < now {
+            // In this order: who sees the new count finds nothing from before it.
             self.by_id.invalidate_all();
             self.by_user.invalidate_all();
+            self.generation.fetch_max(now, Ordering::AcqRel);
         }
         now
     }
@@ -298,29 +303,58 @@ impl Keyring {
         Ok(key)
     }
 
-    /// Makes sure, once for each time that the store found its database, that the current KEK is the one that this store has met under its name: by a wrong one nothing may
-    /// be encrypted.
+    /// Makes sure, once for each time that the store found its database, that the current KEK is the one that this store has met
+    /// under its name: by a wrong one nothing may be encrypted. One asks the store at a time, and who waits for that shares what
+    /// comes of it.
     ///
     /// # Errors
     /// [`NoKey::Locked`] when it is another one or there is none.
     pub async fn prove(&self) -> Result<(), NoKey> {
         let wrapper = self.wrapper.as_ref().ok_or_else(no_kek)?;
-        let generation = self.generation();
-        let known = *self.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        let proven = match known.filter(|(count, _)| *count == generation) {
-            Some((_, proven)) => proven,
-            None => {
-                let proof = wrapper.proof().await.map_err(no_wrap)?;
-                let told = self.store.prove(wrapper.current().to_owned(), proof, self.clock.now()).await;
-                let proven = told.map_err(|error| unreachable(&error))?;
-                *self.proven.lock().unwrap_or_else(PoisonError::into_inner) = Some((generation, proven));
-                proven
-            }
+        let proven = match self.proven() {
+            Some(proven) => proven,
+            None => self.ask_for_proof(&**wrapper).await?,
         };
         match proven {
             true => Ok(()),
             false => Err(no_wrap(WrapError::DoesNotFit(wrapper.current().to_owned()))),
         }
+    }
+
+    /// What the store has said since it found its database last.
+    fn proven(&self) -> Option<bool> {
+        let generation = self.generation();
+        let known = *self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        known.filter(|(count, _)| *count == generation).map(|(_, proven)| proven)
+    }
+
+    async fn ask_for_proof(&self, wrapper: &dyn KeyWrapper) -> Result<bool, NoKey> {
+        let mut failed = match self.proving.try_lock() {
+            Ok(first) => first,
+            Err(_taken) => {
+                let failed = self.proving.lock().await;
+                if let Some(error) = &*failed {
+                    return Err(error.clone());
+                }
+                failed
+            }
+        };
+        if let Some(proven) = self.proven() {
+            return Ok(proven);
+        }
+        *failed = None;
+        let asked = self.ask(wrapper).await;
+        *failed = asked.as_ref().err().cloned();
+        asked
+    }
+
+    async fn ask(&self, wrapper: &dyn KeyWrapper) -> Result<bool, NoKey> {
+        let generation = self.generation();
+        let proof = wrapper.proof().await.map_err(no_wrap)?;
+        let told = self.store.prove(wrapper.current().to_owned(), proof, self.clock.now()).await;
+        let proven = told.map_err(|error| unreachable(&error))?;
+        *self.proven.lock().unwrap_or_else(PoisonError::into_inner) = Some((generation, proven));
+        Ok(proven)
     }
 
     /// Drops what is at hand of a user.
@@ -340,9 +374,98 @@ fn no_kek() -> NoKey {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use async_trait::async_trait;
+    use futures::future::join_all;
     use uuid::Uuid;
 
     use super::*;
+    use crate::domain::Timestamp;
+    use crate::ports::vault::{Erasure, Rewrap};
+    use crate::privacy::LocalKeks;
+
+    /// A store that is asked for proofs only, and takes its time.
+    #[derive(Debug, Default)]
+    struct Proofs {
+        asked: AtomicU64,
+        is_away: AtomicBool,
+    }
+
+    impl Proofs {
+        fn asked(&self) -> u64 {
+            self.asked.load(Ordering::SeqCst)
+        }
+    }
+
+    fn away<T>() -> Result<T, StoreError> {
+        Err(StoreError::Unavailable(String::from("away")))
+    }
+
+    #[async_trait]
+    impl KeyStore for Proofs {
+        async fn keys(&self, _: Vec<KeyId>) -> Result<Vec<KeyRow>, StoreError> {
+            away()
+        }
+        async fn add_keys(&self, _: Vec<KeyRow>) -> Result<Vec<KeyRow>, StoreError> {
+            away()
+        }
+        async fn keys_of(&self, _: Vec<UserId>) -> Result<Vec<KeyRow>, StoreError> {
+            away()
+        }
+        async fn was_erased(&self, _: UserId) -> Result<bool, StoreError> {
+            away()
+        }
+        async fn prove(&self, _: String, _: Vec<u8>, _: Timestamp) -> Result<bool, StoreError> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            if self.is_away.load(Ordering::SeqCst) { away() } else { Ok(true) }
+        }
+        async fn destroy(&self, _: Erasure) -> Result<Vec<KeyId>, StoreError> {
+            away()
+        }
+        async fn keys_to_rewrap(
+            &self,
+            _: String,
+            _: Option<KeyId>,
+            _: u32,
+        ) -> Result<Vec<KeyRow>, StoreError> {
+            away()
+        }
+        async fn rewrap(&self, _: Vec<Rewrap>) -> Result<u64, StoreError> {
+            away()
+        }
+    }
+
+    #[derive(Debug)]
+    struct Dawn;
+
+    impl Clock for Dawn {
+        fn now(&self) -> Timestamp {
+            Timestamp::UNIX_EPOCH
+        }
+    }
+
+    #[tokio::test]
+    async fn many_who_need_the_proof_ask_for_it_once() {
+        let (store, (found, reconnects)) = (Arc::new(Proofs::default()), watch::channel(0));
+        let keks = LocalKeks::new((String::from("kek"), KeyBytes([7; 32])), Vec::new()).unwrap();
+        let limits = RingConfig { at_most: 10, keep_for: Duration::from_secs(60) };
+        let keys = Arc::clone(&store) as Arc<dyn KeyStore>;
+        let ring = Keyring::new(keys, Some(Arc::new(keks)), Arc::new(Dawn), limits, reconnects);
+        let all = async || join_all((0..100).map(|_| ring.prove())).await;
+        store.is_away.store(true, Ordering::SeqCst);
+        assert!(all().await.iter().all(|told| matches!(told, Err(NoKey::Unreachable(_)))));
+        assert_eq!(store.asked(), 1, "nor does one after the other wait for a store that is away");
+        store.is_away.store(false, Ordering::SeqCst);
+        for reconnects in 0..3 {
+            found.send_replace(reconnects);
+            assert!(all().await.iter().all(Result::is_ok));
+            assert_eq!(store.asked(), 2 + reconnects);
+        }
+    }
 
     #[test]
     fn a_wrapped_key_is_bound_to_its_name_and_its_user() {
@@ -350,7 +473,7 @@ mod tests {
             id: KeyId(id),
             user: UserId(Uuid::from_u128(user)),
             wrapped: None,
-            created_at: crate::domain::Timestamp::UNIX_EPOCH,
+            created_at: Timestamp::UNIX_EPOCH,
         };
         let bound = context(&row(1, 7));
         assert_eq!(bound, context(&row(1, 7)));

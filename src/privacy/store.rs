@@ -350,6 +350,10 @@ impl OrderStore for Protected {
         self.inner.release(id).await
     }
 
+    async fn take_out(&self, id: OrderId) -> Result<(), StoreError> {
+        self.inner.take_out(id).await
+    }
+
     async fn stuck(
         &self,
         started_before: Timestamp,

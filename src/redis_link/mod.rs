@@ -166,12 +166,7 @@ impl RedisLink {
                 Ok(answer)
             }
             Ok(Err(error)) if is_of_the_way(&error) => {
-                // The way to a cluster leads to several servers, and finds them again by itself.
-                if matches!(**over, Connection::One(_)) {
-                    self.leave_alone(over, "the connection is broken");
-                } else {
-                    self.was_late(over);
-                }
+                self.is_broken(over);
                 Err(NoAnswer::Gone)
             }
             Ok(Err(error)) => {
@@ -185,7 +180,43 @@ impl RedisLink {
         }
     }
 
+    /// As [`Self::heard`], of answers to several questions that were asked together: to which of them there is none says nothing
+    /// of the others. Together they count once.
+    ///
+    /// # Errors
+    /// When they are not there in time.
+    pub async fn heard_each<T>(
+        &self,
+        over: &Arc<Connection>,
+        patience: Duration,
+        answers: impl Future<Output = Vec<RedisResult<T>>>,
+    ) -> Result<Vec<Option<T>>, NoAnswer> {
+        let Ok(answers) = timeout(patience, answers).await else {
+            self.was_late(over);
+            return Err(NoAnswer::Late);
+        };
+        if answers.iter().any(|answer| answer.as_ref().is_err_and(is_of_the_way)) {
+            self.is_broken(over);
+        } else {
+            self.shared.late.store(0, Ordering::Relaxed);
+        }
+        Ok(answers.into_iter().map(Result::ok).collect())
+    }
+
+    fn is_broken(&self, over: &Arc<Connection>) {
+        // The way to a cluster leads to several servers, and finds them again by itself.
+        if matches!(**over, Connection::One(_)) {
+            self.leave_alone(over, "the connection is broken");
+        } else {
+            self.was_late(over);
+        }
+    }
+
     /// One late answer may be chance.
+    ///
+    /// Of a cluster with one server that is gone or stuck, the others' answers begin the count anew, so it is not left alone: to do
+    /// so would give up what the others have. Each call that needs that server waits for its patience, until the cluster has
+    /// put a replica in its place or the way knows that the server is gone.
     fn was_late(&self, connection: &Arc<Connection>) {
         if self.shared.late.fetch_add(1, Ordering::Relaxed) >= LATE.saturating_sub(1) {
             self.leave_alone(connection, "its answers come too late");

@@ -4,10 +4,11 @@
 //! numbers and ids: there is no place for a name, an address, a user or what a caller wrote.
 
 mod current;
+mod forced;
 mod ids;
 mod span;
 mod tracer;
 
 pub use current::{Current, Scope, current, enter, within};
 pub use span::{Event, Key, Kind, Name, Record, Span, Value};
-pub use tracer::{Sampling, child, install, resumed, serve};
+pub use tracer::{Asker, Sampling, child, install, resumed, serve};

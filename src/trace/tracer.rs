@@ -5,12 +5,23 @@ use std::sync::{Arc, OnceLock};
 use metrics::Counter;
 use tokio::sync::mpsc;
 
+use super::forced::Forced;
 use super::ids;
 use super::span::{Kind, Name, Record, Span};
 use crate::domain::trace::TraceContext;
 use crate::ports::clock::Clock;
 
-/// Which share of the traces that begin here is recorded. One that began elsewhere is recorded if whoever began it said so.
+/// Who says whether a trace is recorded that began elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asker {
+    /// A node, or an operator: their word counts.
+    Ours,
+    /// Anybody: counts for so many traces a second. The others are recorded, or not, as if they began here.
+    Anybody,
+}
+
+/// Which share of the traces that begin here is recorded. One that began elsewhere is recorded if whoever began it said so
+/// ([`Asker`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sampling(u64);
 
@@ -32,25 +43,35 @@ impl Sampling {
 struct Tracer {
     queue: mpsc::Sender<Record>,
     sampling: Sampling,
+    forced: Forced,
     clock: Arc<dyn Clock>,
     lost: Counter,
 }
 
 static TRACER: OnceLock<Tracer> = OnceLock::new();
 
-/// From now on the spans of this process are recorded and go to `queue`; by `clock` they say when they began. The first call
-/// decides; answers whether it was this one.
-pub fn install(queue: mpsc::Sender<Record>, sampling: Sampling, clock: Arc<dyn Clock>) -> bool {
+/// From now on the spans of this process are recorded and go to `queue`; by `clock` they say when they began. `forced` traces
+/// a second are recorded because [`Asker::Anybody`] says so. The first call decides; answers whether it was this one.
+pub fn install(queue: mpsc::Sender<Record>, sampling: Sampling, forced: u32, clock: Arc<dyn Clock>) -> bool {
     let lost = metrics::counter!("order_trace_spans_dropped_total", "why" => "queue");
-    TRACER.set(Tracer { queue, sampling, clock, lost }).is_ok()
+    TRACER.set(Tracer { queue, sampling, forced: Forced::new(forced), clock, lost }).is_ok()
 }
 
 /// The span of a call that came in, and its place in the caller's trace, or in a new one.
-pub fn serve(caller: Option<TraceContext>, name: Name) -> (Span, TraceContext) {
+pub fn serve(caller: Option<TraceContext>, asker: Asker, name: Name) -> (Span, TraceContext) {
     let tracer = TRACER.get();
     let span = ids::span();
     let (context, parent) = match caller {
-        Some(caller) => (caller.child(span), Some(caller.span)),
+        Some(caller) => {
+            let mut context = caller.child(span);
+            if context.sampled
+                && asker == Asker::Anybody
+                && let Some(tracer) = tracer
+            {
+                context.sampled = tracer.forced.take() || tracer.sampling.takes(ids::random());
+            }
+            (context, Some(caller.span))
+        }
         None => {
             let sampled = tracer.is_some_and(|tracer| tracer.sampling.takes(ids::random()));
             (TraceContext { trace: ids::trace(), span, sampled, state: None }, None)
@@ -140,12 +161,12 @@ mod tests {
     fn where_nobody_records_a_trace_goes_on() {
         // No test of this process installs a tracer.
         let caller = TraceContext::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
-        let (span, served) = serve(caller.clone(), Name::Word("call"));
+        let (span, served) = serve(caller.clone(), Asker::Anybody, Name::Word("call"));
         let caller = caller.unwrap();
         assert!(!span.is_recorded() && served.sampled && served.trace == caller.trace);
         assert_ne!(served.span, caller.span);
         assert_eq!(child(&served, Kind::Client, || Name::Word("asked")).1, served);
-        let (_span, own) = serve(None, Name::Word("call"));
+        let (_span, own) = serve(None, Asker::Anybody, Name::Word("call"));
         assert!(!own.sampled && own.trace != caller.trace);
     }
 }

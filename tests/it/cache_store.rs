@@ -1,5 +1,7 @@
 //! A store with a cache before it: what is believed of a cache that is away, slow, flushed, full of old data or of lies.
 
+mod copies;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +35,18 @@ struct Node {
     /// Past the cache.
     store: Arc<PostgresStore>,
     shelf: Arc<dyn Shelf>,
+}
+
+/// Where the namespace stands in Redis.
+const NAMESPACE: &str = "test:2:namespace";
+
+async fn namespace(redis: &RedisServer) -> String {
+    redis.text(&format!("GET {NAMESPACE}")).await
+}
+
+/// The key of an order in Redis.
+async fn entry(redis: &RedisServer, n: u64) -> String {
+    format!("test:2:{}:{}", namespace(redis).await, id(n))
 }
 
 async fn database() -> String {
@@ -304,7 +318,7 @@ async fn when_redis_could_not_be_told_of_a_change_nobody_finds_what_it_replaced(
     let other = Node::start(&database, &redis.url()).await;
     cut.cached.commit(resting(1)).await.unwrap();
     cut.has_copy(id(1), 1).await;
-    let before = redis.text("GET test:1:namespace").await;
+    let before = namespace(&redis).await;
     assert_eq!(before.len(), 16, "{before}");
     let glance = async || other.cached.glance(id(1)).await.unwrap().unwrap();
     eventually("a glance at a copy", async || (!glance().await.age?.is_zero()).then_some(())).await;
@@ -321,7 +335,7 @@ async fn when_redis_could_not_be_told_of_a_change_nobody_finds_what_it_replaced(
     let seen = glance().await;
     assert!(seen.what.version == 2 || seen.age.unwrap() >= replaced.elapsed(), "{seen:?}");
     proxy.refuse(false);
-    let changed = async || (redis.text("GET test:1:namespace").await != before).then_some(());
+    let changed = async || (namespace(&redis).await != before).then_some(());
     eventually("another namespace", changed).await;
     eventually("the old copy to be out of sight", async || (glance().await.what.version == 2).then_some(()))
         .await;
@@ -419,37 +433,6 @@ async fn pages_are_put_together_from_copies_and_are_of_one_moment() {
     for node in &nodes {
         assert_eq!(node.list(&all).await, expected(&orders));
     }
-}
-
-#[tokio::test]
-async fn copies_that_were_altered_or_moved_are_not_believed() {
-    let (database, redis) = (database().await, RedisServer::start().await);
-    let node = Node::start(&database, &redis.url()).await;
-    for n in [1, 2] {
-        node.cached.commit(resting(n)).await.unwrap();
-        node.has_copy(id(n), 1).await;
-    }
-    let namespace = redis.text("GET test:1:namespace").await;
-    let key_of = |n| format!("test:1:{namespace}:{}", id(n));
-    assert_eq!(redis.command(&format!("COPY {} {} REPLACE", key_of(1), key_of(2))).await, ":1");
-    assert!(
-        matches!(node.shelf.details(&[id(2)]).await.pop(), Some(Found::Nothing)),
-        "it is another order's"
-    );
-    assert!(matches!(node.shelf.glance(id(2)).await, Found::Nothing));
-    assert_eq!(node.load(id(2)).await, order(2));
-    node.has_copy(id(1), 1).await;
-    assert_eq!(redis.command(&format!("HSET {} d 0123456789abcdef{{}}", key_of(1))).await, ":0");
-    assert!(matches!(node.shelf.details(&[id(1)]).await.pop(), Some(Found::Nothing)), "no node wrote that");
-    assert_eq!(node.load(id(1)).await, order(1));
-    // What is no hash at all is in the way of its own order only.
-    redis.command(&format!("DEL {}", key_of(1))).await;
-    assert_eq!(redis.command(&format!("SET {} nonsense", key_of(1))).await, "+OK");
-    assert_eq!(node.load(id(1)).await, order(1));
-    // Nor does nonsense in the place of the namespace keep it from being used again.
-    assert_eq!(redis.command("SET test:1:namespace nonsense").await, "+OK");
-    node.has_copy(id(1), 1).await;
-    node.has_copy(id(2), 1).await;
 }
 
 #[tokio::test]

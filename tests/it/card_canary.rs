@@ -1,30 +1,22 @@
 //! Card numbers are sent wherever something can be sent, by callers and by the other services, to a node that logs all it
 //! can; then they are looked for wherever something is kept or told.
 
-use std::collections::HashMap;
+mod leaky;
+
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use order_service::domain::card::contains_card_number;
 use order_service::proto::admin::RetryStepRequest;
 use order_service::proto::admin::order_admin_service_client::OrderAdminServiceClient;
 use order_service::proto::order as pb;
 use order_service::proto::order::order_service_client::OrderServiceClient;
-use order_service::proto::payment::payment_service_client::PaymentServiceClient;
-use order_service::proto::payment::payment_service_server::{PaymentService, PaymentServiceServer};
-use order_service::proto::product::product_service_client::ProductServiceClient;
-use order_service::proto::product::product_service_server::{ProductService, ProductServiceServer};
-use order_service::proto::shipping::shipping_service_client::ShippingServiceClient;
-use order_service::proto::shipping::shipping_service_server::{ShippingService, ShippingServiceServer};
-use order_service::proto::{payment, product, shipping};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::{Channel, Endpoint, Server};
+use tokio::net::TcpStream;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
-use tonic_types::{ErrorDetails, StatusExt};
 
+use self::leaky::leak;
 use crate::harness::api::{by_id, eventually, order_of};
 use crate::harness::node::sample_order;
 use crate::harness::postgres::PgServer;
@@ -58,114 +50,6 @@ const DIGITS: [&str; 8] = [
 ];
 /// What is as secret, and may be on its way to the payment service only.
 const TOKEN: &str = "tok_canary_7f3a9e";
-
-/// Stands between a node and the simulator, and talks about cards in all its answers.
-struct Leaky {
-    payment: PaymentServiceClient<Channel>,
-    product: ProductServiceClient<Channel>,
-    shipping: ShippingServiceClient<Channel>,
-    has_failed: AtomicBool,
-}
-
-/// A refusal that repeats a card number in all of its parts.
-fn refusal() -> Status {
-    let info = ErrorDetails::with_error_info("CARD_4111111111111111", "4111111111111111", HashMap::new());
-    Status::with_error_details(Code::FailedPrecondition, format!("{} was declined", CARDS[1]), info)
-}
-
-#[tonic::async_trait]
-impl PaymentService for Leaky {
-    async fn charge(
-        &self,
-        request: Request<payment::ChargeRequest>,
-    ) -> Result<Response<payment::ChargeResponse>, Status> {
-        if request.get_ref().token == format!("{TOKEN}_bad") {
-            return Err(refusal());
-        }
-        let mut answer = self.payment.clone().charge(request.into_inner()).await?.into_inner();
-        answer.gateway = Some(payment::GatewayFacts {
-            authorization_code: Some(CARDS[0].into()),
-            card_brand: Some(format!("VISA {}", CARDS[2])),
-            last4: Some(CARDS[0].into()),
-            avs_result: Some("Y".into()),
-        });
-        Ok(Response::new(answer))
-    }
-
-    async fn get_transaction(
-        &self,
-        request: Request<payment::GetTransactionRequest>,
-    ) -> Result<Response<payment::Transaction>, Status> {
-        let mut answer = self.payment.clone().get_transaction(request.into_inner()).await?;
-        answer.get_mut().decline_code = CARDS[0].into();
-        Ok(answer)
-    }
-
-    async fn refund(
-        &self,
-        request: Request<payment::RefundRequest>,
-    ) -> Result<Response<payment::RefundResponse>, Status> {
-        if !self.has_failed.swap(true, Ordering::SeqCst) {
-            return Err(Status::internal(format!("cannot pay back to {}", CARDS[5])));
-        }
-        self.payment.clone().refund(request.into_inner()).await
-    }
-}
-
-#[tonic::async_trait]
-impl ProductService for Leaky {
-    async fn batch_get_products(
-        &self,
-        request: Request<product::BatchGetProductsRequest>,
-    ) -> Result<Response<product::BatchGetProductsResponse>, Status> {
-        let mut answer = self.product.clone().batch_get_products(request.into_inner()).await?.into_inner();
-        for (product, card) in answer.products.iter_mut().zip(CARDS.iter().cycle()) {
-            product.name = format!("Gift card {card}");
-            product.sku = format!("SKU {}", CARDS[7]);
-        }
-        Ok(Response::new(answer))
-    }
-}
-
-#[tonic::async_trait]
-impl ShippingService for Leaky {
-    async fn create_label(
-        &self,
-        request: Request<shipping::CreateLabelRequest>,
-    ) -> Result<Response<shipping::Label>, Status> {
-        let mut answer = self.shipping.clone().create_label(request.into_inner()).await?.into_inner();
-        answer.label_url = format!("https://labels.example/{}?paid={}", CARDS[0], CARDS[3]);
-        answer.carrier = format!("ACME {}", CARDS[1]);
-        Ok(Response::new(answer))
-    }
-
-    async fn void_label(
-        &self,
-        request: Request<shipping::VoidLabelRequest>,
-    ) -> Result<Response<shipping::VoidLabelResponse>, Status> {
-        self.shipping.clone().void_label(request.into_inner()).await
-    }
-}
-
-/// Serves the leaky ones until the test ends; returns their URL.
-async fn leak(simulator: &str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let to = Channel::from_shared(simulator.to_owned()).unwrap().connect().await.unwrap();
-    let leaky = std::sync::Arc::new(Leaky {
-        payment: PaymentServiceClient::new(to.clone()),
-        product: ProductServiceClient::new(to.clone()),
-        shipping: ShippingServiceClient::new(to),
-        has_failed: AtomicBool::new(false),
-    });
-    let served = Server::builder()
-        .add_service(PaymentServiceServer::from_arc(leaky.clone()))
-        .add_service(ProductServiceServer::from_arc(leaky.clone()))
-        .add_service(ShippingServiceServer::from_arc(leaky))
-        .serve_with_incoming(TcpListenerStream::new(listener));
-    tokio::spawn(served);
-    url
-}
 
 /// The sample order with one of its texts replaced.
 fn creations(text: &str) -> Vec<pb::CreateOrderRequest> {
@@ -392,8 +276,10 @@ async fn no_card_number_is_kept_or_told(kind: StoreKind) {
         Some(server) => Some(server.create_database().await),
         None => None,
     };
-    let simulate = Simulate::start().await;
-    let leaky = leak(simulate.url()).await;
+    let books = tempfile::tempdir().unwrap();
+    let journal = books.path().join("simulator.jsonl").display().to_string();
+    let simulate = Simulate::start_with(&[("ORDER__SIMULATOR__JOURNAL", journal.as_str())]).await;
+    let (others, leaky) = leak(simulate.url()).await;
     let spans = tempfile::tempdir().unwrap();
     let printed = spans.path().join("spans.jsonl").display().to_string();
     let settings = [
@@ -473,6 +359,21 @@ async fn no_card_number_is_kept_or_told(kind: StoreKind) {
         assert!(is_told(line).is_none() && !line.contains(TOKEN), "{:?}: {line}", is_told(line));
         assert!(!line.contains("John") && !line.contains("Main St"), "{line}");
     }
+    // What the other services were sent, and what they booked of it. The token is on its way to its service there.
+    let asked = others.asked.lock().unwrap().clone();
+    for there in [TOKEN, &order.id, "Main St"] {
+        assert!(asked.iter().any(|asked| asked.contains(there)), "what is asked is not looked at: {asked:?}");
+    }
+    let journal = fs::read_to_string(&journal).unwrap();
+    assert!(journal.contains(&order.id), "nothing is booked: {journal}");
+    assert_eq!(kept(books.path(), &[TOKEN, "John", "Main St"]), Vec::<String>::new());
+    let has_card = |text: &str| {
+        let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+        CARDS.iter().chain(&DIGITS).any(|card| text.contains(card) || digits.contains(card))
+    };
+    let told: Vec<&str> = asked.iter().map(String::as_str).chain(journal.lines()).collect();
+    let told: Vec<&str> = told.into_iter().filter(|text| has_card(text)).collect();
+    assert_eq!(told, Vec::<&str>::new());
     let folder = match &server {
         Some(server) => server.data_dir(),
         None => node.folder().to_owned(),

@@ -442,7 +442,7 @@ async fn history_and_payments() {
 #[tokio::test]
 async fn config_check_tells_everything_or_what_is_wrong() {
     let key = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&key, "ids: {key: a secret of our own}").unwrap();
+    std::fs::write(&key, "ids: {key: a secret of our own}\npricing: {file: config/pricing.yaml}").unwrap();
     let files = format!("--config config/production.yaml --config {}", key.path().display());
     let done = run(format!("config check {files}"), "").await;
     assert_eq!((done.code, done.err.as_str()), (Some(0), ""));

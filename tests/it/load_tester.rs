@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use clap::Parser;
+use order_service::domain::access::Role;
 use order_service::proto::order as pb;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpListener;
@@ -29,6 +30,7 @@ use crate::harness::fleet::Fleet;
 use crate::harness::invariants::Heard;
 use crate::harness::node::sample_order;
 use crate::harness::process::{NodeProcess, Simulate};
+use crate::harness::tokens::Issuer;
 
 #[allow(dead_code, reason = "the bench target uses all of it")]
 #[path = "../../benches/load/tester/mod.rs"]
@@ -146,6 +148,9 @@ fn what_is_not_on_this_machine_is_refused() {
         assert!(refusal.contains("--allow-remote") && refusal.contains(server), "{refusal}");
         assert_eq!(args(&format!("--server {server} --allow-remote")).validate(), Ok(()));
     }
+    let refusal = args("--server 10.1.2.3:1 --allow-remote --token x").validate().unwrap_err();
+    assert!(refusal.contains("in the clear"), "{refusal}");
+    assert_eq!(args("--server 127.0.0.1:1 --token x").validate(), Ok(()));
     let refusal = args("--server 127.0.0.1:1 --simulator 10.1.2.3:1").validate().unwrap_err();
     assert!(refusal.contains("10.1.2.3:1"), "{refusal}");
     assert_eq!(args("--server 127.0.0.1:1,http://[::1]:2 --simulator 127.0.0.1:3").validate(), Ok(()));
@@ -352,6 +357,27 @@ async fn a_node_that_does_not_give_stock_back_fails() {
     let declined = report.records.all.refused;
     let orders = report.found.broken.iter().filter(|(whom, _)| whom.parse::<Uuid>().is_ok()).count() as u64;
     assert_eq!(orders, declined, "each of them, and no other");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_wants_tokens_is_tested_and_checked_with_one() {
+    let (simulate, issuer) = (Simulate::start().await, Issuer::new());
+    let settings = issuer.settings();
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let node = NodeProcess::start(&simulate, &settings).await;
+    let target = format!(
+        "--server {} --simulator {} --rate 30 --duration 1s --prepare 5 --mix create=2,get=1,cancel=1",
+        node.url(),
+        simulate.url()
+    );
+    let without = session::run(args(&target), &Stops::default(), &Screen::new(true)).await;
+    let why = without.err().unwrap();
+    assert!(why.contains("UNAUTHENTICATED"), "{why}");
+    let token = issuer.token("load", &[Role::Service], None);
+    let report = run(&format!("{target} --token {token}")).await;
+    assert_eq!((report.verdict.exit, &report.found.broken), (0, &Vec::new()), "{}", table(&report));
+    assert!(report.records.all.done > 10 && report.records.all.failed == 0, "{}", table(&report));
+    assert!(report.found.checked > 5, "{}", report.found.checked);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,8 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
+use order_service::proto::admin::ListStuckOrdersRequest;
+use order_service::proto::admin::order_admin_service_client::OrderAdminServiceClient;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tonic::transport::Endpoint;
+use tonic::{Code, Request, Status};
 
 use crate::harness::cluster::{Cluster, Plan, by_default};
 use crate::harness::http::{address_of, ask, get};
@@ -151,6 +155,46 @@ async fn web_pages_in_an_operators_browser_get_at_nothing() {
     }
     assert_eq!(get(ops, "/readyz").await.status, 200);
     node.stop().await;
+}
+
+/// What comes of a call of an operator that names the listener so, with this header besides its own.
+async fn call(ops: SocketAddr, authority: &str, header: Option<(&'static str, &str)>) -> Result<(), Status> {
+    let named = format!("http://{authority}").parse().unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://{ops}")).unwrap().origin(named);
+    let mut client = OrderAdminServiceClient::new(endpoint.connect().await.unwrap());
+    let mut request = Request::new(ListStuckOrdersRequest::default());
+    if let Some((name, value)) = header {
+        request.metadata_mut().insert(name, value.parse().unwrap());
+    }
+    client.list_stuck_orders(request).await.map(drop)
+}
+
+#[tokio::test]
+async fn web_pages_in_an_operators_browser_make_no_calls_of_operators() {
+    for setting in ["loopback", "all"] {
+        let node = TestNode::start_with(&[("ORDER__OPS__REPAIRS", setting)]).await;
+        let ops = node.node().ops_address();
+        let evil = "evil.example:9464";
+        // Browsers speak HTTP/1.1 without TLS, and no client of gRPC does.
+        let method = "/order.admin.v1.OrderAdminService/ListStuckOrders";
+        let calls = [("content-type", "application/grpc"), ("te", "trailers"), ("content-length", "0")];
+        let web = [("content-type", "application/grpc-web+proto"), ("content-length", "0")];
+        for headers in [calls.as_slice(), web.as_slice()] {
+            let answer = ask(ops, "POST", method, headers).await;
+            assert_eq!(answer.status, 403, "{setting}: {answer:?}");
+            assert!(answer.body.contains("HTTP/2"), "{answer:?}");
+        }
+        for (authority, header) in
+            [(ops.to_string().as_str(), Some(("origin", "http://evil.example"))), (evil, None)]
+        {
+            let refused = call(ops, authority, header).await.unwrap_err();
+            assert_eq!(refused.code(), Code::PermissionDenied, "{setting}: {authority} {header:?}");
+        }
+        for authority in [ops.to_string(), format!("localhost:{}", ops.port())] {
+            call(ops, &authority, None).await.unwrap_or_else(|status| panic!("{authority}: {status:?}"));
+        }
+        node.stop().await;
+    }
 }
 
 /// Sends this and waits until the node ends the connection.

@@ -38,6 +38,7 @@ async fn a_trace_goes_from_the_client_over_two_nodes_to_the_payment_call() {
     let settings = [
         ("ORDER__TRACING__OTLP_ENDPOINT", collector.url()),
         ("ORDER__TRACING__SAMPLE_RATIO", "0"),
+        ("ORDER__TRACING__FORCED_PER_SECOND", "1000"),
         ("ORDER__COLLABORATORS__PAYMENT", payments.url()),
     ];
     let cluster = Cluster::start(Plan { settings: &settings, ..Plan::of(2) }).await;
@@ -110,6 +111,42 @@ async fn a_trace_goes_from_the_client_over_two_nodes_to_the_payment_call() {
     assert_eq!(refund.attributes["order.direction"], "BACKWARD");
     is_below(&refund, &collector.span(&trace(0), "actor cancel", |_| true).await);
     discreet(&collector.all(), &order);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_node_forwards_is_recorded_whatever_callers_have_used_up() {
+    let collector = Collector::start().await;
+    let settings = [
+        ("ORDER__TRACING__OTLP_ENDPOINT", collector.url()),
+        ("ORDER__TRACING__SAMPLE_RATIO", "0"),
+        ("ORDER__TRACING__FORCED_PER_SECOND", "1"),
+    ];
+    let cluster = Cluster::start(Plan { settings: &settings, ..Plan::of(2) }).await;
+    let mut number = 0;
+    // Until the other node owns one.
+    let order = loop {
+        number += 1;
+        let order = cluster.client(0).create_order(creation(number, "00")).await.unwrap().into_inner();
+        if cluster.owners(std::slice::from_ref(&order.id)).await[0] == Some(1) {
+            break order;
+        }
+    };
+    let forced = |number: u64| format!("00-{}-{CLIENT}-01", trace(number)).parse().unwrap();
+    let mut used_up = false;
+    while !used_up {
+        let mut look = Request::new(crate::harness::api::by_id(&order.id));
+        look.metadata_mut().insert("traceparent", forced(9_000));
+        let seen = cluster.client(1).get_order(look).await.unwrap();
+        used_up = seen.metadata().get("traceresponse").is_none();
+    }
+    let mut hold =
+        Request::new(pb::HoldOrderRequest { id: order.id, reason: "look".into(), ..Default::default() });
+    hold.metadata_mut().insert("traceparent", forced(9_001));
+    let held = cluster.client(0).hold_order(hold).await.unwrap();
+    assert!(held.metadata().get("traceresponse").is_some());
+    let owner = cluster.name(1).to_owned();
+    let at_the_owner = |span: &Seen| span.kind == 2 && span.node == owner;
+    collector.span(&trace(9_001), "order.v1.OrderService/HoldOrder", at_the_owner).await;
 }
 
 /// Nothing is told but what is on the list, and nothing of a person.

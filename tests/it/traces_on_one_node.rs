@@ -50,6 +50,30 @@ async fn traces_begin_here_for_calls_that_bring_none_or_a_bad_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_have_so_many_traces_recorded_and_no_more() {
+    let (collector, simulate) = (Collector::start().await, Simulate::start().await);
+    for most in [0, 3] {
+        let text = most.to_string();
+        let settings = [
+            ("ORDER__TRACING__OTLP_ENDPOINT", collector.url()),
+            ("ORDER__TRACING__SAMPLE_RATIO", "0"),
+            ("ORDER__TRACING__FORCED_PER_SECOND", &text),
+        ];
+        let node = NodeProcess::start(&simulate, &settings).await;
+        let (began, mut recorded) = (std::time::Instant::now(), 0);
+        for number in 1..=60 {
+            let mut request = Request::new(by_id("01900000-0000-7000-8000-000000000001"));
+            let parent = format!("00-0af7651916cd43dd8448eb21a{most:03x}a{number:03x}-b7ad6b7169203331-01");
+            request.metadata_mut().insert("traceparent", parent.parse().unwrap());
+            let refused = node.client().get_order(request).await.unwrap_err();
+            recorded += u64::from(refused.metadata().get("traceresponse").is_some());
+        }
+        let took = began.elapsed();
+        assert!(recorded >= most && recorded <= most * (2 + took.as_secs()), "{recorded} in {took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_says_nothing_or_is_away_holds_nothing_up() {
     let simulate = Simulate::start().await;
     // Takes connections and never answers.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use order_service::clients::orders::{Access, Bearer};
 
 use super::mix::{Keys, Mix, share, time};
 use super::shape::{Arrivals, Shape};
@@ -147,6 +148,7 @@ Typical questions (each after `cargo bench --bench load -- `):
       --mix get=80,get-status=20 --keys zipf:1.1
   My own cluster?
       --server 127.0.0.1:53001,127.0.0.1:53002 --simulator 127.0.0.1:50061
+      ORDER_TOKEN=... --server 127.0.0.1:50051            with auth.mode jwt: a token of the role service
   Would the check notice a fault?
       --break skip-undo:create.reserve --declined 10%     has to end in FAIL
 
@@ -232,6 +234,17 @@ pub struct Args {
     /// Allows addresses other than this machine's. The run creates, charges and cancels orders there.
     #[arg(long, help_heading = "Target")]
     pub allow_remote: bool,
+    /// Proves who calls, to servers with auth.mode jwt: a token of the role service, or of admin. Others can read it in the
+    /// list of processes: better by variable.
+    #[arg(
+        long,
+        env = "ORDER_TOKEN",
+        hide_env_values = true,
+        value_parser = Bearer::new,
+        value_name = "TOKEN",
+        help_heading = "Target"
+    )]
+    pub token: Option<Bearer>,
     /// Connections to each server.
     #[arg(long, default_value_t = 2, value_name = "N", help_heading = "Target")]
     pub connections: usize,
@@ -354,10 +367,22 @@ impl Args {
             self.mode == Mode::Closed && !matches!(self.shape, Shape::Steady | Shape::Soak),
             "a closed loop has no rate that could be shaped; use --mode open",
         )?;
+        for address in &self.server {
+            let server =
+                url(address).parse().map_err(|_| format!("{address} is no address, write HOST:PORT"))?;
+            self.access().fits(&server).map_err(|_| {
+                format!("{address} would get the token in the clear: TLS is not spoken here; run on its machine, by loopback")
+            })?;
+        }
         for address in self.server.iter().chain(&self.simulator) {
             self.may_be_asked(address)?;
         }
         Ok(())
+    }
+
+    /// What calls show to servers; own nodes ask for nothing.
+    pub fn access(&self) -> Access {
+        Access { token: self.token.clone().filter(|_| !self.server.is_empty()), ..Access::default() }
     }
 
     /// Refuses what is not on this machine, unless that is allowed.

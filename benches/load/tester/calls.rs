@@ -6,18 +6,14 @@ use std::time::Duration;
 use order_service::clients::code_name;
 use order_service::clients::sim::catalogue::{self, TOKEN_DECLINED, load_user};
 use order_service::proto::order as pb;
-use order_service::proto::order::order_service_client::OrderServiceClient;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
 use super::mix::Kind;
 use crate::harness::Chance;
-use crate::harness::fleet::is_no_answer;
+use crate::harness::fleet::{Client, is_no_answer};
 use crate::harness::node::sample_order;
-
-type Client = OrderServiceClient<Channel>;
 
 /// Products without variants in the currency of the sample, from the catalogue of the simulator.
 const GOODS: [u32; 6] = [1, 3, 4, 5, 16, 40];

@@ -11,7 +11,6 @@ use futures::stream;
 use order_service::app;
 use order_service::config::Config;
 use order_service::proto::order as pb;
-use order_service::proto::order::order_service_client::OrderServiceClient;
 use order_service::proto::simulator as sim;
 use order_service::proto::simulator::simulator_service_client::SimulatorServiceClient;
 use order_service::verify::{Finding, Options, Report, Witness};
@@ -25,7 +24,7 @@ use super::args::Check;
 use super::book::{Changes, Told, twice};
 use super::calls::{Answer, Call, NewOrder, is_not_made, named, reason};
 use crate::harness::Chance;
-use crate::harness::fleet::Fleet;
+use crate::harness::fleet::{Client, Fleet};
 use crate::harness::invariants::{Evidence, Heard, Truth, check, heard, settled, sums, try_gather, walk};
 
 /// Orders that are looked at side by side.
@@ -222,7 +221,7 @@ impl Work<'_> {
         self.found.lock().unwrap().unchecked.push(what.to_owned());
     }
 
-    async fn ask<T, F>(&self, call: impl Fn(OrderServiceClient<Channel>) -> F) -> Result<T, Status>
+    async fn ask<T, F>(&self, call: impl Fn(Client) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {

@@ -61,9 +61,8 @@ enum Outcome {
 impl Load {
     /// A run against these servers.
     pub fn new(args: Args, urls: &[String]) -> Arc<Self> {
-        let fleet = Fleet::of(
-            (0..args.connections).flat_map(|_| urls.iter().cloned()).collect::<Vec<_>>().into_iter(),
-        );
+        let places = (0..args.connections).flat_map(|_| urls.iter().cloned()).collect::<Vec<_>>();
+        let fleet = Fleet::showing(places.into_iter(), &args.access());
         let steps = if let Shape::Step(steps) = args.shape { steps } else { 0 };
         let by_clock = Uuid::now_v7().as_u128();
         Arc::new(Self {

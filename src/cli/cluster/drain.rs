@@ -1,13 +1,14 @@
 //! `cluster drain`.
 
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 
 use crate::cli::Failure;
-use crate::cli::ops::session::{self, ServerArgs};
-use crate::cli::order::{print, print_json};
+use crate::cli::ops::session::{self, ServerArgs, Span};
+use crate::cli::order::{duration, print, print_json};
 use crate::proto::admin as pb;
 
 #[derive(Args, Debug)]
@@ -19,19 +20,27 @@ on when this command is interrupted; the same command shows how far it is.
 Examples:
   order-service cluster nodes
   order-service cluster drain node-3
-  order-service cluster drain                     the node that answers, as before a container is stopped")]
+  order-service cluster drain                     the node that answers
+  order-service cluster drain --at-least 10s --at-most 25s     as before a container is stopped")]
 pub(super) struct DrainArgs {
     #[command(flatten)]
     server: ServerArgs,
     /// The node's name, as `cluster nodes` lists it; the node that answers when there is none.
     #[arg(value_name = "NODE")]
     node: Option<String>,
+    /// Do not end sooner, even when nothing is left or it fails: callers take some time to learn that the node goes.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    at_least: Option<Duration>,
+    /// Fail when something is left after this; the node goes on to drain.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    at_most: Option<Duration>,
 }
 
 pub(super) fn run(arguments: DrainArgs) -> Result<(), Failure> {
-    let DrainArgs { server, node } = arguments;
-    session::run(
+    let DrainArgs { server, node, at_least, at_most } = arguments;
+    session::run_for(
         &server,
+        Span { at_least: at_least.unwrap_or_default(), at_most },
         async |client| {
             let node = match node.clone() {
                 Some(node) => node,

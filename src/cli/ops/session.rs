@@ -1,7 +1,7 @@
 //! What the commands for operators share: where the node is, how results are printed, how an order is named.
 
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use uuid::Uuid;
@@ -69,6 +69,24 @@ pub(in crate::cli) fn run<T>(
     call: impl AsyncFnOnce(&mut AdminClient) -> Result<T, ApiError>,
     show: impl FnOnce(T, bool) -> Result<(), ClientFailure>,
 ) -> Result<(), Failure> {
+    run_for(server, Span::default(), call, show)
+}
+
+/// How long a command takes at the least and at the most, whatever comes of it.
+#[derive(Clone, Copy, Default, Debug)]
+pub(in crate::cli) struct Span {
+    pub(in crate::cli) at_least: Duration,
+    /// None = as long as its call does.
+    pub(in crate::cli) at_most: Option<Duration>,
+}
+
+/// As [`run`], for so long.
+pub(in crate::cli) fn run_for<T>(
+    server: &ServerArgs,
+    span: Span,
+    call: impl AsyncFnOnce(&mut AdminClient) -> Result<T, ApiError>,
+    show: impl FnOnce(T, bool) -> Result<(), ClientFailure>,
+) -> Result<(), Failure> {
     let is_json = match server.output {
         Some(format) => format == Format::Json,
         None => !io::stdout().is_terminal(),
@@ -76,9 +94,20 @@ pub(in crate::cli) fn run<T>(
     let access = server.access.read().map_err(Failure::Sentence)?;
     let runtime = runtime(&mut tokio::runtime::Builder::new_current_thread())?;
     let made = runtime.block_on(async {
-        let mut client = AdminClient::connect(&server.server, server.timeout, access).await?;
-        let answer = call(&mut client).await?;
-        show(answer, is_json)
+        let began = Instant::now();
+        let asking = async {
+            let mut client = AdminClient::connect(&server.server, server.timeout, access).await?;
+            call(&mut client).await
+        };
+        let answer = match span.at_most {
+            None => asking.await,
+            Some(most) => tokio::time::timeout(most, asking).await.unwrap_or_else(|_late| {
+                let message = format!("{} has not done it within {most:?}", server.server);
+                Err(ApiError::local("DEADLINE_EXCEEDED", message))
+            }),
+        };
+        tokio::time::sleep(span.at_least.saturating_sub(began.elapsed())).await;
+        show(answer?, is_json)
     });
     ended(made, is_json)
 }

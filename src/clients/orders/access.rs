@@ -5,7 +5,9 @@ use std::fmt;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Uri};
 use tonic::metadata::MetadataMap;
+use tonic::service::Interceptor;
 use tonic::transport::{Certificate, ClientTlsConfig};
+use tonic::{Request, Status};
 
 /// A token as calls bring it; never shown.
 #[derive(Clone)]
@@ -92,7 +94,7 @@ impl Access {
     ///
     /// # Errors
     /// A sentence, when a token would go over a network in the clear.
-    pub(in crate::clients) fn fits(&self, server: &Uri) -> Result<(), String> {
+    pub fn fits(&self, server: &Uri) -> Result<(), String> {
         let host = server.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let is_here = host == "localhost"
             || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
@@ -100,5 +102,13 @@ impl Access {
             return Ok(());
         }
         Err(format!("{server} would get the token in the clear; name it with https://"))
+    }
+}
+
+/// Shows it with each call of a client that is made by hand.
+impl Interceptor for Access {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        self.put(request.metadata_mut());
+        Ok(request)
     }
 }

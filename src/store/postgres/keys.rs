@@ -39,7 +39,8 @@ const DESTROY: &str = "WITH gone AS ( \
      SELECT key_id FROM gone";
 const TAKE_OUT: &str = "WITH quiet AS ( \
        UPDATE sagas SET notes = '', turn = NULL WHERE order_id = $1 AND settled AND (notes <> '' OR turn IS NOT NULL)) \
-     UPDATE orders SET metadata = '{}' WHERE id = $1 AND metadata::text <> '{}'";
+     UPDATE orders SET metadata = '{}', updated_at = updated_at + interval '1 microsecond' \
+     WHERE id = $1 AND metadata::text <> '{}'";
 const TO_REWRAP: &str = "SELECT key_id, user_id, kek_id, wrapped, created_at FROM user_keys \
      WHERE key_id > $1 AND kek_id <> $2 AND destroyed_at IS NULL ORDER BY key_id LIMIT $3";
 const REWRAP: &str = "UPDATE user_keys AS k SET kek_id = v.kek_id, wrapped = v.new \
@@ -67,6 +68,11 @@ fn ids(found: &[PgRow]) -> Result<Vec<KeyId>, StoreError> {
 }
 
 impl PostgresStore {
+    /// As [`OrderStore::take_out`](crate::ports::store::OrderStore::take_out).
+    pub(super) async fn empty(&self, order: OrderId) -> Result<(), StoreError> {
+        self.tell(TAKE_OUT, arguments(|args| args.add(order.0))?).await.map(drop)
+    }
+
     async fn ask(&self, sql: &'static str, arguments: PgArguments) -> Result<Vec<PgRow>, StoreError> {
         let reader = self.reader.clone();
         self.read(async move { reader.ask(sql.into_sql_str(), arguments).await }).await
@@ -148,10 +154,6 @@ impl KeyStore for PostgresStore {
             args.add(erasure.reason.clone())
         };
         ids(&self.tell(DESTROY, arguments(bind)?).await?)
-    }
-
-    async fn take_out(&self, order: OrderId) -> Result<(), StoreError> {
-        self.tell(TAKE_OUT, arguments(|args| args.add(order.0))?).await.map(drop)
     }
 
     async fn keys_to_rewrap(

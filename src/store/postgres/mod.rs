@@ -360,6 +360,10 @@ impl OrderStore for PostgresStore {
         self.read(async move { reader.release(id).await }).await
     }
 
+    async fn take_out(&self, id: OrderId) -> Result<(), StoreError> {
+        self.empty(id).await
+    }
+
     async fn stuck(
         &self,
         started_before: Timestamp,

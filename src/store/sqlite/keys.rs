@@ -167,6 +167,18 @@ macro_rules! in_transaction {
 }
 
 impl SqliteStore {
+    /// As [`OrderStore::take_out`](crate::ports::store::OrderStore::take_out).
+    pub(super) async fn empty(&self, order: OrderId) -> Result<(), StoreError> {
+        in_transaction!(self, |connection| async {
+            let sagas = "UPDATE sagas SET notes = '', turn = NULL \
+                         WHERE order_id = ? AND settled AND (notes <> '' OR turn IS NOT NULL)";
+            query(sagas).bind(order.0).execute(&mut *connection).await?;
+            let order_row = "UPDATE orders SET metadata = '{}', updated_at = updated_at + 1 \
+                             WHERE id = ? AND metadata <> '{}'";
+            query(order_row).bind(order.0).execute(&mut *connection).await.map(drop)
+        })
+    }
+
     fn writing_keys(&self) -> Result<SqlitePool, StoreError> {
         self.keys.clone().ok_or_else(|| StoreError::Unavailable(String::from(super::READ_ONLY)))
     }
@@ -242,16 +254,6 @@ impl KeyStore for SqliteStore {
         let pool = self.writing_keys()?;
         let _busy = self.read(async move { tidy(&pool).await.map_err(|error| unavailable(&error)) }).await;
         destroyed
-    }
-
-    async fn take_out(&self, order: OrderId) -> Result<(), StoreError> {
-        in_transaction!(self, |connection| async {
-            let sagas = "UPDATE sagas SET notes = '', turn = NULL \
-                         WHERE order_id = ? AND settled AND (notes <> '' OR turn IS NOT NULL)";
-            query(sagas).bind(order.0).execute(&mut *connection).await?;
-            let order_row = "UPDATE orders SET metadata = '{}' WHERE id = ? AND metadata <> '{}'";
-            query(order_row).bind(order.0).execute(&mut *connection).await.map(drop)
-        })
     }
 
     async fn keys_to_rewrap(

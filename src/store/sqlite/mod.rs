@@ -265,6 +265,10 @@ impl OrderStore for SqliteStore {
         Ok(())
     }
 
+    async fn take_out(&self, id: OrderId) -> Result<(), StoreError> {
+        self.empty(id).await
+    }
+
     async fn stuck(
         &self,
         started_before: Timestamp,

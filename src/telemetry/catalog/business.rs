@@ -168,7 +168,8 @@ pub(super) const SAGAS: &[Metric] = &[
         "order_sagas_stuck",
         Kind::Gauge,
         "sagas",
-        "Sagas in the store that are not settled and began longer ago than ops.stuck_after",
+        "Sagas in the store that are not settled and began longer ago than ops.stuck_after, without creations that a hold \
+         keeps from being paid",
     ),
     Metric {
         name: "order_collaborator_seconds",

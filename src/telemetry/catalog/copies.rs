@@ -24,7 +24,7 @@ pub(super) const CACHE: &[Metric] = &[
         labels: &[],
         of: Of::Cluster,
         zeros: Zeros::All,
-        means: "Orders that were loaded ahead when their slots came to this node",
+        means: "Orders that this node began to load ahead when their slots came to it",
     },
     Metric {
         name: "order_cache_redis_is_there",

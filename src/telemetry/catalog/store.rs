@@ -53,7 +53,8 @@ pub(super) const STORE: &[Metric] = &[
         "order_store_fences_refused_total",
         Kind::Counter,
         "changes",
-        "Changes and claims of an order that has another owner, or is newer than this node knew",
+        "Changes and claims that came to nothing since the order has another owner or is newer than this node knew, as the \
+         store said or as was known before it was asked",
     ),
     plain(Of::Node, "order_store_queue_depth", Kind::Gauge, "jobs", "Changes that wait to be stored"),
     plain(Of::Node, "order_store_queue_limit", Kind::Gauge, "jobs", "How many may wait: store.queue_max"),

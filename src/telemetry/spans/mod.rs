@@ -64,7 +64,7 @@ impl Exporter {
             None => None,
             Some(url) => Some(Collector::new(url, config.timeout, program)?),
         };
-        if !trace::install(queue, Sampling::of(config.sample_ratio), clock) {
+        if !trace::install(queue, Sampling::of(config.sample_ratio), config.forced_per_second, clock) {
             return Ok(None);
         }
         let stop = CancellationToken::new();

@@ -25,6 +25,14 @@ fn services(compose: &Value) -> &Map<String, Value> {
     compose["services"].as_object().unwrap()
 }
 
+/// The networks that a service is on, in either form.
+fn networks(service: &Value) -> Vec<&str> {
+    match service["networks"].as_object() {
+        Some(table) => table.keys().map(String::as_str).collect(),
+        None => texts(&service["networks"]),
+    }
+}
+
 /// The secrets as the script makes them, in a folder that goes away.
 fn made_secrets() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -68,9 +76,11 @@ fn what_services_name_exists() {
         let image = service["image"].as_str().unwrap();
         let (_, tag) = image.rsplit_once(':').unwrap_or_else(|| panic!("{name}: {image} has no tag"));
         assert!(tag != "latest" && (tag == "local") == service["build"].is_object(), "{name}: {image}");
-        for network in texts(&service["networks"]) {
+        for network in networks(service) {
             assert!(compose["networks"].get(network).is_some(), "{name}: {network}");
         }
+        let is_node = name.starts_with("node-");
+        assert_eq!(networks(service).contains(&"peers"), is_node, "{name} is among the nodes");
         for secret in texts(&service["secrets"]) {
             assert!(compose["secrets"].get(secret).is_some(), "{name}: {secret}");
             used.insert(secret);
@@ -109,7 +119,8 @@ fn what_services_name_exists() {
     let nodes = services.keys().filter(|name| name.starts_with("node-")).count();
     assert_eq!(nodes, 3);
     assert_eq!(compose["networks"]["data"]["internal"], true);
-    assert_eq!(texts(&services["postgres"]["networks"]), ["data"]);
+    assert_eq!(compose["networks"]["peers"]["internal"], true);
+    assert_eq!(networks(&services["postgres"]), ["data"]);
 }
 
 #[test]
@@ -129,8 +140,14 @@ fn each_node_takes_its_settings_and_has_the_time_to_stop() {
         assert_eq!(merged["cluster.enabled"], "true");
         assert_eq!(merged["store.migrate"], "false");
         assert_eq!(merged["cluster.name"], *name);
-        assert_eq!(merged["peer.advertise"], format!("{name}:50052"));
-        assert!(names.insert(merged["cluster.name"].clone()));
+        // Other nodes reach it, and nobody who is not on their network.
+        let address = service["networks"]["peers"]["ipv4_address"].as_str().unwrap();
+        let subnet = compose["networks"]["peers"]["ipam"]["config"][0]["subnet"].as_str().unwrap();
+        let (network, _) = subnet.rsplit_once('.').unwrap();
+        assert!(address.starts_with(&format!("{network}.")), "{name}: {address} is not of {subnet}");
+        assert_eq!(merged["peer.listen"], format!("{address}:50052"));
+        assert_eq!(merged["peer.advertise"], merged["peer.listen"]);
+        assert!(names.insert(merged["cluster.name"].clone()) && names.insert(address.to_owned()), "{name}");
         assert!(seconds(service["stop_grace_period"].as_str().unwrap()) >= longest_stop(&merged), "{name}");
         let check: Vec<&str> = texts(&service["healthcheck"]["test"]).split_off(1);
         assert_eq!(check[0], "order-service");

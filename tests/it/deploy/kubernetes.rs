@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{checked, conforms, documents, help, longest_stop, root, text, texts};
+use super::{checked, conforms, documents, help, longest_stop, option, root, text, texts};
 
 const FOLDER: &str = "deploy/kubernetes";
 
@@ -129,6 +130,11 @@ fn nothing_goes_in_or_out_but_what_a_policy_names() {
     // Nodes reach each other.
     let policy = &objects[&("NetworkPolicy".to_owned(), "nodes".to_owned())]["spec"];
     assert!(policy["egress"].to_string().contains(&format!("\"port\":{}", ports["peer"])));
+    // What is outside is reached by either protocol of the network, and Redis also with TLS.
+    let egress = policy["egress"].to_string();
+    for there in ["\"cidr\":\"0.0.0.0/0\"", "\"cidr\":\"::/0\"", "\"port\":6379", "\"port\":6380"] {
+        assert!(egress.contains(there), "{there}: {egress}");
+    }
 }
 
 #[test]
@@ -237,9 +243,13 @@ fn the_program_takes_the_settings_and_has_the_time_to_stop() {
         let number = ports(&node(&objects)["spec"]["template"])[port];
         assert_eq!(merged[key], format!("0.0.0.0:{number}"));
     }
-    // The drain before SIGTERM takes seconds; it may take the rest.
-    let grace = spec["terminationGracePeriodSeconds"].as_u64().unwrap();
-    assert!(grace >= longest_stop(&merged).as_secs() + 20, "{grace}");
+    // What runs before SIGTERM waits until callers know, and leaves enough for what comes after.
+    let stop =
+        texts(&container(&node(&objects)["spec"]["template"])["lifecycle"]["preStop"]["exec"]["command"]);
+    let (at_least, at_most) = (option(&stop, "--at-least"), option(&stop, "--at-most"));
+    assert!(Duration::from_secs(5) <= at_least && at_least < at_most, "{stop:?}");
+    let grace = Duration::from_secs(spec["terminationGracePeriodSeconds"].as_u64().unwrap());
+    assert!(grace >= at_most + longest_stop(&merged), "{grace:?}");
     let user = spec["securityContext"]["runAsUser"].to_string();
     assert!(text("Dockerfile").contains(&format!("USER {user}:{user}")));
 }
@@ -252,6 +262,24 @@ fn the_migration_has_the_owner_s_secret() {
     let settings = settings(&objects, &job["spec"]["template"], &folder);
     checked("the Job", &[], &settings);
     assert!(settings["ORDER__STORE__URL_FILE"].contains("order-service-migrate."));
+}
+
+#[test]
+fn the_secrets_hold_each_file_that_their_comments_name() {
+    let objects = objects();
+    let example = text("deploy/kubernetes/secrets.example.yaml");
+    let named: Vec<&str> = example
+        .split("/run/secrets/order-service/")
+        .skip(1)
+        .map(|rest| rest.split(|c: char| !(c.is_ascii_lowercase() || c == '-')).next().unwrap())
+        .collect();
+    assert!(named.contains(&"database-ca"), "the URL of the database names an authority: {named:?}");
+    for secret in ["order-service", "order-service-migrate"] {
+        let keys = &objects[&("Secret".to_owned(), secret.to_owned())]["stringData"];
+        for file in &named {
+            assert!(keys[file].is_string(), "{secret} has no {file}");
+        }
+    }
 }
 
 #[test]
@@ -269,7 +297,10 @@ fn commands_images_and_accounts_exist() {
     let stop =
         texts(&container(&node(&objects)["spec"]["template"])["lifecycle"]["preStop"]["exec"]["command"]);
     assert_eq!(stop[0], "order-service");
-    assert!(help(&stop[1..]).is_some(), "{stop:?} is no command");
+    let told = help(&stop[1..]).unwrap_or_else(|| panic!("{stop:?} is no command"));
+    for option in stop.iter().filter(|word| word.starts_with("--")) {
+        assert!(told.contains(option), "{option}");
+    }
     let kustomization = documents(&format!("{FOLDER}/kustomization.yaml")).remove(0);
     let image = &kustomization["images"][0];
     assert_eq!(

@@ -102,6 +102,13 @@ fn seconds(text: &str) -> Duration {
     Duration::from_secs(text.strip_suffix('s').unwrap_or(text).parse().unwrap())
 }
 
+/// The duration that a command is given by an option.
+fn option(command: &[&str], name: &str) -> Duration {
+    let at =
+        command.iter().position(|word| *word == name).unwrap_or_else(|| panic!("{command:?}: no {name}"));
+    parse_duration(command[at + 1]).unwrap()
+}
+
 /// Whether `order-service WORDS...` is a command. Its help, if so.
 fn help(words: &[&str]) -> Option<String> {
     let output = order_service(&[words, &["--help"]].concat(), &BTreeMap::new());

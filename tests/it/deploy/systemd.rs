@@ -57,6 +57,7 @@ fn is_confined(unit: &Unit) {
         assert_eq!(one(unit, key), "yes", "{key}");
     }
     assert_eq!(one(unit, "ProtectSystem"), "strict");
+    assert_eq!(one(unit, "LimitCORE"), "0", "memory holds names and keys");
     assert_eq!(one(unit, "CapabilityBoundingSet"), "");
     assert_eq!(all(unit, "SystemCallFilter"), ["@system-service", "~@privileged @resources"]);
     assert_eq!(one(unit, "User"), "order-service");
@@ -109,6 +110,57 @@ fn the_service_has_the_time_it_needs_and_no_rights() {
         .collect();
     let merged = checked("order-service.service", &[], &settings);
     assert!(seconds(one(&unit, "TimeoutStopSec")) >= longest_stop(&merged));
+}
+
+/// The files that the steps of `deploy/README.md` install, with their modes and groups as they stand there.
+fn installed() -> BTreeMap<String, String> {
+    let readme = text("deploy/README.md");
+    let steps = readme.split("\n## systemd\n").nth(1).unwrap().split("```").nth(1).unwrap();
+    let mut files = BTreeMap::new();
+    for line in steps.lines().filter_map(|line| line.strip_prefix("$ install ")) {
+        let line = line.split("  #").next().unwrap().split(" && ").next().unwrap().trim();
+        let (options, target) = line.rsplit_once(' ').unwrap();
+        // One file by its new name, or several into a folder.
+        for source in options.split(' ').skip(2) {
+            let file = match target.strip_suffix('/') {
+                Some(folder) => format!("{folder}/{}", source.rsplit('/').next().unwrap()),
+                None => target.to_owned(),
+            };
+            files.insert(file, options.to_owned());
+        }
+    }
+    files
+}
+
+#[test]
+fn every_file_that_units_and_configuration_name_is_installed() {
+    let files = installed();
+    let example = text("config/production.yaml");
+    let settings = example.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let mut named: Vec<String> = settings
+        .filter_map(|line| line.split_once('"'))
+        .map(|(_, value)| value.split('"').next().unwrap().to_owned())
+        .filter(|value| value.ends_with(".yaml") || value.ends_with(".crt") || value.ends_with(".key"))
+        .collect();
+    assert_eq!(named.len(), 3, "{named:?}");
+    for name in ["order-service.service", "order-service-migrate.service"] {
+        let unit = unit(name);
+        named
+            .extend(all(&unit, "LoadCredential").iter().map(|one| one.split_once(':').unwrap().1.to_owned()));
+        let command = one(&unit, "ExecStart").split(' ').filter(|word| word.starts_with('/'));
+        named.extend(command.map(str::to_owned));
+    }
+    for file in &named {
+        let how = files.get(file).unwrap_or_else(|| panic!("nothing installs {file}: {files:?}"));
+        // Nobody else reads what is secret, and the service reads what it opens by itself.
+        match file {
+            file if file.starts_with("/etc/order-service/secrets/") => {
+                assert!(how.starts_with("-m 600 "), "{how}")
+            }
+            file if file.ends_with(".key") => assert!(how.starts_with("-m 640 -g order-service "), "{how}"),
+            _ => assert!(!how.starts_with("-m 6") || how.starts_with("-m 644 "), "{how}"),
+        }
+    }
 }
 
 #[test]

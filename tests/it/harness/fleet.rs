@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use order_service::clients::orders::Access;
 use order_service::proto::order::order_service_client::OrderServiceClient;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
@@ -20,6 +22,9 @@ use tonic_health::pb::health_client::HealthClient;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long a connection may say nothing; so long again, and it is given up.
 const SILENCE: Duration = Duration::from_secs(1);
+
+/// A client of one of the nodes, which shows who calls.
+pub type Client = OrderServiceClient<InterceptedService<Channel, Access>>;
 
 /// The nodes. Clones share the connections.
 #[derive(Clone)]
@@ -38,7 +43,7 @@ struct Place {
 #[derive(Clone)]
 struct Connection {
     number: u64,
-    client: OrderServiceClient<Channel>,
+    client: Client,
 }
 
 /// What became of a call.
@@ -55,11 +60,16 @@ pub struct Sent<T> {
 impl Fleet {
     /// The nodes at these URLs, whether they run or not.
     pub fn of(urls: impl Iterator<Item = String>) -> Self {
+        Self::showing(urls, &Access::default())
+    }
+
+    /// As [`Self::of`], of callers that show this.
+    pub fn showing(urls: impl Iterator<Item = String>, access: &Access) -> Self {
         let places: Arc<[Place]> = urls.map(|url| Place { url, ready: watch::Sender::new(None) }).collect();
         let ends = CancellationToken::new();
         for number in 0..places.len() {
-            let places = Arc::clone(&places);
-            let keeping = async move { places[number].keep().await };
+            let (places, access) = (Arc::clone(&places), access.clone());
+            let keeping = async move { places[number].keep(&access).await };
             tokio::spawn(ends.clone().run_until_cancelled_owned(keeping));
         }
         Self { places, turn: Arc::default(), _ends: Arc::new(ends.drop_guard()) }
@@ -69,7 +79,7 @@ impl Fleet {
     pub async fn send<T, F: Future<Output = Result<T, Status>>>(
         &self,
         deadline: Instant,
-        call: impl Fn(OrderServiceClient<Channel>) -> F,
+        call: impl Fn(Client) -> F,
     ) -> Sent<T> {
         let mut moved = 0;
         loop {
@@ -100,7 +110,7 @@ impl Fleet {
         &self,
         deadline: Instant,
         patience: Duration,
-        call: impl Fn(OrderServiceClient<Channel>) -> F,
+        call: impl Fn(Client) -> F,
     ) -> (Sent<T>, u32) {
         let mut repeats = 0;
         let mut tick = interval(Duration::from_millis(20));
@@ -152,13 +162,13 @@ impl Fleet {
 
 impl Place {
     /// Keeps a connection to a node that serves.
-    async fn keep(&self) {
+    async fn keep(&self, access: &Access) {
         let mut tick = interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for number in 0.. {
             let client = loop {
                 tick.tick().await;
-                if let Ok(Some(client)) = timeout(SILENCE, connect(&self.url)).await {
+                if let Ok(Some(client)) = timeout(SILENCE, connect(&self.url, access)).await {
                     break client;
                 }
             };
@@ -181,12 +191,13 @@ impl Place {
 }
 
 /// A connection to a node that says it serves.
-async fn connect(url: &str) -> Option<OrderServiceClient<Channel>> {
+async fn connect(url: &str, access: &Access) -> Option<Client> {
     let endpoint = Endpoint::from_shared(url.to_owned()).unwrap();
     let endpoint = endpoint.connect_timeout(SILENCE).http2_keep_alive_interval(SILENCE);
     let channel = endpoint.keep_alive_timeout(SILENCE).keep_alive_while_idle(true).connect().await.ok()?;
     let health = HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.ok()?;
-    (health.into_inner().status() == ServingStatus::Serving).then(|| OrderServiceClient::new(channel))
+    let client = || OrderServiceClient::with_interceptor(channel, access.clone());
+    (health.into_inner().status() == ServingStatus::Serving).then(client)
 }
 
 /// Whether there is an error of this kind among the causes.

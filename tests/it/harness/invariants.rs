@@ -11,6 +11,8 @@ use order_service::proto::simulator as wire;
 use prost::Message;
 use rust_decimal::Decimal;
 use tonic::Status;
+use tonic::client::GrpcService;
+use tonic::codegen::{Body, Bytes, StdError};
 use tonic::transport::Channel;
 
 use super::laws::{Law, law};
@@ -110,8 +112,27 @@ pub async fn history(client: &OrderServiceClient<Channel>, order_id: &str) -> Ve
     try_history(client, order_id).await.unwrap()
 }
 
-async fn try_history(
-    client: &OrderServiceClient<Channel>,
+/// What a client calls by: a connection, or one that shows who calls.
+pub trait Calls:
+    GrpcService<
+        tonic::body::Body,
+        Error: Into<StdError>,
+        ResponseBody: Body<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static,
+    > + Clone
+{
+}
+
+impl<T> Calls for T where
+    T: GrpcService<
+            tonic::body::Body,
+            Error: Into<StdError>,
+            ResponseBody: Body<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static,
+        > + Clone
+{
+}
+
+async fn try_history<T: Calls>(
+    client: &OrderServiceClient<T>,
     order_id: &str,
 ) -> Result<Vec<pb::OrderEvent>, Status> {
     let (mut events, mut page_token) = (Vec::new(), String::new());
@@ -137,8 +158,8 @@ pub async fn gather(client: &OrderServiceClient<Channel>, order_id: &str, truth:
 }
 
 /// As [`gather`], of a service that may fail.
-pub async fn try_gather(
-    client: &OrderServiceClient<Channel>,
+pub async fn try_gather<T: Calls>(
+    client: &OrderServiceClient<T>,
     order_id: &str,
     truth: Truth,
 ) -> Result<Evidence, Status> {

@@ -9,17 +9,15 @@ use std::time::Duration;
 
 use order_service::clients::sim::catalogue::load_user;
 use order_service::proto::order as pb;
-use order_service::proto::order::order_service_client::OrderServiceClient;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 use tonic_types::StatusExt;
 
 use super::Chance;
 use super::api::by_id;
-use super::fleet::Fleet;
+use super::fleet::{Client, Fleet};
 use super::node::sample_order;
 use super::wait::within;
 
@@ -121,11 +119,7 @@ impl Call {
     }
 
     /// Makes it, with this much time; the order that is answered, if one is.
-    pub async fn make(
-        &self,
-        mut client: OrderServiceClient<Channel>,
-        time: Duration,
-    ) -> Result<Option<pb::Order>, Status> {
+    pub async fn make(&self, mut client: Client, time: Duration) -> Result<Option<pb::Order>, Status> {
         fn timed<T>(message: T, time: Duration) -> Request<T> {
             let mut request = Request::new(message);
             request.set_timeout(time);

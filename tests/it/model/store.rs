@@ -190,6 +190,10 @@ impl OrderStore for Window {
         self.inner.release(id).await
     }
 
+    async fn take_out(&self, id: OrderId) -> Result<(), StoreError> {
+        self.inner.take_out(id).await
+    }
+
     async fn stuck(
         &self,
         before: Timestamp,

@@ -7,12 +7,13 @@ use order_service::proto::order::PersonalData;
 use order_service::proto::simulator as sim;
 
 use super::{
-    ENCRYPT, NAMES, SAID, cancel, create, found, get, in_file, live, ops, program, shown, wish, with,
+    ENCRYPT, NAMES, SAID, blob, cancel, create, found, get, in_file, live, ops, program, shown, wish, with,
 };
 use crate::harness::api::{by_id, eventually};
 use crate::harness::cluster::{Cluster, Plan};
 use crate::harness::postgres::{PgServer, query};
 use crate::harness::process::{NodeProcess, Simulate};
+use crate::harness::redis::RedisServer;
 use crate::harness::stores::verified;
 
 fn metadata() -> (String, String) {
@@ -79,6 +80,71 @@ async fn a_user_is_erased_on_postgres() {
     erased(Some(url.clone())).await;
     let row = "SELECT principal, wanted_by, reason, keys FROM erasures";
     assert_eq!(query(&url, row).await.unwrap(), [["dev", "ada", "request 4711", "1"]]);
+}
+
+/// Copies are replaced where an order changes, and the first of these does not change any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_erased_is_in_no_copy_in_redis() {
+    let (redis, simulate) = (RedisServer::start().await, Simulate::start().await);
+    let url = redis.url();
+    let mut settings: Vec<(&str, &str)> = ENCRYPT.to_vec();
+    settings.extend([("ORDER__CACHE__URL", url.as_str()), ("ORDER__CACHE__TIMEOUT", "1s")]);
+    let mut node = NodeProcess::start(&simulate, &settings).await;
+    let (names, mut ids) = (["Arthur Dentist", "Ford Perfect"], Vec::new());
+    for name in names {
+        let metadata = [(String::from("gift-from"), String::from(name))].into();
+        let wish = pb::CreateOrderRequest { metadata, ..wish() };
+        let order = node.client().create_order(wish).await.unwrap().into_inner();
+        cancel(&node, &order.id, "").await;
+        ids.push(order.id);
+    }
+    node.kill9().await;
+    // As a change leaves it that is stored when the keys are gone.
+    let without = "first_name = '', last_name = '', address_line1 = '', address_line2 = NULL, city = '', state = '', \
+                   phone = NULL, email = NULL";
+    let first = blob(&ids[0]);
+    let sql = format!(
+        "UPDATE order_addresses SET {without} WHERE order_id = {first}; UPDATE orders SET notes = '' WHERE id = {first}"
+    );
+    in_file(&node, &sql).await;
+    let node = node.restart(&[]).await;
+    let in_redis = async || {
+        let saved = redis.save().await;
+        names.map(|name| saved.windows(name.len()).any(|window| window == name.as_bytes()))
+    };
+    let user = wish().user_id;
+    let listed = async |node: &NodeProcess| {
+        let request = pb::ListOrdersRequest { user_id: user.clone(), ..Default::default() };
+        node.client().list_orders(request).await.unwrap().into_inner().orders
+    };
+    let late = async |node: &NodeProcess, id: &str| {
+        let request = pb::GetOrderRequest { allow_stale: true, ..by_id(id) };
+        node.client().get_order(request).await.unwrap().into_inner()
+    };
+    let copied = async || {
+        for id in &ids {
+            assert_eq!(late(&node, id).await.metadata.len(), 1);
+        }
+        (in_redis().await == [true, true]).then_some(())
+    };
+    eventually("the metadata to be in Redis", copied).await;
+
+    let (code, proof) = ops(&node, &["erase-user", &user, "--reason", "request 4711", "--yes"]);
+    assert_eq!((code, &proof["erased"]), (Some(0), &true.into()), "{proof}");
+    eventually("the metadata to be gone", async || (in_redis().await == [false, false]).then_some(())).await;
+    let mut node = node;
+    for _ in 0..2 {
+        for id in &ids {
+            for order in [get(&node, id).await, late(&node, id).await] {
+                assert!(order.metadata.is_empty(), "{order:?}");
+                assert_eq!(order.personal_data(), PersonalData::Erased);
+            }
+        }
+        assert!(listed(&node).await.iter().all(|order| order.metadata.is_empty()));
+        node.kill9().await;
+        node = node.restart(&[]).await;
+    }
+    assert_eq!(in_redis().await, [false, false]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use http::{HeaderMap, Request, Response};
 use tower::{Layer, Service};
 
 use crate::domain::trace::TraceContext;
-use crate::trace::{self, Current, Key, Name};
+use crate::trace::{self, Asker, Current, Key, Name};
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TracedLayer;
@@ -41,7 +41,7 @@ where
         let text =
             |name| request.headers().get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
         let caller = text("traceparent").and_then(TraceContext::parse);
-        let (mut span, context) = trace::serve(caller, Name::path(request.uri().path()));
+        let (mut span, context) = trace::serve(caller, Asker::Ours, Name::path(request.uri().path()));
         let request_id = Arc::from(text("x-request-id").unwrap_or_default());
         let current = Current::new(&request_id, Some(&context));
         let answering = self.0.call(request);
