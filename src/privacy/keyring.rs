@@ -72,6 +72,8 @@ pub struct Keyring {
     proven: Mutex<Option<(u64, bool)>>,
     /// Held by the one who asks for that, with what became of the last asking if it failed.
     proving: tokio::sync::Mutex<Option<NoKey>>,
+    /// How often somebody has asked to the end.
+    askings: AtomicU64,
     /// Counts how often the store found its database again. That may be another one, which has lost keys or has those again
     /// that were destroyed: what is at hand from before is dropped.
     reconnects: watch::Receiver<u64>,
@@ -119,6 +121,7 @@ impl Keyring {
             by_user: Cache::builder().max_capacity(at_most).time_to_live(keep_for).build(),
             proven: Mutex::default(),
             proving: tokio::sync::Mutex::default(),
+            askings: AtomicU64::new(0),
             generation,
             reconnects,
             waiting: Mutex::default(),
@@ -329,22 +332,20 @@ impl Keyring {
     }
 
     async fn ask_for_proof(&self, wrapper: &dyn KeyWrapper) -> Result<bool, NoKey> {
-        let mut failed = match self.proving.try_lock() {
-            Ok(first) => first,
-            Err(_taken) => {
-                let failed = self.proving.lock().await;
-                if let Some(error) = &*failed {
-                    return Err(error.clone());
-                }
-                failed
-            }
-        };
+        let before = self.askings.load(Ordering::Acquire);
+        let mut failed = self.proving.lock().await;
         if let Some(proven) = self.proven() {
             return Ok(proven);
         }
-        *failed = None;
+        // What failed before somebody came says nothing to them: it may have gone well since.
+        if self.askings.load(Ordering::Acquire) != before
+            && let Some(error) = &*failed
+        {
+            return Err(error.clone());
+        }
         let asked = self.ask(wrapper).await;
         *failed = asked.as_ref().err().cloned();
+        self.askings.fetch_add(1, Ordering::Release);
         asked
     }
 
@@ -377,7 +378,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use async_trait::async_trait;
-    use futures::future::join_all;
+    use futures::future::{join, join_all};
     use uuid::Uuid;
 
     use super::*;
@@ -459,7 +460,23 @@ mod tests {
         store.is_away.store(true, Ordering::SeqCst);
         assert!(all().await.iter().all(|told| matches!(told, Err(NoKey::Unreachable(_)))));
         assert_eq!(store.asked(), 1, "nor does one after the other wait for a store that is away");
-        store.is_away.store(false, Ordering::SeqCst);
+        // Somebody comes after that, while others wait for it still.
+        let late = async {
+            let held = ring.proving.lock().await;
+            let waiting = (0..100).map(|_| ring.prove());
+            let come = async {
+                store.is_away.store(false, Ordering::SeqCst);
+                drop(held);
+                ring.prove().await
+            };
+            join(join_all(waiting), come).await
+        };
+        let (waited, came) = late.await;
+        assert!(
+            came.is_ok() && waited.iter().all(Result::is_ok),
+            "what failed before they came is not theirs"
+        );
+        assert_eq!(store.asked(), 2);
         for reconnects in 0..3 {
             found.send_replace(reconnects);
             assert!(all().await.iter().all(Result::is_ok));
