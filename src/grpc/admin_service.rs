@@ -145,8 +145,11 @@ impl AdminApi {
 
     async fn begin<T>(&self, method: &'static str, request: &Request<T>) -> Result<Begun, Status> {
         let name = Name::Rpc("order.admin.v1.OrderAdminService", method);
-        let (context, span) = auth::context(request.metadata(), Asker::Ours, name);
-        match self.admitted(method, request, context).await {
+        let is_here = request.extensions().get::<Peer>().is_some_and(|peer| peer.is_here());
+        // Who calls from elsewhere is not known yet.
+        let asker = if self.for_peers || is_here { Asker::Ours } else { Asker::Anybody };
+        let (context, span) = auth::context(request.metadata(), asker, name);
+        match self.admitted(method, request, is_here, context).await {
             Ok(begun) => Ok(Begun { span, ..begun }),
             Err(status) => Err(refused(span, status)),
         }
@@ -156,9 +159,9 @@ impl AdminApi {
         &self,
         method: &'static str,
         request: &Request<T>,
+        is_here: bool,
         context: RequestContext,
     ) -> Result<Begun, Status> {
-        let is_here = request.extensions().get::<Peer>().is_some_and(|peer| peer.is_here());
         if self.only_here && !is_here {
             let what =
                 "repairs are taken from the node's own machine only; call from there, or set ops.repairs";
