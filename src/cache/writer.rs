@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::future::join_all;
 use redis::{RedisResult, Script};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -164,7 +163,7 @@ impl Writer {
             let connection = Connection::clone(&link);
             send(shared, &self.put, namespace, note, connection)
         });
-        let written = shared.link.heard_each(&link, patience, join_all(sent)).await.ok()?;
+        let written = shared.link.heard_each(&link, patience, sent).await;
         let of = |what| written.iter().filter(|written| **written == Some(what)).count();
         count("stored", of(true));
         count("older", of(false));

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use futures::future::join_all;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
@@ -180,27 +181,25 @@ impl RedisLink {
         }
     }
 
-    /// As [`Self::heard`], of answers to several questions that were asked together: to which of them there is none says nothing
-    /// of the others. Together they count once.
-    ///
-    /// # Errors
-    /// When they are not there in time.
-    pub async fn heard_each<T>(
+    /// As [`Self::heard`], of answers to several questions that were asked together: to which of them there is none, or none in
+    /// time, says nothing of the others. Together they count once.
+    pub async fn heard_each<T, F: Future<Output = RedisResult<T>>>(
         &self,
         over: &Arc<Connection>,
         patience: Duration,
-        answers: impl Future<Output = Vec<RedisResult<T>>>,
-    ) -> Result<Vec<Option<T>>, NoAnswer> {
-        let Ok(answers) = timeout(patience, answers).await else {
-            self.was_late(over);
-            return Err(NoAnswer::Late);
-        };
-        if answers.iter().any(|answer| answer.as_ref().is_err_and(is_of_the_way)) {
+        answers: impl Iterator<Item = F>,
+    ) -> Vec<Option<T>> {
+        let answers = join_all(answers.map(|answer| timeout(patience, answer))).await;
+        let broke =
+            |answer: &Result<RedisResult<T>, _>| matches!(answer, Ok(Err(error)) if is_of_the_way(error));
+        if answers.iter().any(broke) {
             self.is_broken(over);
+        } else if answers.iter().any(Result::is_err) {
+            self.was_late(over);
         } else {
             self.shared.late.store(0, Ordering::Relaxed);
         }
-        Ok(answers.into_iter().map(Result::ok).collect())
+        answers.into_iter().map(|answer| answer.ok()?.ok()).collect()
     }
 
     fn is_broken(&self, over: &Arc<Connection>) {
