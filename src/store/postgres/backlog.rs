@@ -8,13 +8,14 @@ use crate::domain::Timestamp;
 use crate::ports::store::StoreError;
 use crate::ports::usage::Backlog;
 
-/// Each number is counted up to $2. Sagas that run are found by their small index. A creation that a hold keeps from being paid
-/// waits as it should, and is not stuck.
+/// Each number is counted up to $2. Sagas that run are found by their small index. A creation that has its
+/// stock and is kept from being paid by a hold waits as it should, and is not stuck before that hold is over for long.
 const BACKLOG: &str = "SELECT \
      (SELECT count(*) FROM (SELECT FROM sagas WHERE NOT settled LIMIT $2) AS running), \
      (SELECT count(*) FROM (SELECT FROM sagas WHERE NOT settled AND started_at < $1 \
        AND NOT (kind = 'CREATE' AND direction = 'FORWARD' AND EXISTS (SELECT FROM orders \
-         WHERE id = order_id AND hold IS NOT NULL AND payment_status = 'PENDING')) LIMIT $2) AS old), \
+         WHERE id = order_id AND hold IS NOT NULL AND reservation_state = 'HELD' AND payment_status = 'PENDING' \
+           AND (hold ->> 'until' IS NULL OR (hold ->> 'until')::timestamptz >= $1))) LIMIT $2) AS old), \
      (SELECT count(*) FROM (SELECT order_id FROM sagas WHERE NOT settled AND attention IS NOT NULL \
        UNION SELECT id FROM orders WHERE payment_status = 'REFUND_FAILED' LIMIT $2) AS calling), \
      (SELECT count(*) FROM (SELECT FROM order_quarantines LIMIT $2) AS aside)";

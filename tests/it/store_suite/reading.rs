@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use order_service::domain::item::{ProductRef, Shortage};
-use order_service::domain::order::{Hold, Order, RequestRecord};
+use order_service::domain::order::{Hold, Order, RequestRecord, Reservation, StockState};
 use order_service::domain::saga::{Failure, SagaProgress};
 use order_service::domain::status::{OrderStatus, PaymentStatus};
 use order_service::ports::store::{StoreError, Unfinished};
@@ -332,11 +332,19 @@ pub(super) async fn what_is_stuck_comes_by_id_in_pages<F: StoreFactory>() {
         });
         store.commit(commit).await.unwrap();
     }
-    // Creations that a hold keeps from being paid, and one that goes on with its hold since it is paid.
-    let held = [(6, PaymentStatus::Pending), (7, PaymentStatus::Paid), (8, PaymentStatus::Pending)];
-    for (number, payment_status) in held {
-        let hold = Hold { reason: "look".into(), by: "ada".into(), until: None, since: at(10) };
-        let mut held = creation(Order { hold: Some(hold), payment_status, ..order(number) });
+    // Creations that a hold keeps from being paid; one that goes on with its hold since it is paid, one the hold of which is
+    // over for long, and one that is stuck before it, without stock.
+    let held = [
+        (6, PaymentStatus::Pending, None, StockState::Held),
+        (7, PaymentStatus::Paid, None, StockState::Held),
+        (8, PaymentStatus::Pending, Some(at(60)), StockState::Held),
+        (9, PaymentStatus::Pending, Some(at(40)), StockState::Held),
+        (10, PaymentStatus::Pending, None, StockState::None),
+    ];
+    for (number, payment_status, until, state) in held {
+        let hold = Hold { reason: "look".into(), by: "ada".into(), until, since: at(10) };
+        let reservation = Reservation { state, ..order(number).reservation };
+        let mut held = creation(Order { hold: Some(hold), payment_status, reservation, ..order(number) });
         held.saga = Some(SagaProgress { started_at: at(10), ..saga(id(number)) });
         store.commit(held).await.unwrap();
     }
@@ -349,8 +357,8 @@ pub(super) async fn what_is_stuck_comes_by_id_in_pages<F: StoreFactory>() {
         ids.sort();
         ids
     };
-    assert_eq!(store.stuck(at(50), None, 9).await.unwrap(), of(&[1, 3, 5, 6, 7, 8]));
-    assert_eq!(store.stuck(at(91), None, 9).await.unwrap(), of(&[1, 2, 3, 5, 6, 7, 8]));
+    assert_eq!(store.stuck(at(50), None, 9).await.unwrap(), of(&[1, 3, 5, 6, 7, 8, 9, 10]));
+    assert_eq!(store.stuck(at(91), None, 9).await.unwrap(), of(&[1, 2, 3, 5, 6, 7, 8, 9, 10]));
     let mut paged = Vec::new();
     loop {
         let page = store.stuck(at(91), paged.last().copied(), 3).await.unwrap();
@@ -360,9 +368,9 @@ pub(super) async fn what_is_stuck_comes_by_id_in_pages<F: StoreFactory>() {
         }
         paged.extend(page);
     }
-    assert_eq!(paged, of(&[1, 2, 3, 5, 6, 7, 8]));
+    assert_eq!(paged, of(&[1, 2, 3, 5, 6, 7, 8, 9, 10]));
     let backlog = |unfinished, stuck, attention| Backlog { unfinished, stuck, attention, quarantined: 0 };
-    assert_eq!(store.backlog(at(50), 9).await, Ok(backlog(6, 2, 2)));
+    assert_eq!(store.backlog(at(50), 9).await, Ok(backlog(8, 4, 2)));
     assert_eq!(store.backlog(at(91), 2).await, Ok(backlog(2, 2, 2)));
     assert!(store.usage().pools.iter().any(|pool| pool.name == "read" && pool.limit > 0));
     // Nothing is set aside, and to let go of that changes nothing.
