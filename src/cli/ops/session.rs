@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::cli::order::{AccessArgs, ClientFailure, Format, duration, ended, print, print_json};
 use crate::cli::{Failure, runtime};
 use crate::clients::admin::AdminClient;
-use crate::clients::orders::ApiError;
+use crate::clients::orders::{Access, ApiError};
 use crate::domain::ids::OrderNumber;
 use crate::proto::admin as pb;
 
@@ -91,25 +91,38 @@ pub(in crate::cli) fn run_for<T>(
         Some(format) => format == Format::Json,
         None => !io::stdout().is_terminal(),
     };
-    let access = server.access.read().map_err(Failure::Sentence)?;
     let runtime = runtime(&mut tokio::runtime::Builder::new_current_thread())?;
-    let made = runtime.block_on(async {
+    runtime.block_on(async {
         let began = Instant::now();
-        let asking = async {
-            let mut client = AdminClient::connect(&server.server, server.timeout, access).await?;
-            call(&mut client).await
-        };
-        let answer = match span.at_most {
-            None => asking.await,
-            Some(most) => tokio::time::timeout(most, asking).await.unwrap_or_else(|_late| {
-                let message = format!("{} has not done it within {most:?}", server.server);
-                Err(ApiError::local("DEADLINE_EXCEEDED", message))
-            }),
+        let made = match server.access.read() {
+            Ok(access) => Ok(ask_within(server, access, span.at_most, call).await),
+            Err(why) => Err(Failure::Sentence(why)),
         };
         tokio::time::sleep(span.at_least.saturating_sub(began.elapsed())).await;
-        show(answer?, is_json)
-    });
-    ended(made, is_json)
+        made.and_then(|answer| {
+            let shown = answer.map_err(ClientFailure::from).and_then(|answer| show(answer, is_json));
+            ended(shown, is_json)
+        })
+    })
+}
+
+async fn ask_within<T>(
+    server: &ServerArgs,
+    access: Access,
+    at_most: Option<Duration>,
+    call: impl AsyncFnOnce(&mut AdminClient) -> Result<T, ApiError>,
+) -> Result<T, ApiError> {
+    let asking = async {
+        let mut client = AdminClient::connect(&server.server, server.timeout, access).await?;
+        call(&mut client).await
+    };
+    match at_most {
+        None => asking.await,
+        Some(most) => tokio::time::timeout(most, asking).await.unwrap_or_else(|_late| {
+            let message = format!("{} has not done it within {most:?}", server.server);
+            Err(ApiError::local("DEADLINE_EXCEEDED", message))
+        }),
+    }
 }
 
 /// Shows an order after a repair.
