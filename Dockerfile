@@ -40,7 +40,7 @@ COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certifica
 COPY --from=build /out/order-service /usr/local/bin/order-service
 COPY --from=build --chown=65532:65532 /out/data /var/lib/order-service
 # No settings by environment: they would win over files given with --config.
-COPY config/image.yaml /etc/order-service/image.yaml
+COPY --chmod=644 config/image.yaml /etc/order-service/image.yaml
 WORKDIR /var/lib/order-service
 VOLUME ["/var/lib/order-service"]
 USER 65532:65532
