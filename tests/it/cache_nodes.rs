@@ -161,8 +161,9 @@ async fn ages_are_told_changes_are_heard_of_and_hot_orders_are_loaded_by_the_nex
     };
     eventually("the change to be heard of", heard).await;
     cluster.stop(1).await;
-    let loaded =
-        async || cluster.logs().any(|log| log.contains("orders loaded that were read lately")).then_some(());
+    let loaded = async || {
+        cluster.logs().any(|log| log.contains("orders are being loaded that were read lately")).then_some(())
+    };
     eventually("the order to be loaded by its next owner", loaded).await;
     let from_memory = async || {
         let seen = cluster.client(0).get_order_status(status(&order)).await.unwrap();

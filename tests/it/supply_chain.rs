@@ -21,7 +21,11 @@ fn crates() -> Vec<Value> {
         .arg(root().join("Cargo.toml"))
         .output()
         .unwrap();
-    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    assert!(
+        asked.status.success(),
+        "{}where crates are missing: cargo fetch --locked",
+        String::from_utf8_lossy(&asked.stderr)
+    );
     let told: Value = serde_json::from_slice(&asked.stdout).unwrap();
     let crates = told["packages"].as_array().unwrap().clone();
     assert!(crates.len() > 100, "{} crates", crates.len());

@@ -24,6 +24,11 @@ fn kept(n: u64, version: i64, at: i64, confirms: bool) -> Kept {
 
 #[tokio::test]
 async fn what_confirms_a_copy_does_not_prolong_its_life() {
+    let lasting = NearShelf::new(100, Duration::from_secs(600));
+    lasting.put(kept(1, 1, 1, false), false);
+    lasting.put(kept(1, 1, 2, true), false);
+    let found = lasting.details(&[id(1)]).await.pop();
+    assert!(matches!(&found, Some(Found::Here(details)) if details.at == 2), "{found:?}");
     let near = NearShelf::new(100, Duration::from_millis(300));
     near.put(kept(1, 1, 1, false), false);
     let mut at = 1;
