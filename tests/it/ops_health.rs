@@ -163,7 +163,7 @@ async fn a_node_that_stands_still_says_nothing_and_is_well_when_it_goes_on() {
     let mut node = NodeProcess::start(&simulate, &[("ORDER__OPS__STALLED_AFTER", "1s")]).await;
     let ops = address_of(&node.ops_url());
     assert_eq!(probe(ops, "/healthz").await.status, 200);
-    node.process().signal(Signal::STOP);
+    node.process().freeze().await;
     assert!(timeout(Duration::from_secs(2), get(ops, "/healthz")).await.is_err(), "who answered?");
     node.process().signal(Signal::CONT);
     // It did not move, and neither did who watches it: nothing is to blame on anybody.

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 
-use super::wait::PATIENCE;
+use super::wait::{PATIENCE, eventually};
 
 /// Lines of a process that are printed when a test fails: the last ones.
 const LAST_WORDS: usize = 50;
@@ -115,6 +115,22 @@ impl Process {
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Stops it where it is: when this is done, none of its threads runs. To be told of a signal takes them a while.
+    pub async fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let folder = format!("/proc/{}/task", self.id());
+        let is_stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+            // One that ends meanwhile has none any more.
+            let told = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
+            // Behind the name, which may hold anything.
+            told.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        };
+        eventually("a process that stands still", async || {
+            std::fs::read_dir(&folder).unwrap().all(is_stopped).then_some(())
+        })
+        .await;
     }
 
     /// Its number.
